@@ -1,0 +1,164 @@
+"""Exact models: a Gaussian mixture has its score, denoiser and density in closed form under every Gaussian SDE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.model import ScoreModel
+from scorefield.noise import Noise, Seed, source
+from scorefield.sde import GaussianSDE, Time, as_time, expand
+
+
+class GaussianMixture(ScoreModel):
+    r"""Data distributed as sum_k w_k N(m_k, S_k), pushed through an SDE exactly.
+
+    At time t it is sum_k w_k N(alpha m_k, C_k), C_k = alpha^2 S_k + sigma^2 I; its score is -sum_k r_k C_k^{-1} (x - alpha m_k)
+    with responsibilities r_k(x). Everything is computed in float64 in the eigenbases of S_k and returned in the dtype of x.
+
+    Main arguments:
+        means: (K, D) or (K, *shape).
+        covs: (K, D, D) with D = prod(shape), full and symmetric; (K, *shape) for diagonal ones; (K,) or a float for
+            multiples of the identity. Zero variances are allowed (a point mass), negative ones are not.
+        weights: (K,), positive, normalised here; None for equal ones.
+        sde: the forward process.
+
+    Raises:
+        ValueError: shapes that do not fit, a covariance with a negative eigenvalue, weights that are not positive.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        covs: Tensor | float,
+        weights: Tensor | Sequence[float] | None,
+        sde: GaussianSDE,
+    ) -> None:
+        means = torch.as_tensor(means)
+        if means.ndim < 2:
+            raise ValueError(f"means has shape {tuple(means.shape)}; give (K, D) or (K, *shape), K components")
+        super().__init__(torch.nn.Identity(), sde, "score", shape=means.shape[1:])
+        k, flat = means.shape[0], means.double().flatten(1)
+        d = flat.shape[1]
+        w = torch.ones(k) if weights is None else torch.as_tensor(weights)
+        w = w.to(device=means.device, dtype=torch.float64)
+        if w.shape != (k,) or not bool((w > 0).all()):
+            raise ValueError(f"weights must be {k} positive numbers, one per component")
+        spectrum, basis = _eigen(torch.as_tensor(covs, device=means.device), k, d, tuple(means.shape))
+        self.register_buffer("means", means)
+        self._flat, self._spectrum, self._basis = flat, spectrum, basis
+        self._log_weights = torch.log(w / w.sum())
+
+    def log_prob(self, x: Tensor, t: Time = 0.0) -> Tensor:
+        """log p_t(x) in nats: (B, *) -> (B,), float64; t is a float or (B,)."""
+        return torch.logsumexp(self._parts(x, t)[0], 1)
+
+    def posterior(self, x: Tensor, t: Time = 0.0) -> Tensor:
+        """Probability of each component given x_t = x: (B, *) -> (B, K), float64 (SCIENCE 5.8: an exact classifier)."""
+        return torch.softmax(self._parts(x, t)[0], 1)
+
+    def sample(self, n: int, t: Time = 0.0, seed: Seed = None) -> Tensor:
+        """n exact draws of x_t, (n, *shape), in the dtype of `means`."""
+        return self.marginal(t).draw(source(seed, n), self.means.dtype, self.device)  # type: ignore[union-attr]
+
+    def marginal(self, t: Time) -> Marginal:
+        """p_t as a distribution with `draw` and `log_prob`; at T it is the exact prior."""
+        return Marginal(self, t)
+
+    def score(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        logits, whitened, _, _ = self._parts(x, t)
+        r = torch.softmax(logits, 1)
+        return -torch.einsum("bk,kij,bkj->bi", r, self._on(x)[2], whitened).reshape(x.shape).to(x.dtype)
+
+    def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        logits, whitened, alpha, _ = self._parts(x, t)
+        r = torch.softmax(logits, 1)
+        means, spectrum, basis = self._on(x)
+        shift = torch.einsum("bk,kij,bkj->bi", r, basis, spectrum * whitened)
+        return (r @ means + alpha * shift).reshape(x.shape).to(x.dtype)
+
+    def noise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        wide = x.double()
+        return (-expand(self.sde.sigma(as_time(t)), wide) * self.score(wide, t)).to(x.dtype)
+
+    def velocity(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        wide, time = x.double(), as_time(t)
+        d_alpha, d_sigma = self.sde.derivatives(time)
+        moved = expand(d_alpha, wide) * self.denoise(wide, t) + expand(d_sigma, wide) * self.noise(wide, t)
+        return moved.to(x.dtype)
+
+    def _on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._flat.to(x.device), self._spectrum.to(x.device), self._basis.to(x.device)
+
+    def _parts(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log(w_k N(x; alpha m_k, C_k)) (B, K); C_k^{-1} (x - alpha m_k) in the eigenbasis (B, K, D); alpha, sigma (., 1)."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}; this mixture has {self.shape}")
+        means, spectrum, basis = self._on(x)
+        time = as_time(t).to(x.device).reshape(-1, 1)
+        alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
+        variance = (alpha**2).unsqueeze(2) * spectrum + (sigma**2).unsqueeze(2)
+        centred = x.double().flatten(1).unsqueeze(1) - alpha.unsqueeze(2) * means
+        coordinates = torch.einsum("kij,bki->bkj", basis, centred)
+        whitened = coordinates / variance
+        log_norm = 0.5 * (torch.log(variance).sum(2) + means.shape[1] * math.log(2 * math.pi))
+        logits = self._log_weights.to(x.device) - 0.5 * (coordinates * whitened).sum(2) - log_norm
+        return logits, whitened, alpha, sigma
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """The exact p_t of a mixture, usable wherever a prior is."""
+
+    mixture: GaussianMixture
+    t: Time
+
+    def sample(self, n: int, seed: Seed = None) -> Tensor:
+        """n draws, (n, *shape)."""
+        return self.mixture.sample(n, self.t, seed)
+
+    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """One draw for each sample of a running source of noise."""
+        gm = self.mixture
+        pick = torch.special.ndtr(noise.normal((noise.size, 1), torch.float64, device))
+        edges = torch.cumsum(torch.exp(gm._log_weights.to(device)), 0)
+        k = torch.searchsorted(edges, pick.squeeze(1)).clamp_max(len(edges) - 1)
+        means, spectrum, basis = (part.to(device) for part in (gm._flat, gm._spectrum, gm._basis))
+        z = noise.normal((noise.size, means.shape[1]), torch.float64, device)
+        time = as_time(self.t, device)
+        alpha, sigma = gm.sde.alpha(time), gm.sde.sigma(time)
+        scaled = torch.sqrt(alpha**2 * spectrum[k] + sigma**2) * z
+        x = alpha * means[k] + torch.einsum("bij,bj->bi", basis[k], scaled)
+        return x.reshape(noise.size, *(gm.shape or ())).to(dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats, (B,), float64."""
+        return self.mixture.log_prob(x, self.t)
+
+
+def _eigen(covs: Tensor, k: int, d: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (K, D) and eigenvectors (K, D, D) of the covariances, whichever way they were given."""
+    covs = covs.double()
+    identity = torch.eye(d, dtype=torch.float64, device=covs.device).expand(k, d, d)
+    if covs.ndim == 0 or covs.shape == (k,):
+        spectrum, basis = covs.reshape(-1, 1).expand(k, d), identity
+    elif covs.shape == (k, d, d):
+        if not torch.allclose(covs, covs.mT, rtol=1e-5, atol=1e-8):
+            raise ValueError("covs: every covariance must be symmetric")
+        spectrum, basis = torch.linalg.eigh(0.5 * (covs + covs.mT))
+        floor = 1e-6 * spectrum.abs().amax(1, keepdim=True)
+        spectrum = torch.where((spectrum < 0) & (spectrum > -floor), 0.0, spectrum)  # rounding of a singular one
+    elif covs.shape == shape:
+        spectrum, basis = covs.reshape(k, d), identity
+    else:
+        raise ValueError(
+            f"covs has shape {tuple(covs.shape)}; give ({k}, {d}, {d}), {shape} for diagonal ones, ({k},) or a float"
+        )
+    if bool((spectrum < 0).any()):
+        raise ValueError("covs: every covariance must be positive semi-definite")
+    return spectrum, basis

@@ -1,0 +1,130 @@
+"""What a network knows about time: sinusoids of a label, or random Fourier features of the logarithm of a noise level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .init import fan_avg_uniform_
+
+
+def _at_least_float32(t: Tensor) -> Tensor:
+    """Phases reach thousands of radians, which half precision cannot hold; float64 is kept when it is given."""
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
+
+
+def positional_features(t: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoids of t at geometric frequencies from 1 to 1 / max_period (Vaswani et al. 2017, as laid out in DDPM).
+
+    Main arguments:
+        t: labels, shape (B,), usually in [0, 999].
+        features: the width of the result; an odd width ends in one column of zeros.
+
+    Returns shape (B, features): sines first, then cosines.
+    """
+    t = _at_least_float32(t)
+    half = features // 2
+    index = torch.arange(half, dtype=t.dtype, device=t.device)
+    phase = torch.outer(t, torch.exp(index * (-math.log(max_period) / max(half - 1, 1))))
+    return nn.functional.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, features % 2))
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features [sin(2 pi W u), cos(2 pi W u)] of u = log(noise level), W ~ N(0, scale^2) fixed.
+
+    Takes noise levels of shape (B,), all positive, and returns (B, 2 * features). Song et al. 2021, appendix C.
+    """
+
+    weight: Tensor
+
+    def __init__(self, features: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(features) * scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FourierFeatures:
+        # A cast of the whole network to half precision would move the phases by radians, so the frequencies keep theirs.
+        exact = self.weight
+        super()._apply(fn, recurse)
+        if self.weight.dtype not in (torch.float32, torch.float64):
+            self.weight = exact.to(self.weight.device)
+        return self
+
+    def forward(self, level: Tensor) -> Tensor:
+        u = torch.log(_at_least_float32(level))
+        phase = torch.outer(u, self.weight.to(u.dtype)) * (2 * math.pi)
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class PositionalFeatures(nn.Module):
+    """`positional_features` of `scale * t`, with the official rounding of neither: labels may be fractional."""
+
+    def __init__(self, features: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.features = features
+        self.scale = scale
+
+    def forward(self, t: Tensor) -> Tensor:
+        return positional_features(_at_least_float32(t) * self.scale, self.features)
+
+
+@dataclass(frozen=True)
+class NoiseScales:
+    """The geometric noise levels of SMLD, from the largest (label 0) to the smallest (label num_scales - 1).
+
+    sigma_i = sigma_max (sigma_min / sigma_max)^(i / (num_scales - 1)); called with labels of shape (B,), returns float64.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    num_scales: int = 1000
+
+    def __call__(self, label: Tensor) -> Tensor:
+        index = label.long().double()  # a fractional label belongs to the level it has reached
+        ratio = math.log(self.sigma_min / self.sigma_max) / max(self.num_scales - 1, 1)
+        return self.sigma_max * torch.exp(index * ratio)
+
+
+class Conditioning(nn.Module):
+    """One vector per sample from the time and, if there are classes, the class label: two dense layers and a sum.
+
+    The null label (None for the whole batch, or any negative entry) adds nothing, so a network asked without a label is
+    the same network built without classes.
+    """
+
+    def __init__(self, features: nn.Module | None, width: int, out: int, num_classes: int = 0, act: Any = None) -> None:
+        super().__init__()
+        self.out = out
+        self.features = features
+        self.act = act if act is not None else nn.SiLU()
+        if features is not None:
+            self.dense1 = nn.Linear(width, out)
+            self.dense2 = nn.Linear(out, out)
+            for dense in (self.dense1, self.dense2):
+                fan_avg_uniform_(dense.weight)
+                nn.init.zeros_(dense.bias)
+        self.num_classes = num_classes
+        self.classes = nn.Embedding(num_classes, out) if num_classes else None
+
+    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """t: (B,); label: integers of shape (B,) or (). Returns (B, out), already through the non-linearity."""
+        e: Tensor | None = None
+        if self.features is not None:
+            e = self.dense2(self.act(self.dense1(self.features(t).to(self.dense1.weight.dtype))))
+        if self.classes is None:
+            if label is not None:
+                raise ValueError("label: this network was built without classes; pass num_classes when building it")
+        elif label is not None:
+            if label.is_floating_point() or label.shape not in ((), t.shape):
+                raise ValueError(f"label: expected integers of shape {tuple(t.shape)}, got {tuple(label.shape)} {label.dtype}")
+            label = label.expand(t.shape)
+            known = (label >= 0).unsqueeze(1)
+            c = self.classes(label.clamp(min=0)) * known
+            e = c if e is None else e + c
+        if e is None:
+            e = t.new_zeros(t.shape[0], self.out, dtype=self.classes.weight.dtype if self.classes is not None else None)
+        return self.act(e)  # type: ignore[no-any-return]

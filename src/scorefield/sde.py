@@ -1,0 +1,146 @@
+"""Gaussian forward processes: two functions alpha(t) and sigma(t), and everything derived from them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from scorefield.noise import Noise, Seed, source
+
+Time: TypeAlias = "float | Tensor"
+
+
+def as_time(t: Time, device: torch.device | None = None) -> Tensor:
+    """t as a float64 tensor; a float becomes a 0-dimensional tensor on the CPU (which mixes with every device)."""
+    if isinstance(t, Tensor):
+        return t.to(dtype=torch.float64, device=device)
+    return torch.tensor(float(t), dtype=torch.float64, device=device or torch.device("cpu"))
+
+
+def expand(c: Tensor, x: Tensor) -> Tensor:
+    """Coefficient of shape () or (B,) in the dtype of x, shaped to multiply x of shape (B, *)."""
+    if c.ndim == 0:
+        return c.to(x.dtype)
+    return c.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class GaussianSDE(ABC):
+    r"""Forward process dx = f(t) x dt + g(t) dw whose kernel is p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I), t in [0, T].
+
+    A subclass gives `alpha` and `sigma`, written with torch operations on a float64 tensor of any shape. The rest
+    follows from alpha' = f alpha and (sigma^2)' = 2 f sigma^2 + g^2 (Song et al. 2021, App. B), by automatic
+    differentiation and bisection; a subclass overrides it only where a closed form is faster or more accurate.
+
+    Attributes:
+        T: end time.
+        t_min: where sampling stops by default (Song et al. 2021, App. C).
+        range: interval in which data is expected.
+    """
+
+    T: ClassVar[float] = 1.0
+    t_min: ClassVar[float] = 1e-3
+    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+
+    @abstractmethod
+    def alpha(self, t: Time) -> Tensor:
+        """Factor on the data at time t; the shape of t, float64."""
+
+    @abstractmethod
+    def sigma(self, t: Time) -> Tensor:
+        """Standard deviation of the noise at time t; the shape of t, float64."""
+
+    def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
+        """(alpha'(t), sigma'(t)), per unit of time."""
+        time = as_time(t)
+        return _derivative(self.alpha, time), _derivative(self.sigma, time)
+
+    def f(self, t: Time) -> Tensor:
+        """Drift rate f = alpha' / alpha, so that the drift is f(t) x."""
+        time = as_time(t)
+        return _derivative(self.alpha, time) / self.alpha(time)
+
+    def g2(self, t: Time) -> Tensor:
+        """Squared diffusion coefficient g^2 = (sigma^2)' - 2 f sigma^2."""
+        time = as_time(t)
+        sigma = self.sigma(time)
+        return 2 * sigma * (_derivative(self.sigma, time) - self.f(time) * sigma)
+
+    def log_snr(self, t: Time) -> Tensor:
+        """log(alpha^2 / sigma^2), which decreases in t."""
+        time = as_time(t)
+        return 2 * (torch.log(self.alpha(time)) - torch.log(self.sigma(time)))
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        """The time at which `log_snr` takes the given value, by bisection; the shape of the argument."""
+        target = as_time(log_snr)
+        low, high = torch.zeros_like(target), torch.full_like(target, self.T)
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            later = self.log_snr(middle) > target
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        return 0.5 * (low + high)
+
+    def kernel(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """Mean (like x0) and standard deviation (broadcasts with x0) of p(x_t | x_0); t is a float or (B,)."""
+        time = as_time(t)
+        return expand(self.alpha(time), x0) * x0, expand(self.sigma(time), x0)
+
+    def transition_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+        """(a, v) of p(x_t | x_s) = N(a x_s, v I) for s <= t: a = alpha_t / alpha_s, v = sigma_t^2 - a^2 sigma_s^2."""
+        early, late = as_time(s), as_time(t)
+        a = self.alpha(late) / self.alpha(early)
+        # expm1 of the difference of log-SNRs keeps all digits when s and t are close, where the plain difference loses them.
+        v = -torch.square(self.sigma(late)) * torch.expm1(self.log_snr(late) - self.log_snr(early))
+        return a, v.clamp_min(0.0)
+
+    def transition(self, x_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+        """Mean (like x_s) and standard deviation (broadcasts with x_s) of p(x_t | x_s), s < t; floats or (B,).
+
+        Raises:
+            ValueError: some s is later than its t.
+        """
+        early, late = as_time(s), as_time(t)
+        if not early.is_meta and bool((early > late.to(early.device)).any()):
+            raise ValueError("transition(x_s, s, t) goes forward in time: s must not exceed t")
+        a, v = self.transition_coefficients(early, late)
+        return expand(a, x_s) * x_s, expand(torch.sqrt(v), x_s)
+
+    def prior(self, shape: Sequence[int]) -> Prior:
+        """The nominal prior N(0, sigma(T)^2 I) for a batch of shape (B, *)."""
+        return Prior(tuple(shape), float(self.sigma(self.T)))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Isotropic Gaussian N(0, std^2 I) over batches of shape (B, *)."""
+
+    shape: tuple[int, ...]
+    std: float
+
+    def sample(
+        self, seed: Seed = None, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """A draw of shape `shape`; `seed` as in `scorefield.sample`."""
+        return self.draw(source(seed, self.shape[0]), dtype, torch.device(device))
+
+    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A draw from a running source of noise, one row for each of its samples."""
+        return self.std * noise.normal((noise.size, *self.shape[1:]), dtype, device)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of each sample in nats: (B, *) -> (B,), float64."""
+        flat = x.double().flatten(1)
+        log_norm = flat.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+        return -0.5 * torch.square(flat / self.std).sum(1) - log_norm
+
+
+def _derivative(function: Callable[[Time], Tensor], t: Tensor) -> Tensor:
+    """d function / dt for an elementwise function; zero where it does not depend on t."""
+    _, slope = torch.func.jvp(lambda u: torch.as_tensor(function(u)) + 0 * u, (t,), (torch.ones_like(t),))
+    return slope

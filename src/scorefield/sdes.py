@@ -1,0 +1,147 @@
+"""The paper's three SDEs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from scorefield.sde import GaussianSDE, Time, as_time
+
+
+@dataclass(frozen=True)
+class VE(GaussianSDE):
+    r"""Variance-exploding SDE, the continuous limit of SMLD (Song et al. 2021, eq. 9 and 30).
+
+    dx = sigma_t sqrt(2 log(sigma_max / sigma_min)) dw,   sigma_t = sigma_min (sigma_max / sigma_min)^t,   t in [0, 1]
+
+    Two kernels go with this equation. The paper and its code use sigma(t) = sigma_t, as if the data already carried
+    noise of size sigma_min at t = 0 (eq. 31); this is the default. Started from clean data, the equation has
+    sigma(t)^2 = sigma_t^2 - sigma_min^2 (`exact=True`). g is the same for both; sigma differs by 1 % of sigma where
+    sigma_t = 7 sigma_min, and by 2e-8 of it at t = 1.
+
+    Main arguments:
+        sigma_min, sigma_max: noise at t = 0 and t = 1, in units of the data, which is expected in [0, 1]. sigma_max is
+            best near the largest distance between two data points (Song & Ermon 2020, Technique 1).
+        exact: start from sigma(0) = 0 instead of sigma(0) = sigma_min.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    exact: bool = False
+
+    t_min: ClassVar[float] = 1e-5
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"VE needs 0 < sigma_min < sigma_max, not sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+            )
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.ones_like(as_time(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        growth = as_time(t) * self._log_ratio
+        if self.exact:
+            return self.sigma_min * torch.sqrt(torch.expm1(2 * growth))
+        return self.sigma_min * torch.exp(growth)
+
+    def f(self, t: Time) -> Tensor:
+        return torch.zeros_like(as_time(t))
+
+    def g2(self, t: Time) -> Tensor:
+        return 2 * self._log_ratio * self.sigma_min**2 * torch.exp(2 * as_time(t) * self._log_ratio)
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        variance = torch.exp(-as_time(log_snr)) / self.sigma_min**2
+        return (torch.log1p(variance) if self.exact else torch.log(variance)) / (2 * self._log_ratio)
+
+
+@dataclass(frozen=True)
+class _LinearBeta(GaussianSDE):
+    """What VP and sub-VP share: drift -1/2 beta(t) x with beta linear in t, and B(t), the integral of beta."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta_min <= self.beta_max < math.inf and self.beta_max > 0):
+            raise ValueError(
+                f"{type(self).__name__} needs 0 <= beta_min <= beta_max, not "
+                f"beta_min={self.beta_min}, beta_max={self.beta_max}"
+            )
+
+    def beta(self, t: Time) -> Tensor:
+        """Noise rate per unit of time."""
+        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+
+    def integrated_beta(self, t: Time) -> Tensor:
+        """B(t), the integral of beta from 0 to t."""
+        time = as_time(t)
+        return time * (self.beta_min + 0.5 * time * (self.beta_max - self.beta_min))
+
+    def _time_of_integrated_beta(self, b: Tensor) -> Tensor:
+        slope = self.beta_max - self.beta_min
+        return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * b))
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(-0.5 * self.integrated_beta(t))
+
+    def f(self, t: Time) -> Tensor:
+        return -0.5 * self.beta(t)
+
+
+@dataclass(frozen=True)
+class VP(_LinearBeta):
+    r"""Variance-preserving SDE, the continuous limit of DDPM (Song et al. 2021, eq. 11 and 32).
+
+    dx = -1/2 beta(t) x dt + sqrt(beta(t)) dw,   beta(t) = beta_min + t (beta_max - beta_min),   t in [0, 1]
+
+    Main arguments:
+        beta_min, beta_max: noise rates at t = 0 and t = 1, per unit of time. Data is expected in [-1, 1].
+    """
+
+    def sigma(self, t: Time) -> Tensor:
+        return torch.sqrt(-torch.expm1(-self.integrated_beta(t)))  # expm1: 1 - exp loses every digit near t = 0
+
+    def g2(self, t: Time) -> Tensor:
+        return self.beta(t)
+
+    def log_snr(self, t: Time) -> Tensor:
+        return -torch.log(torch.expm1(self.integrated_beta(t)))
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        return self._time_of_integrated_beta(torch.nn.functional.softplus(-as_time(log_snr), threshold=40))
+
+
+@dataclass(frozen=True)
+class SubVP(_LinearBeta):
+    r"""Sub-variance-preserving SDE (Song et al. 2021, eq. 12 and 33).
+
+    dx = -1/2 beta(t) x dt + sqrt(beta(t) (1 - e^{-2 B(t)})) dw,   B(t) = integral of beta,   sigma(t) = 1 - e^{-B(t)}
+
+    Main arguments:
+        beta_min, beta_max: noise rates at t = 0 and t = 1, per unit of time. Data is expected in [-1, 1].
+    """
+
+    def sigma(self, t: Time) -> Tensor:
+        return -torch.expm1(-self.integrated_beta(t))
+
+    def g2(self, t: Time) -> Tensor:
+        return self.beta(t) * -torch.expm1(-2 * self.integrated_beta(t))
+
+    def log_snr(self, t: Time) -> Tensor:
+        # alpha / sigma = 1 / (2 sinh(B / 2))
+        return -2 * torch.log(2 * torch.sinh(0.5 * self.integrated_beta(t)))
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        return self._time_of_integrated_beta(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))

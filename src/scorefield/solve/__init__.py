@@ -1,0 +1,1 @@
+"""Solvers, one file a family, and the two loops that run them."""

@@ -1,0 +1,129 @@
+"""Where on the time axis: proposals for training times, and grids for sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from scorefield.sde import GaussianSDE
+
+GridName: TypeAlias = Literal["uniform", "log_snr", "karras", "quadratic"]
+GridFn: TypeAlias = "Callable[[GaussianSDE, int, float, float], Tensor]"
+
+
+class Proposal(Protocol):
+    """Draws training times: u in (0, 1) -> (t, weight), both (B,) float64.
+
+    The weight multiplies the loss. A proposal that only saves variance returns the inverse of its density, relative to
+    the uniform one; a proposal that is part of the objective returns 1.
+    """
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class UniformTimes:
+    """t uniform in [t_min, T] (Song et al. 2021, eq. 7; App. C trains with t_min = 1e-5)."""
+
+    t_min: float = 1e-5
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        return self.t_min + u * (sde.T - self.t_min), torch.ones_like(u)
+
+
+@dataclass(frozen=True)
+class LogSNRTimes:
+    """log-SNR uniform between its values at t_min and at T, a change of the objective rather than of its variance."""
+
+    t_min: float = 1e-5
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        high, low = float(sde.log_snr(self.t_min)), float(sde.log_snr(sde.T))
+        return sde.inverse_log_snr(low + u * (high - low)), torch.ones_like(u)
+
+
+@dataclass(frozen=True)
+class LogNormalTimes:
+    """log(sigma / alpha) ~ N(mean, std^2), cut to [t_min, T] (Karras et al. 2022, Table 1); part of the objective."""
+
+    mean: float = -1.2
+    std: float = 1.2
+    t_min: float = 1e-5
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        low, high = -0.5 * float(sde.log_snr(self.t_min)), -0.5 * float(sde.log_snr(sde.T))
+        ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64) - self.mean) / self.std)
+        inside = ends[0].to(u.device) + u * (ends[1] - ends[0]).to(u.device)
+        level = (self.mean + self.std * torch.special.ndtri(inside)).clamp(low, high)
+        return sde.inverse_log_snr(-2 * level), torch.ones_like(u)
+
+
+def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
+    """n points in (0, 1), one in each of n equal cells with a shared random shift, in random order (Kingma et al. 2021, App. I.1)."""
+    shift = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
+    order = torch.randperm(n, generator=generator, device=generator.device)
+    return torch.remainder((order + shift) / n, 1.0)
+
+
+def sampling_grid(
+    sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid: GridName | GridFn | Tensor = "uniform"
+) -> Tensor:
+    """steps + 1 times from t_start to t_min, float64, on the CPU.
+
+    Main arguments:
+        grid: "uniform" in t; "log_snr", uniform in log-SNR; "karras", (sigma/alpha)^{1/7} uniform (Karras et al. 2022,
+            eq. 5); "quadratic", sqrt(t) uniform; a function of (sde, steps, t_start, t_min); or the times themselves,
+            which may also rise: a rise adds noise (RePaint, Restart).
+
+    Raises:
+        ValueError: steps < 1, times that leave [0, T], or a grid of fewer than two times.
+    """
+    if isinstance(grid, Tensor):
+        times = grid.to(device="cpu", dtype=torch.float64)
+    else:
+        if steps < 1:
+            raise ValueError(f"steps={steps}: at least one step is needed")
+        if not 0 <= t_min < t_start <= sde.T:
+            raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={t_min}, t_start={t_start}")
+        times = _named_grid(sde, steps, t_start, t_min, grid)
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"grid has shape {tuple(times.shape)}; give at least two times in one dimension")
+    if not bool(((times >= 0) & (times <= sde.T)).all()):
+        raise ValueError(f"grid leaves the interval [0, {sde.T}]")
+    return times
+
+
+def _named_grid(sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid: GridName | GridFn) -> Tensor:
+    if callable(grid):
+        return torch.as_tensor(grid(sde, steps, t_start, t_min)).to(device="cpu", dtype=torch.float64)
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    match grid:
+        case "uniform":
+            times = t_start + u * (t_min - t_start)
+        case "quadratic":
+            times = torch.square(math.sqrt(t_start) + u * (math.sqrt(t_min) - math.sqrt(t_start)))
+        case "log_snr" | "karras":
+            low, high = (_finite_log_snr(sde, t) for t in (t_start, t_min))
+            if grid == "log_snr":
+                times = sde.inverse_log_snr(low + u * (high - low))
+            else:
+                root = math.exp(-low / 14) + u * (math.exp(-high / 14) - math.exp(-low / 14))
+                times = sde.inverse_log_snr(-14 * torch.log(root))
+        case _:
+            raise ValueError(f"grid={grid!r} is unknown; choose uniform, log_snr, karras, quadratic, a function or a tensor")
+    times[0], times[-1] = t_start, t_min  # the inverse of log-SNR may round them out of the interval
+    return times
+
+
+def _finite_log_snr(sde: GaussianSDE, t: float) -> float:
+    """log-SNR, moved inside where it is infinite (alpha = 0 or sigma = 0 at an end)."""
+    value = float(sde.log_snr(t))
+    if math.isinf(value):
+        inside = 1e-3 * sde.T if value > 0 else (1 - 1e-3) * sde.T
+        value = float(sde.log_snr(inside))
+    return value
