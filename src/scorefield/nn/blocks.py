@@ -62,14 +62,15 @@ class ResidualBlock(nn.Module):
         self.shortcut = (
             conv(dims, inputs, outputs, 1, scale=shortcut_scale) if inputs != outputs or resample is not None else None
         )
-        self.resample = None if resample is None else downsampler(dims, fir) if resample == "down" else upsampler(dims, fir)
-        self.resample_shortcut_last = resample == "up"
+        self.resample = (
+            None if resample is None else downsampler(dims, fir) if resample == "down" else upsampler(dims, fir)
+        )
         self.act = act if act is not None else nn.SiLU()
         self.scale = math.sqrt(0.5) if rescale else 1.0
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """x: (B, inputs, *S); embedding: (B, embed), already through its non-linearity. Returns (B, outputs, *S')."""
-        h = self.act(self.norm1(x))
+        h: Tensor = self.act(self.norm1(x))
         if self.resample is not None:
             h = self.resample(h)
             x = self.resample(x)
@@ -80,7 +81,8 @@ class ResidualBlock(nn.Module):
         h = self.conv2(self.dropout(self.act(self.norm2(h))))
         if self.shortcut is not None:
             x = self.shortcut(x)
-        return (x + h) * self.scale
+        y: Tensor = (x + h) * self.scale
+        return y
 
 
 class Attention(nn.Module):
@@ -89,7 +91,9 @@ class Attention(nn.Module):
     Queries, keys and values come out of one dense layer in this order; each third starts with its own fan average.
     """
 
-    def __init__(self, channels: int, *, rescale: bool = True, init_scale: float = 0.0, max_groups: int | None = None) -> None:
+    def __init__(
+        self, channels: int, *, rescale: bool = True, init_scale: float = 0.0, max_groups: int | None = None
+    ) -> None:
         super().__init__()
         self.norm = group_norm(channels, max_groups)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -107,7 +111,8 @@ class Attention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
         h = self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1))
-        return (x + h.transpose(1, 2).reshape(x.shape)) * self.scale
+        y: Tensor = (x + h.transpose(1, 2).reshape(x.shape)) * self.scale
+        return y
 
 
 class Combine(nn.Module):

@@ -1,4 +1,4 @@
-"""What a network knows about time: sinusoids of a label, or random Fourier features of the logarithm of a noise level."""
+"""What a network knows about time: sinusoids of a label, or random Fourier features of the log of a noise level."""
 
 from __future__ import annotations
 
@@ -40,18 +40,16 @@ class FourierFeatures(nn.Module):
     Takes noise levels of shape (B,), all positive, and returns (B, 2 * features). Song et al. 2021, appendix C.
     """
 
-    weight: Tensor
-
     def __init__(self, features: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.randn(features) * scale)
+        self.weight = nn.Parameter(torch.randn(features) * scale, requires_grad=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FourierFeatures:
-        # A cast of the whole network to half precision would move the phases by radians, so the frequencies keep theirs.
-        exact = self.weight
-        super()._apply(fn, recurse)
+        # A cast of the whole network to half precision would move the phases by radians: the frequencies keep theirs.
+        exact = self.weight.detach()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.weight.dtype not in (torch.float32, torch.float64):
-            self.weight = exact.to(self.weight.device)
+            self.weight.data = exact.to(self.weight.device)
         return self
 
     def forward(self, level: Tensor) -> Tensor:
@@ -76,7 +74,7 @@ class PositionalFeatures(nn.Module):
 class NoiseScales:
     """The geometric noise levels of SMLD, from the largest (label 0) to the smallest (label num_scales - 1).
 
-    sigma_i = sigma_max (sigma_min / sigma_max)^(i / (num_scales - 1)); called with labels of shape (B,), returns float64.
+    sigma_i = sigma_max (sigma_min / sigma_max)^(i / (num_scales - 1)). Takes labels of shape (B,), returns float64.
     """
 
     sigma_min: float = 0.01
@@ -120,7 +118,9 @@ class Conditioning(nn.Module):
                 raise ValueError("label: this network was built without classes; pass num_classes when building it")
         elif label is not None:
             if label.is_floating_point() or label.shape not in ((), t.shape):
-                raise ValueError(f"label: expected integers of shape {tuple(t.shape)}, got {tuple(label.shape)} {label.dtype}")
+                raise ValueError(
+                    f"label: expected integers of shape {tuple(t.shape)}, got {tuple(label.shape)} {label.dtype}"
+                )
             label = label.expand(t.shape)
             known = (label >= 0).unsqueeze(1)
             c = self.classes(label.clamp(min=0)) * known

@@ -1,4 +1,4 @@
-"""The initialisation of the official networks: uniform with the variance of fan average, and nearly zero last layers."""
+"""The initialisation of the official networks: uniform with the variance of fan average, last layers nearly zero."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +11,41 @@ from torch.nn import functional as F
 
 from .init import fan_avg_uniform_
 
-Dims = Literal[1, 2, 3]
+Dims: TypeAlias = Literal[1, 2, 3]
+ConvNd: TypeAlias = "nn.Conv1d | nn.Conv2d | nn.Conv3d"
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _conv_transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _avg_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def conv(
-    dims: Dims, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int | None = None, scale: float = 1.0
-) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    dims: Dims,
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    scale: float = 1.0,
+) -> ConvNd:
     """A convolution with fan-average uniform weights of variance `scale` and zero bias; "same" padding unless told."""
     pad = kernel // 2 if padding is None else padding
     layer = _CONV[dims](inputs, outputs, kernel, stride=stride, padding=pad)
     fan_avg_uniform_(layer.weight, scale)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def fir_kernel(taps: Sequence[float], dims: Dims) -> Tensor:
     """The separable filter with these taps along every dimension, summing to one; shape (1, 1, n, ..., n)."""
-    line = torch.tensor(taps, dtype=torch.float64)
-    if line.ndim != 1 or len(line) % 2 or line.sum() == 0:
-        raise ValueError(f"fir: expected an even number of taps with a non-zero sum, such as (1, 3, 3, 1), got {tuple(taps)}")
-    line = line / line.sum()
+    if len(taps) % 2 or sum(taps) == 0:
+        raise ValueError(
+            f"fir: expected an even number of taps with a non-zero sum, such as (1, 3, 3, 1), got {tuple(taps)}"
+        )
+    line = torch.tensor(taps, dtype=torch.float64) / sum(taps)
     kernel = line
     for _ in range(dims - 1):
         kernel = kernel.unsqueeze(-1) * line
