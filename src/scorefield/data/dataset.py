@@ -1,0 +1,163 @@
+"""The one dataset type, and how its raw items become a batch in the range of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.errors import InputError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Items of one shape, stored as integers 0 .. levels - 1 or as floats.
+
+    Main arguments:
+        name: what messages call it, usually its path.
+        shape: event shape of an item, without the batch.
+        size: number of items.
+        read: raw items at the given indices: sequence of B ints -> (B, *shape), integer or float.
+        levels: number of integer values; None for float data.
+        range: values of float data that correspond to the ends of the model's range; None leaves float data as it is.
+
+    Other arguments:
+        labels: class of every item, (size,) int64.
+        classes: names of the classes.
+        names: what one item is called, such as its file name; None for its index.
+        slow: reading an item takes so long (decoding, a disk) that it is worth doing ahead.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    read: Callable[[Sequence[int]], Tensor]
+    levels: int | None = None
+    range: Range | None = None
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    names: Callable[[int], str] | None = None
+    slow: bool = False
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Dataset:
+        """A raw item (*shape), or the dataset of a slice."""
+        if isinstance(index, slice):
+            return self.subset(range(self.size)[index])
+        return self.read([range(self.size)[index]])[0]
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The dataset of some of the items, in the given order."""
+        read, names = self.read, self.names
+        return replace(
+            self,
+            size=len(indices),
+            read=lambda wanted: read([indices[i] for i in wanted]),
+            labels=None if self.labels is None else self.labels[torch.as_tensor(list(indices))],
+            names=lambda i: names(indices[i]) if names else str(indices[i]),
+        )
+
+    def item_name(self, index: int) -> str:
+        """What to call an item in messages and tables."""
+        return self.names(index) if self.names else str(index)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether items have known bounds, so that `to_range` maps them to the range of a model."""
+        return self.levels is not None or self.range is not None
+
+    def tensor(self, to: Range = (-1.0, 1.0)) -> Tensor:
+        """All items as float32 in the range `to`, (size, *shape)."""
+        return to_range(self.read(range(self.size)), self, to)
+
+    def fingerprint(self) -> str:
+        """A short hash of the size, the shape and a few items, by which a resumed run knows its data again."""
+        digest = hashlib.sha256(repr((self.size, self.shape, self.levels, self.range)).encode())
+        probes = sorted({self.size * i // 8 for i in range(8)} | {self.size - 1})
+        digest.update(self.read(probes).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def to_range(raw: Tensor, data: Dataset, to: Range, generator: torch.Generator | None = None) -> Tensor:
+    """Raw items (B, *) as float32, their lowest value at to[0] and their highest at to[1].
+
+    With a generator, integers are dequantised: level k becomes uniform in its cell [k, k + 1) / levels of the range
+    (Theis et al. 2016, sec. 3.1), so that a density of the result bounds the probability of the integers. Without one,
+    level k sits at k / (levels - 1). Float data of unknown range is returned as it is.
+    """
+    low, high = to
+    if data.levels is not None:
+        if generator is None:
+            return raw.float() * ((high - low) / (data.levels - 1)) + low
+        u = torch.rand(raw.shape, generator=generator, device=generator.device).to(raw.device)
+        return (raw.float() + u) * ((high - low) / data.levels) + low
+    if data.range is not None:
+        start, end = data.range
+        return (raw.float() - start) * ((high - low) / (end - start)) + low
+    return raw.float()
+
+
+def flip_some(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each item left to right (its last axis) with probability one half; (B, *) -> (B, *)."""
+    chosen = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
+    return torch.where(chosen.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+
+
+def as_dataset(data: Any) -> Dataset:
+    """A Dataset from one, from a tensor or array (N, *), or from a sized sequence of tensors or (tensor, label) pairs.
+
+    Float values are taken as they are; uint8 has 256 levels.
+
+    Raises:
+        InputError: something else, or nothing in it.
+    """
+    from scorefield.data.arrays import array
+
+    if isinstance(data, Dataset):
+        if not data.size:
+            raise InputError(f"{data.name} is empty; give at least one item")
+        return data
+    if isinstance(data, Tensor | np.ndarray):
+        return array(data)
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise InputError(
+            f"data is a {type(data).__name__}; give a Dataset, a tensor or array (N, *), or a sequence of tensors"
+        )
+    if not len(data):
+        raise InputError("data is empty; give at least one item")
+    return _from_sequence(data)
+
+
+def _from_sequence(items: Any) -> Dataset:
+    def item(i: int) -> tuple[Tensor, int | None]:
+        pair = items[i]
+        value, label = (pair[0], int(pair[1])) if isinstance(pair, tuple | list) else (pair, None)
+        return torch.as_tensor(value), label
+
+    first, label = item(0)
+    if first.dtype != torch.uint8 and not first.is_floating_point():
+        raise InputError(f"items of data have dtype {first.dtype}; give uint8 or float tensors")
+
+    def read(indices: Sequence[int]) -> Tensor:
+        values = [item(i)[0] for i in indices]
+        for i, value in zip(indices, values, strict=True):
+            if value.shape != first.shape:
+                raise InputError(f"item {i} of data has shape {tuple(value.shape)}; the first has {tuple(first.shape)}")
+        return torch.stack(values)
+
+    labels = None if label is None else torch.tensor([item(i)[1] for i in range(len(items))])
+    levels = 256 if first.dtype == torch.uint8 else None
+    return Dataset("data", tuple(first.shape), len(items), read, levels=levels, labels=labels, slow=True)

@@ -1,0 +1,102 @@
+"""Files that are either whole or absent: written beside their place, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from scorefield.errors import cannot_write
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+    """A file object whose content appears under `path` when the block ends well, and not at all otherwise.
+
+    Raises:
+        OutputError: the folder cannot be created or written to, or the disk is full.
+    """
+    target = Path(path)
+    part = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        text = None if "b" in mode else "utf-8"
+        with open(part, mode, encoding=text, newline="" if text else None) as file:
+            yield file
+            flush(file)
+        os.replace(part, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends well, and is removed otherwise.
+
+    The files written into it must be flushed by the caller (`flush`). An older folder of that name is replaced.
+
+    Raises:
+        OutputError: the folder cannot be created or written to, or the disk is full.
+    """
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+        part.chmod(0o755)  # mkdtemp makes private folders, which a colleague could not read
+        yield part
+        sync_folder(part)
+        if path.exists():
+            remove_folder(path)
+        os.rename(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a process killed half-way leaves no part of it under its own name."""
+    grave = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    os.rename(path, grave / path.name)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while writing left in `folder`."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def flush(file: IO) -> None:
+    """Bring the content of an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk; not every system lets a folder be opened for that."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
