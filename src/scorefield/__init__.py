@@ -1,3 +1,91 @@
 """Score-based generative modeling through stochastic differential equations (Song et al. 2021), on any tensor shape."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from scorefield.analytic import GaussianMixture
+from scorefield.inverse import Mask, Replace
+from scorefield.likelihood import LogProb, dequantize, log_prob
+from scorefield.model import ScoreModel
+from scorefield.objective import dsm_loss
+from scorefield.sample import decode, encode, sample, slerp
+from scorefield.sde import GaussianSDE, Prior
+from scorefield.sdes import VE, VP, SubVP
+from scorefield.solve.exponential import DDIM, DPMSolver
+from scorefield.solve.integrate import Solution, Solver
+from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
+from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
+from scorefield.solve.stochastic import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
+
+if TYPE_CHECKING:
+    from scorefield.data import digits, images
+    from scorefield.train import load, train
+
 __version__ = "0.1.0"
+
+# What needs more than torch and numpy is loaded on first use.
+_LATER = {
+    "train": "scorefield.train",
+    "load": "scorefield.train",
+    "digits": "scorefield.data",
+    "images": "scorefield.data",
+}
+_MODULES = ("data", "nn", "presets", "pretrained", "times")
+
+__all__ = [
+    "DDIM",
+    "PC",
+    "RK4",
+    "VE",
+    "VP",
+    "Ancestral",
+    "AnnealedLangevin",
+    "Bosh3",
+    "DPMSolver",
+    "Dopri5",
+    "Euler",
+    "EulerMaruyama",
+    "GaussianMixture",
+    "GaussianSDE",
+    "Heun",
+    "Identity",
+    "Langevin",
+    "LogProb",
+    "Mask",
+    "Prior",
+    "ProbabilityFlow",
+    "Replace",
+    "ReverseDiffusion",
+    "ScoreModel",
+    "Solution",
+    "Solver",
+    "SubVP",
+    "Tsit5",
+    "decode",
+    "dequantize",
+    "digits",
+    "dsm_loss",
+    "encode",
+    "images",
+    "load",
+    "log_prob",
+    "sample",
+    "slerp",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        value = getattr(importlib.import_module(_LATER[name]), name)
+        globals()[name] = value  # importing the module scorefield.train has put the module under this name
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"scorefield.{name}")
+    raise AttributeError(f"module 'scorefield' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

@@ -64,7 +64,7 @@ class GaussianMixture(ScoreModel):
 
     def sample(self, n: int, t: Time = 0.0, seed: Seed = None) -> Tensor:
         """n exact draws of x_t, (n, *shape), in the dtype of `means`."""
-        return self.marginal(t).draw(source(seed, n), self.means.dtype, self.device)  # type: ignore[union-attr]
+        return self.marginal(t).draw(source(seed, n), self.dtype, self.device)
 
     def marginal(self, t: Time) -> Marginal:
         """p_t as a distribution with `draw` and `log_prob`; at T it is the exact prior."""

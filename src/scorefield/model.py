@@ -62,6 +62,8 @@ class ScoreModel(nn.Module):
         self.shape: tuple[int, ...] | None = None if shape is None else tuple(shape)
         self.clock: Clock = clock if clock is not None else ("log_sigma" if predict == "edm" else "t")
         self.sigma_data = sigma_data
+        self.batch: int | None = None
+        """Number of samples, where the model holds a condition for each of them (see `rows`)."""
 
     @classmethod
     def from_score(

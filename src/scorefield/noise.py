@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -17,37 +18,16 @@ Seed: TypeAlias = "int | Sequence[int] | Tensor | torch.Generator | None"
 NoiseFn: TypeAlias = "Callable[..., Tensor]"
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Source of standard-normal draws for a batch of `size` samples.
-
-    With integer seeds every sample owns a counter-based stream (Philox, key = (seed, index)), drawn on the CPU, so a
-    sample depends neither on its batch-mates, nor on the batch size, nor on the device.
-    """
+class Noise(ABC):
+    """Source of standard-normal draws for a batch of `size` samples."""
 
     size: int
-    streams: tuple[np.random.Generator, ...] | None = None
-    generator: torch.Generator | None = None
-    function: NoiseFn | None = None
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Standard-normal tensor of `shape` = (size, *), the next of each sample's stream."""
         if shape[0] != self.size:
             raise ValueError(f"noise for {self.size} samples was asked for a batch of {shape[0]}")
-        if self.function is not None:
-            z = torch.as_tensor(_call_with_shape(self.function, torch.Size(shape)))
-            if tuple(z.shape) != tuple(shape):
-                raise ValueError(f"noise= returned shape {tuple(z.shape)}; expected {tuple(shape)}")
-            return z.to(device=device, dtype=dtype)
-        if self.generator is not None:
-            source = self.generator
-            return torch.randn(tuple(shape), generator=source, device=source.device, dtype=dtype).to(device)
-        assert self.streams is not None
-        wide = np.float64 if dtype == torch.float64 else np.float32
-        block = np.empty((self.size, math.prod(shape[1:])), dtype=wide)
-        for row, stream in zip(block, self.streams, strict=True):
-            stream.standard_normal(out=row, dtype=wide)
-        return torch.from_numpy(block).reshape(tuple(shape)).to(device=device, dtype=dtype)
+        return self._draw(torch.Size(shape), dtype, device)
 
     def like(self, x: Tensor) -> Tensor:
         """Standard-normal tensor of the shape, dtype and device of x."""
@@ -57,11 +37,99 @@ class Noise:
         """Random signs of the shape, dtype and device of x."""
         return torch.copysign(torch.ones_like(x), self.like(x))
 
+    @abstractmethod
     def rows(self, index: Tensor) -> Noise:
         """The source for a subset of the samples; streams go on where they are."""
-        if self.streams is None:
-            return Noise(len(index), None, self.generator, self.function)
-        return Noise(len(index), tuple(self.streams[i] for i in index.tolist()))
+
+    @abstractmethod
+    def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor: ...
+
+
+@dataclass
+class Streams(Noise):
+    """A counter-based stream (Philox) for every sample, its key being (seed, index), drawn on the CPU.
+
+    So a sample depends neither on its batch-mates, nor on the batch size, nor on the device. Single and double
+    precision have streams of their own.
+    """
+
+    keys: tuple[tuple[int, int], ...]
+    blocks: dict[type, _Block] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.size = len(self.keys)
+
+    def rows(self, index: Tensor) -> Streams:
+        chosen = index.tolist()
+        blocks = {kind: block.rows(chosen) for kind, block in self.blocks.items()}
+        return Streams(tuple(self.keys[i] for i in chosen), blocks)
+
+    def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        if kind not in self.blocks:
+            lane = 0 if kind is np.float32 else 1 << 63
+            streams = [
+                np.random.Generator(np.random.Philox(key=np.array([s, i | lane], np.uint64))) for s, i in self.keys
+            ]
+            self.blocks[kind] = _Block(streams, np.empty((self.size, 0), kind), 0)
+        values = self.blocks[kind].take(math.prod(shape[1:]))
+        return torch.from_numpy(values).reshape(shape).to(device=device, dtype=dtype)
+
+
+@dataclass
+class _Block:
+    """Numbers drawn ahead, many at a time, since a call for each sample at each step is slow for small samples."""
+
+    streams: list[np.random.Generator]
+    ahead: np.ndarray
+    position: int
+
+    def take(self, count: int) -> np.ndarray:
+        left = self.ahead.shape[1] - self.position
+        if left < count:
+            size = max(count, min(512, 2**22 // max(len(self.streams), 1)))
+            fresh = np.empty((len(self.streams), size), self.ahead.dtype)
+            for row, stream in zip(fresh, self.streams, strict=True):
+                stream.standard_normal(out=row, dtype=fresh.dtype.type)
+            self.ahead = np.concatenate([self.ahead[:, self.position :], fresh], 1) if left else fresh
+            self.position = 0
+        part = self.ahead[:, self.position : self.position + count]
+        self.position += count
+        return np.ascontiguousarray(part)
+
+    def rows(self, index: list[int]) -> _Block:
+        return _Block([self.streams[i] for i in index], self.ahead[index], self.position)
+
+
+@dataclass
+class FromGenerator(Noise):
+    """Whole batches from one torch.Generator, on its own device."""
+
+    size: int
+    generator: torch.Generator
+
+    def rows(self, index: Tensor) -> FromGenerator:
+        return FromGenerator(len(index), self.generator)
+
+    def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.generator.device, dtype=dtype).to(device)
+
+
+@dataclass
+class FromFunction(Noise):
+    """Whole batches from a function of the user's, called with the wanted shape if it takes an argument."""
+
+    size: int
+    function: NoiseFn
+
+    def rows(self, index: Tensor) -> FromFunction:
+        return FromFunction(len(index), self.function)
+
+    def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        z = torch.as_tensor(_call_with_shape(self.function, shape))
+        if z.shape != shape:
+            raise ValueError(f"noise= returned shape {tuple(z.shape)}; expected {tuple(shape)}")
+        return z.to(device=device, dtype=dtype)
 
 
 def chunks(seed: Seed, noise: NoiseFn | None, n: int, batch_size: int) -> Iterator[tuple[slice, Noise]]:
@@ -79,10 +147,13 @@ def chunks(seed: Seed, noise: NoiseFn | None, n: int, batch_size: int) -> Iterat
     for start in range(0, n, batch_size):
         part = slice(start, min(start + batch_size, n))
         size = part.stop - part.start
-        if keys is None:
-            yield part, Noise(size, None, seed if isinstance(seed, torch.Generator) else None, noise)
+        if noise is not None:
+            yield part, FromFunction(size, noise)
+        elif isinstance(seed, torch.Generator):
+            yield part, FromGenerator(size, seed)
         else:
-            yield part, Noise(size, tuple(_stream(*key) for key in keys[part]))
+            assert keys is not None
+            yield part, Streams(tuple(keys[part]))
 
 
 def source(seed: Seed, n: int, noise: NoiseFn | None = None) -> Noise:
@@ -100,20 +171,18 @@ def generator(seed: int | torch.Generator | None) -> torch.Generator:
 def _keys(seed: Seed, n: int) -> list[tuple[int, int]]:
     if seed is None:
         seed = secrets.randbits(63)
-    if isinstance(seed, int | np.integer) or (isinstance(seed, Tensor) and seed.ndim == 0):
-        keys = [(int(seed), i) for i in range(n)]
+    assert not isinstance(seed, torch.Generator)
+    values = torch.as_tensor(seed).tolist() if isinstance(seed, Tensor) else seed
+    if isinstance(values, int | np.integer):
+        keys = [(int(values), i) for i in range(n)]
     else:
         # A sample with a seed of its own is sample 0 of that seed, whatever its place in the batch.
-        keys = [(int(s), 0) for s in seed]  # type: ignore[union-attr]
+        keys = [(int(s), 0) for s in values]
         if len(keys) != n:
             raise ValueError(f"seed: {len(keys)} seeds for {n} samples; give one integer or one seed per sample")
     if any(not 0 <= s < 2**64 for s, _ in keys):
         raise ValueError("seed: seeds are integers from 0 to 2**64 - 1")
     return keys
-
-
-def _stream(seed: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
 
 
 def _call_with_shape(function: NoiseFn, shape: torch.Size) -> Tensor:

@@ -53,7 +53,9 @@ def dsm_loss(
         ValueError: an unknown weighting.
     """
     if not callable(weighting) and weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting={weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)} or a function of t")
+        raise ValueError(
+            f"weighting={weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)} or a function of t"
+        )
     n, sde = x0.shape[0], model.sde
     draws = generator(seed) if t is None or noise is None else None
     scale = None

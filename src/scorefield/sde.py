@@ -142,5 +142,5 @@ class Prior:
 
 def _derivative(function: Callable[[Time], Tensor], t: Tensor) -> Tensor:
     """d function / dt for an elementwise function; zero where it does not depend on t."""
-    _, slope = torch.func.jvp(lambda u: torch.as_tensor(function(u)) + 0 * u, (t,), (torch.ones_like(t),))
+    slope: Tensor = torch.func.jvp(lambda u: torch.as_tensor(function(u)) + 0 * u, (t,), (torch.ones_like(t),))[1]
     return slope

@@ -64,7 +64,7 @@ class LogNormalTimes:
 
 
 def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
-    """n points in (0, 1), one in each of n equal cells with a shared random shift, in random order (Kingma et al. 2021, App. I.1)."""
+    """n points in (0, 1), one in each of n equal cells with a shared random shift, in random order (Kingma et al. 2021)."""
     shift = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
     order = torch.randperm(n, generator=generator, device=generator.device)
     return torch.remainder((order + shift) / n, 1.0)
@@ -115,7 +115,9 @@ def _named_grid(sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid
                 root = math.exp(-low / 14) + u * (math.exp(-high / 14) - math.exp(-low / 14))
                 times = sde.inverse_log_snr(-14 * torch.log(root))
         case _:
-            raise ValueError(f"grid={grid!r} is unknown; choose uniform, log_snr, karras, quadratic, a function or a tensor")
+            raise ValueError(
+                f"grid={grid!r} is unknown; choose uniform, log_snr, karras, quadratic, a function or a tensor"
+            )
     times[0], times[-1] = t_start, t_min  # the inverse of log-SNR may round them out of the interval
     return times
 

@@ -1,0 +1,161 @@
+"""Explicit Runge-Kutta methods on the probability flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from scorefield.noise import Noise
+from scorefield.sde import expand
+from scorefield.solve.integrate import Field, Flow, Solver
+
+Row = tuple[float, ...]
+
+
+class RungeKutta(Solver):
+    """Explicit Runge-Kutta method given by its Butcher tableau.
+
+    Attributes:
+        a: lower triangle, one row for each stage after the first. b: weights. c: nodes.
+    """
+
+    denoises: ClassVar[bool] = False
+    default_steps: ClassVar[int] = 100
+    a: ClassVar[tuple[Row, ...]]
+    b: ClassVar[Row]
+    c: ClassVar[Row]
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        h = s - t
+        slopes = [field.velocity(x, t)]
+        for c, row in zip(self.c[1 : len(self.b)], self.a, strict=False):
+            slopes.append(field.velocity(x + expand(h, x) * _combine(row, slopes), t + c * h))
+        return x + expand(h, x) * _combine(self.b, slopes), None
+
+
+@dataclass(frozen=True)
+class Euler(RungeKutta):
+    """Explicit Euler; one evaluation a step."""
+
+    order = 1
+    a, b, c = (), (1.0,), (0.0,)
+
+
+@dataclass(frozen=True)
+class Heun(RungeKutta):
+    """Explicit trapezoidal rule (Karras et al. 2022, Alg. 1, in t); two evaluations a step."""
+
+    order = 2
+    a, b, c = ((1.0,),), (0.5, 0.5), (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RK4(RungeKutta):
+    """The classical method of order 4; four evaluations a step."""
+
+    order = 4
+    a, b, c = ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class EmbeddedRungeKutta(RungeKutta):
+    """Runge-Kutta pair with an error estimate; adaptive, with a step size for every sample, unless steps are given.
+
+    Main arguments:
+        rtol, atol: relative and absolute tolerance of a step, in units of the state.
+
+    Other arguments:
+        max_steps: attempted steps after which a sample is given up (status 1).
+        min_step: step size in units of t below which a sample is given up (status 2).
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 10_000
+    min_step: float = 1e-14
+
+    last: ClassVar[Row]
+    """The row of the stage at the end of the step, which is the solution itself."""
+    e: ClassVar[Row]
+    """Weights of the error estimate."""
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+            raise ValueError(f"rtol={self.rtol}, atol={self.atol}: tolerances are not negative, and not both 0")
+
+    def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """One step with error estimate; see `integrate.Pair`."""
+        step = expand(h, x)
+        slopes = [k]
+        for c, row in zip(self.c[1:], self.a, strict=True):
+            slopes.append(flow.velocity(torch.addcmul(x, step, _combine(row, slopes)), t + c * h))
+        x_new = torch.addcmul(x, step, _combine(self.b, slopes))
+        slopes.append(flow.velocity(x_new, t + h))
+        return x_new, step * _combine(self.e, slopes), slopes[-1], len(slopes) - 1
+
+
+class Bosh3(EmbeddedRungeKutta):
+    """Bogacki & Shampine 1989, order 3 with an estimate of order 2; three evaluations a step."""
+
+    order = 3
+    a, b, c = ((1 / 2,), (0.0, 3 / 4)), (2 / 9, 1 / 3, 4 / 9), (0.0, 1 / 2, 3 / 4)
+    e = (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8)
+
+
+class Dopri5(EmbeddedRungeKutta):
+    """Dormand & Prince 1980, order 5 with an estimate of order 4 (the paper's RK45, sec. 4.3); six evaluations a step."""
+
+    order = 5
+    a = (
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    )
+    b = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
+    c = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
+    e = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+class Tsit5(EmbeddedRungeKutta):
+    """Tsitouras 2011, order 5 with an estimate of order 4; six evaluations a step."""
+
+    order = 5
+    a = (
+        (0.161,),
+        (-0.008480655492356989, 0.335480655492357),
+        (2.8971530571054935, -6.359448489975075, 4.3622954328695815),
+        (5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525),
+        (5.86145544294642, -12.92096931784711, 8.159367898576159, -0.071584973281401, -0.028269050394068383),
+    )
+    b = (
+        0.09646076681806523,
+        0.01,
+        0.4798896504144996,
+        1.379008574103742,
+        -3.290069515436081,
+        2.324710524099774,
+    )
+    c = (0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0)
+    e = (
+        -0.00178001105222577714,
+        -0.0008164344596567469,
+        0.007880878010261995,
+        -0.1447110071732629,
+        0.5823571654525552,
+        -0.45808210592918697,
+        0.015151515151515152,
+    )
+
+
+def _combine(weights: Row, slopes: list[Tensor]) -> Tensor:
+    total: Tensor | None = None
+    for w, k in zip(weights, slopes, strict=True):
+        if w != 0.0:
+            total = w * k if total is None else torch.add(total, k, alpha=w)
+    assert total is not None
+    return total
