@@ -1,8 +1,23 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
 from .ddpm import ddpm, digits_unet
+from .discrete import DDPMScore, SMLDLabels
 from .embeddings import FourierFeatures, NoiseScales, positional_features
 from .mlp import MLP
+from .ncsn import NCSN, NCSNv2
 from .unet import UNet, levels_at
 
-__all__ = ["MLP", "FourierFeatures", "NoiseScales", "UNet", "ddpm", "digits_unet", "levels_at", "positional_features"]
+__all__ = [
+    "MLP",
+    "NCSN",
+    "DDPMScore",
+    "FourierFeatures",
+    "NCSNv2",
+    "NoiseScales",
+    "SMLDLabels",
+    "UNet",
+    "ddpm",
+    "digits_unet",
+    "levels_at",
+    "positional_features",
+]

@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         inputs, outputs: channels.
         embed: width of the conditioning vector, 0 for none.
         resample: "down" or "up" resamples both branches after the first activation (the BigGAN block).
-        shortcut_scale: variance of the 1x1 shortcut's weights; 1 in the BigGAN block, 0.1 in the DDPM block.
+        dense_shortcut: start the 1x1 shortcut at a tenth of the usual variance, as the DDPM block does.
         rescale: divide the sum by sqrt(2).
     """
 
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
         rescale: bool = True,
         init_scale: float = 0.0,
-        shortcut_scale: float = 1.0,
+        dense_shortcut: bool = False,
         max_groups: int | None = None,
         act: nn.Module | None = None,
     ) -> None:
@@ -60,11 +60,14 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv(dims, outputs, outputs, scale=init_scale)
         self.shortcut = (
-            conv(dims, inputs, outputs, 1, scale=shortcut_scale) if inputs != outputs or resample is not None else None
+            conv(dims, inputs, outputs, 1, scale=0.1 if dense_shortcut else 1.0)
+            if inputs != outputs or resample is not None
+            else None
         )
         self.resample = (
             None if resample is None else downsampler(dims, fir) if resample == "down" else upsampler(dims, fir)
         )
+        self.dense_shortcut = dense_shortcut
         self.act = act if act is not None else nn.SiLU()
         self.scale = math.sqrt(0.5) if rescale else 1.0
 

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from .embeddings import Conditioning, FourierFeatures, PositionalFeatures
-from .init import fan_avg_uniform_
+from .init import arguments, fan_avg_uniform_
 
 
 class MLP(nn.Module):
@@ -40,6 +40,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         if embedding not in ("positional", "fourier"):
             raise ValueError(f"embedding={embedding!r} is unknown; choose one of positional, fourier")
         self.features = features

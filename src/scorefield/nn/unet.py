@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .blocks import Attention, Combine, Head, ResidualBlock
 from .embeddings import Conditioning, FourierFeatures, NoiseScales, PositionalFeatures
+from .init import arguments
 from .resample import ConvDown, ConvUp, Dims, conv, downsampler, upsampler
 
 Progressive = Literal["none", "output_skip", "residual"]
@@ -89,6 +90,7 @@ class UNet(nn.Module):
         max_groups: int | None = None,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         _check("dims", dims, (1, 2, 3))
         _check("embedding", embedding, ("positional", "fourier"))
         _check("resblock", resblock, ("biggan", "ddpm"))
@@ -138,7 +140,7 @@ class UNet(nn.Module):
                 dropout=dropout,
                 rescale=skip_rescale,
                 init_scale=init_scale,
-                shortcut_scale=1.0 if resblock == "biggan" else 0.1,
+                dense_shortcut=resblock == "ddpm",
                 max_groups=max_groups,
                 act=self.act,
             )
