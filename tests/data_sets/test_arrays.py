@@ -108,7 +108,7 @@ def test_damaged_file_is_named(tmp_path, name):
     whole = (tmp_path / name).read_bytes()
     for keep in (0, 10, len(whole) // 2):
         (tmp_path / name).write_bytes(whole[:keep])
-        with pytest.raises(InputError, match="x.np"):
+        with pytest.raises(InputError, match=r"x\.np"):
             array(tmp_path / name).read([0])
 
 

@@ -86,7 +86,7 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 
 def test_colour_is_not_turned_to_grey_unless_asked(folder):
     data = open_data(str(folder), (1, 8, 8))
-    with pytest.raises(InputError, match="has 3 channels .* 1 .* is expected"):
+    with pytest.raises(InputError, match=r"has 3 channels .* 1 .* is expected"):
         data.tensor()
     assert open_data(str(folder), (1, 8, 8), convert=True).tensor().shape == (3, 1, 8, 8)
 

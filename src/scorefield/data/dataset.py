@@ -91,29 +91,27 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def to_range(raw: Tensor, data: Dataset, to: Range, generator: torch.Generator | None = None) -> Tensor:
+def to_range(raw: Tensor, data: Dataset, to: Range, uniform: Tensor | None = None) -> Tensor:
     """Raw items (B, *) as float32, their lowest value at to[0] and their highest at to[1].
 
-    With a generator, integers are dequantised: level k becomes uniform in its cell [k, k + 1) / levels of the range
-    (Theis et al. 2016, sec. 3.1), so that a density of the result bounds the probability of the integers. Without one,
-    level k sits at k / (levels - 1). Float data of unknown range is returned as it is.
+    With `uniform`, numbers in [0, 1) like raw, integers are dequantised: level k goes to its place in the cell
+    [k, k + 1) / levels of the range (Theis et al. 2016, sec. 3.1), so that a density of the result bounds the
+    probability of the integers. Without, level k sits at k / (levels - 1). Float data of unknown range stays as it is.
     """
     low, high = to
     if data.levels is not None:
-        if generator is None:
+        if uniform is None:
             return raw.float() * ((high - low) / (data.levels - 1)) + low
-        u = torch.rand(raw.shape, generator=generator, device=generator.device).to(raw.device)
-        return (raw.float() + u) * ((high - low) / data.levels) + low
+        return (raw.float() + uniform) * ((high - low) / data.levels) + low
     if data.range is not None:
         start, end = data.range
         return (raw.float() - start) * ((high - low) / (end - start)) + low
     return raw.float()
 
 
-def flip_some(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each item left to right (its last axis) with probability one half; (B, *) -> (B, *)."""
-    chosen = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
-    return torch.where(chosen.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+def flip_where(chosen: Tensor, x: Tensor) -> Tensor:
+    """Mirror the chosen items, (B,) booleans, left to right (the last axis of x, (B, *))."""
+    return torch.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
 def as_dataset(data: Any) -> Dataset:

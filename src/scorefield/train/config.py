@@ -1,0 +1,145 @@
+"""What a training run does, as values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from scorefield.errors import InputError, closest
+from scorefield.times import Proposal, UniformTimes
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate, which is a function of the step alone.
+
+    Defaults are those of Song et al. 2021, App. H, but for a shorter warm-up.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    """Adam, or AdamW with decoupled weight decay."""
+    lr: float = 2e-4
+    """Learning rate after the warm-up."""
+    beta1: float = 0.9
+    """Decay of the running mean of gradients."""
+    beta2: float = 0.999
+    """Decay of the running mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the running mean of squared gradients."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    warmup: int = 1000
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls to zero between the warm-up and the last step."""
+    clip: float = 1.0
+    """Largest global norm of the gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("adam", "adamw"), "optim.name", self.name, "adam or adamw")
+        _require(0 < self.lr < math.inf, "optim.lr", self.lr, "a positive number, such as 2e-4")
+        _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "a number from 0 up to 1")
+        _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "a number from 0 up to 1")
+        _require(0 < self.eps < math.inf, "optim.eps", self.eps, "a positive number")
+        _require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more")
+        _require(self.warmup >= 0, "optim.warmup", self.warmup, "0 steps or more")
+        _require(
+            self.schedule in ("constant", "linear", "cosine"),
+            "optim.schedule",
+            self.schedule,
+            "constant, linear or cosine",
+        )
+        _require(0 <= self.clip < math.inf, "optim.clip", self.clip, "0 or more")
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of the update that leads from `step` to `step + 1`, of `steps` in all."""
+        rate = self.lr * min(1.0, (step + 1) / max(self.warmup, 1))
+        left = 1 - min(1.0, max(0.0, (step - self.warmup) / max(steps - self.warmup, 1)))
+        if self.schedule == "linear":
+            return rate * left
+        if self.schedule == "cosine":
+            return rate * 0.5 * (1 - math.cos(math.pi * left))
+        return rate
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a training run computes, and how often it reports and saves."""
+
+    steps: int = 100_000
+    """Optimiser steps in all."""
+    batch_size: int = 128
+    """Items per step, over all processes."""
+    seed: int = 0
+    """Decides data order, times, noise and dropout; the same seed gives the same run."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ema: float = 0.999
+    """Rate of the weight average, min(ema, (1 + n) / (10 + n)) after n updates; the paper: 0.999 VE, 0.9999 VP."""
+    weighting: Literal["noise", "likelihood", "none", "edm"] = "noise"
+    """Weight of each noise level in the loss (see `dsm_loss`)."""
+    times: Proposal = UniformTimes()  # noqa: RUF009 - a frozen value
+    """Where training times are drawn."""
+    stratify: bool = True
+    """Spread the times of a batch evenly."""
+    reduce: Literal["mean", "sum"] = "mean"
+    """Mean of the loss over the entries of an item, or half their sum as in the paper's VE configurations."""
+    dequantize: bool = False
+    """Add uniform noise of one level to integer data, as likelihoods need it."""
+    flip: bool = False
+    """Mirror images left to right at random."""
+    label_dropout: float = 0.1
+    """Share of labels that are withheld, so that a network with classes also learns the data without (Ho & Salimans)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network's products; weights and sums stay in float32."""
+    channels_last: bool = False
+    """Memory format of image networks, faster on most hardware."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    workers: int = 2
+    """Threads that read slow data ahead."""
+    log_every: int = 50
+    """Steps between lines of log.jsonl."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints kept; older ones are removed."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2**63 - 1")
+        _require(0 <= self.ema < 1, "ema", self.ema, "a rate from 0 up to 1, such as 0.999")
+        _require(0 <= self.label_dropout <= 1, "label_dropout", self.label_dropout, "a share from 0 to 1")
+        _require(self.workers >= 0, "workers", self.workers, "0 or more")
+        _choice("weighting", self.weighting, ("noise", "likelihood", "none", "edm"))
+        _choice("reduce", self.reduce, ("mean", "sum"))
+        _choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        _require(callable(self.times), "times", self.times, "a proposal, such as scorefield.times.LogSNRTimes()")
+
+    def updated(self, **changes: Any) -> TrainConfig:
+        """The configuration with some fields replaced; fields of the optimiser may be named without `optim`.
+
+        Raises:
+            InputError: a field that does not exist, or a value that is out of range.
+        """
+        own = {f.name for f in fields(self)}
+        inner = {f.name for f in fields(OptimConfig)} - own
+        for name in changes:
+            if name not in own | inner:
+                raise InputError(f"train() has no option {name!r}{closest(name, own | inner)}")
+        optim = replace(changes.get("optim", self.optim), **{k: v for k, v in changes.items() if k in inner})
+        return replace(self, **{k: v for k, v in changes.items() if k in own} | {"optim": optim})
+
+
+MAY_CHANGE = ("steps", "workers", "log_every", "checkpoint_every", "keep", "compile")
+"""Fields that a resumed run may change: they leave the computation as it was."""
+
+
+def _choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    _require(value in known, name, value, "one of " + ", ".join(known))
+
+
+def _require(condition: bool, name: str, value: object, right: str) -> None:
+    if not condition:
+        raise InputError(f"{name}={value} is impossible; expected {right}")

@@ -1,0 +1,74 @@
+"""The machinery around a training loop: optimiser, accelerator, the run's folder, random state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scorefield.errors import InputError
+from scorefield.train.config import TrainConfig
+from scorefield.train.guard import only_process
+
+
+def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW, fused where there is a fused one."""
+    optim = config.optim
+    cls = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    fused = all(p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in parameters)
+    return cls(
+        parameters,
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        fused=fused or None,
+    )
+
+
+def make_accelerator(config: TrainConfig, device: str | None) -> Any:
+    """An accelerate.Accelerator for a device and precision.
+
+    Raises:
+        InputError: the device does not exist here.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration
+
+    if not torch.distributed.is_initialized():
+        # accelerate keeps the precision and device of the first run of a process for all later ones.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    kind = torch.device(device).type if device else None
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(f"device={device} is not available here; use cpu")
+        if torch.device(device or "").index is not None:
+            torch.cuda.set_device(torch.device(device or ""))
+    precision = "no" if config.precision == "fp32" else config.precision
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=precision, project_config=ProjectConfiguration())
+    if kind and accelerator.device.type != kind:
+        raise InputError(f"device={device} is not available here; this machine offers {accelerator.device.type}")
+    return accelerator
+
+
+@contextmanager
+def held(folder: Path, accelerator: Any) -> Iterator[None]:
+    """Hold the run's folder on the main process."""
+    if accelerator.is_main_process:
+        with only_process(folder):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the caller's global generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
