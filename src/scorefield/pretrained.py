@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scorefield.errors import CheckpointError, cannot_read
+from scorefield.errors import CheckpointError, cannot_read, cannot_write
 from scorefield.model import ScoreModel
 from scorefield.nn import NCSN, DDPMScore, NCSNv2, NoiseScales, SMLDLabels, UNet, ddpm, levels_at
-from scorefield.nn.names import Rule, load_official, official_rules
+from scorefield.nn.diffusers_names import current_name, diffusers_config, diffusers_rules, unet_from_diffusers
+from scorefield.nn.names import Rule, official_rules
 from scorefield.sde import GaussianSDE
 from scorefield.sdes import VE, VP, SubVP
 
 Config = Mapping[str, Any]
+
+_SCHEDULER = "scheduler_config.json"
 
 # The optimiser state of an official checkpoint holds NumPy scalars, pickled under the module path of the NumPy that
 # wrote them. These rebuild numbers and nothing else.
@@ -214,39 +220,110 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     weights = {_bare(k): v for k, v in state.items()}
     weights.pop("sigmas", None)  # a table that follows from the configuration
-    rules = {rule.official: rule for rule in official_rules(net)}
+    if isinstance(net, UNet) and net.conditioning is None:
+        # The official code makes these weights without using them where the network is not conditioned on time.
+        weights = {k: v for k, v in weights.items() if not (".Dense_0." in k or _is_fixed(k))}
+    _load(net, official_rules(net), weights)
+
+
+@torch.no_grad()
+def _load(net: nn.Module, rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> None:
     ours = net.state_dict()
+    names = {rule.theirs for rule in rules}
     for key in weights:
-        if key not in rules and not _is_unused(net, key):
-            _refuse_unknown(key, [k for k in rules if k not in weights])
-    for key, rule in rules.items():
-        if key not in weights:
-            raise CheckpointError(f"the weights lack {key}, which this configuration needs; check the configuration")
-        _check_shape(key, weights[key], rule, ours[rule.ours])
-    load_official(net, weights)
+        if key not in names:
+            near = difflib.get_close_matches(key, [name for name in names if name not in weights], n=1)
+            remedy = f"expected {near[0]}, which is missing" if near else "check the configuration"
+            raise CheckpointError(f"the weights hold {key}, which this configuration does not have; {remedy}")
+    for rule in rules:
+        tensor, place = weights.get(rule.theirs), rule.pick(ours[rule.ours])
+        if tensor is None:
+            raise CheckpointError(
+                f"the weights lack {rule.theirs}, which this configuration needs; check the configuration"
+            )
+        if not isinstance(tensor, Tensor) or tensor.shape != place.shape:
+            got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise CheckpointError(
+                f"the weight {rule.theirs} has shape {got}; this configuration needs {tuple(place.shape)}"
+            )
+    for rule in rules:
+        rule.pick(ours[rule.ours]).copy_(weights[rule.theirs])
 
 
-def _refuse_unknown(key: str, missing: list[str]) -> None:
-    near = difflib.get_close_matches(key, missing, n=1)
-    remedy = f"expected {near[0]}, which is missing" if near else "check the configuration"
-    raise CheckpointError(f"the weights hold {key}, which this configuration does not have; {remedy}")
+def load_diffusers(folder: str | Path, sde: VE | None = None) -> ScoreModel:
+    """The score model of an NCSN++ in the layout of diffusers: a UNet2DModel folder, or a pipeline folder around one.
+
+    Main arguments:
+        folder: holds config.json and diffusion_pytorch_model.safetensors, or a folder `unet` that does.
+        sde: the VE SDE it was trained under; None reads it from scheduler_config.json, in the folder or in `scheduler`.
+
+    Raises:
+        InputError: a file cannot be read.
+        ValueError: the configuration is not one of NCSN++, or no SDE is given or found.
+        CheckpointError: the weights do not fit the configuration.
+    """
+    folder = Path(folder)
+    inner = folder / "unet" if (folder / "unet").is_dir() else folder
+    config = _read_json(inner / "config.json")
+    net = unet_from_diffusers(config)
+    path = inner / "diffusion_pytorch_model.safetensors"
+    try:
+        weights = load_file(path)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot read {path}: {_first_line(error)}") from None
+    _load(net, diffusers_rules(net), {current_name(k): v for k, v in weights.items()})
+    if sde is None:
+        plans = [p for p in (folder / "scheduler" / _SCHEDULER, inner / _SCHEDULER) if p.exists()]
+        if not plans:
+            raise ValueError(f"{folder} has no {_SCHEDULER}; give the SDE it was trained under, sde=VE(...)")
+        plan = _read_json(plans[0])
+        sde = VE(sigma_min=plan["sigma_min"], sigma_max=plan["sigma_max"])
+    size = config.get("sample_size")
+    shape = None if size is None else (3, *((size, size) if isinstance(size, int) else size))
+    return ScoreModel(net, sde, "score", shape=shape, clock="sigma").eval()
 
 
-def _check_shape(key: str, tensor: Tensor, rule: Rule, ours: Tensor) -> None:
-    expected = rule.pick(ours).shape
-    if not isinstance(tensor, Tensor) or tensor.shape != expected:
-        got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise CheckpointError(f"the weight {key} has shape {got}; this configuration needs {tuple(expected)}")
+def save_diffusers(model: ScoreModel, folder: str | Path) -> None:
+    """Write the network of a score model as a UNet2DModel folder, which diffusers and `load_diffusers` read.
+
+    Raises:
+        ValueError: diffusers has no blocks for this network, or the SDE is not VE.
+        OutputError: a file cannot be written.
+    """
+    net, sde = model.net, model.sde
+    if not isinstance(net, UNet) or not isinstance(sde, VE):
+        raise ValueError(f"the diffusers layout of NCSN++ is for a UNet under VE, not {type(net).__name__} under {sde}")
+    config = diffusers_config(net, None if model.shape is None else model.shape[-1])
+    plan = {"_class_name": "ScoreSdeVeScheduler", "sigma_min": sde.sigma_min, "sigma_max": sde.sigma_max}
+    state = net.state_dict()
+    weights = {rule.theirs: rule.pick(state[rule.ours]).contiguous() for rule in diffusers_rules(net)}
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        for name, content in (("config.json", config), (_SCHEDULER, plan)):
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except ValueError as error:
+        raise CheckpointError(f"cannot read {path}: not JSON ({_first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"cannot read {path}: expected a JSON object")
+    return content
 
 
 def _is_fixed(key: str) -> bool:
     """Whether the official code does not train this entry: the table of noise levels and the Fourier frequencies."""
     return key == "sigmas" or re.fullmatch(r"all_modules\.\d+\.W", key) is not None
-
-
-def _is_unused(net: nn.Module, key: str) -> bool:
-    """Whether the official code makes this weight without using it, where the network is not conditioned on time."""
-    return isinstance(net, UNet) and net.conditioning is None and (".Dense_0." in key or _is_fixed(key))
 
 
 def _bare(key: str) -> str:

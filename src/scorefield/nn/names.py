@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from .blocks import Attention, Combine, ResidualBlock
@@ -18,25 +17,21 @@ from .unet import UNet
 
 @dataclass(frozen=True)
 class Rule:
-    """One official tensor: its key, the key of ours that holds it, as which part (index, count), and if transposed."""
+    """A tensor of another layout: its key, the key of ours that holds it, as which part (index, count), if transposed."""
 
-    official: str
+    theirs: str
     ours: str
     part: tuple[int, int] | None = None
     axis: int = 0
     matrix: bool = False
 
     def pick(self, tensor: Tensor) -> Tensor:
-        """The official tensor out of ours."""
+        """The view of our tensor that is theirs."""
         if self.part is not None:
             index, parts = self.part
             tensor = tensor.chunk(parts, self.axis)[index]
             tensor = tensor.squeeze(0) if self.axis else tensor
         return tensor.flatten(1).t() if self.matrix else tensor
-
-    def place(self, official: Tensor, ours: Tensor) -> None:
-        """Copy the official tensor into its place in ours."""
-        self.pick(ours).copy_(official)
 
 
 def official_rules(net: nn.Module) -> list[Rule]:
@@ -54,19 +49,7 @@ def official_rules(net: nn.Module) -> list[Rule]:
 
 def to_official(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under our names (weights, gradients, moments), renamed, split and transposed to the official ones."""
-    return {rule.official: rule.pick(tensors[rule.ours]) for rule in official_rules(net)}
-
-
-@torch.no_grad()
-def load_official(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy tensors under official names into the network.
-
-    Raises:
-        KeyError: `state` lacks a name.
-    """
-    ours = dict(net.state_dict())
-    for rule in official_rules(net):
-        rule.place(state[rule.official], ours[rule.ours])
+    return {rule.theirs: rule.pick(tensors[rule.ours]) for rule in official_rules(net)}
 
 
 def _units(net: UNet) -> Iterator[tuple[str, nn.Module]]:
