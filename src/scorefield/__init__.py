@@ -32,7 +32,7 @@ _LATER = {
     "digits": "scorefield.data",
     "images": "scorefield.data",
 }
-_MODULES = ("data", "nn", "presets", "pretrained", "times")
+_MODULES = ("data", "nn", "official", "presets", "pretrained", "times")
 
 __all__ = [
     "DDIM",
