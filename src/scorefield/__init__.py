@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from scorefield.analytic import GaussianMixture
+from scorefield.guide import Autoguidance, ClassifierFree, ClassifierGuidance
 from scorefield.inverse import Mask, Replace
 from scorefield.likelihood import LogProb, dequantize, log_prob
 from scorefield.model import ScoreModel
@@ -42,7 +43,10 @@ __all__ = [
     "VP",
     "Ancestral",
     "AnnealedLangevin",
+    "Autoguidance",
     "Bosh3",
+    "ClassifierFree",
+    "ClassifierGuidance",
     "DPMSolver",
     "Dopri5",
     "Euler",

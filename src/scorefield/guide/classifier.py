@@ -1,0 +1,186 @@
+"""Guidance by the gradient of a classifier that was trained on noised data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.guide.wrapped import View, Wrapped, check_rows, view_of
+from scorefield.model import ScoreModel
+from scorefield.noise import generator
+from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.times import Proposal, UniformTimes, low_discrepancy
+
+ClassifierFn: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+
+
+class Classifier(nn.Module):
+    """A network that reads a noise level, as a classifier of x_t at the times of an SDE: clf(x, t) -> logits (B, K).
+
+    Main arguments:
+        net: called as net(x / sqrt(alpha^2 + sigma^2), sigma / alpha), so that its input has about unit variance at all
+            times and one network serves every SDE; such as `scorefield.nn.WideResNet`.
+        sde: the forward process.
+    """
+
+    def __init__(self, net: nn.Module, sde: GaussianSDE) -> None:
+        super().__init__()
+        self.net = net
+        self.sde = sde
+
+    def forward(self, x: Tensor, t: Time) -> Tensor:
+        """Logits (B, K) in the dtype of the network; t is a float or (B,)."""
+        time = as_time(t, x.device).expand(x.shape[0])
+        alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
+        dtype = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
+        inner = expand(1 / torch.sqrt(alpha**2 + sigma**2), x) * x
+        logits: Tensor = self.net(inner.to(dtype), (sigma / alpha.clamp_min(1e-6)).to(dtype))
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierGuidance:
+    """Adds scale * grad log p(label | x_t) to the score (Song et al. 2021, eq. 14; Dhariwal & Nichol 2021, Alg. 1).
+
+    At scale 1 and with an exact classifier the result is the exact conditional model; 0 returns the model itself.
+
+    Main arguments:
+        clf: clf(x, t) with t (B,) float64, differentiable by torch: logits or log-probabilities (B, K), or the
+            log-likelihood (B,) of a condition of its own, in which case `label` is None.
+        label: class index, an int or integers (B,).
+        scale: strength of the guidance.
+
+    Raises:
+        ValueError: labels that are not integers of shape () or (B,).
+    """
+
+    clf: ClassifierFn
+    label: int | Sequence[int] | Tensor | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        label = None if self.label is None else torch.as_tensor(self.label)
+        if label is not None and (label.ndim > 1 or label.is_floating_point()):
+            raise ValueError(
+                f"label has shape {tuple(label.shape)} and dtype {label.dtype}; give an int or (B,) integers"
+            )
+        object.__setattr__(self, "label", label)
+
+    def __call__(self, model: ScoreModel) -> ScoreModel:
+        """The guided model."""
+        assert self.label is None or isinstance(self.label, Tensor)
+        return model if self.scale == 0 else _Classified(model, self.clf, self.label, self.scale)
+
+
+class _Classified(Wrapped):
+    def __init__(self, base: ScoreModel, clf: ClassifierFn, label: Tensor | None, scale: float) -> None:
+        super().__init__(base)
+        self.clf, self.label, self.scale = clf, label, scale
+        if label is not None and label.ndim == 1 and len(label) > 1:
+            if base.batch not in (None, len(label)):
+                raise ValueError(f"label has {len(label)} rows but the model holds conditions for {base.batch} samples")
+            self.batch = len(label)
+
+    def see(self, view: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        time, sde = as_time(t), self.sde
+        own = view_of(self.base, view, x, t, cond)
+        match view:
+            case "score":
+                factor = torch.ones_like(time)
+            case "noise":
+                factor = -sde.sigma(time)
+            case "denoise":
+                factor = _finite(sde.sigma(time) ** 2 / sde.alpha(time))
+            case "velocity":
+                factor = _finite(-0.5 * sde.g2(time))
+        return own + expand(self.scale * factor, x) * self.gradient(x, time)
+
+    def gradient(self, x: Tensor, t: Tensor) -> Tensor:
+        """grad log p(label | x_t = x), like x."""
+        track = torch.is_grad_enabled()
+        with torch.enable_grad():
+            live = x if track and x.requires_grad else x.detach().requires_grad_()
+            chosen = self._log_likelihood(live, t.to(x.device).expand(x.shape[0]))
+            (slope,) = torch.autograd.grad(chosen.sum(), live, create_graph=track)
+        return slope.to(x.dtype)
+
+    def _log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
+        out = self.clf(x, t)
+        if self.label is None:
+            if out.shape != x.shape[:1]:
+                raise ValueError(f"clf returned shape {tuple(out.shape)}; without label=, one log-likelihood a sample")
+            return out
+        if out.ndim != 2 or out.shape[0] != x.shape[0]:
+            raise ValueError(f"clf returned shape {tuple(out.shape)} for {x.shape[0]} samples; expected (B, K) logits")
+        label = self.label.to(x.device)
+        if bool(((label < 0) | (label >= out.shape[1])).any()):
+            raise ValueError(f"label: classes run from 0 to {out.shape[1] - 1}, not {label.tolist()}")
+        if label.ndim == 1 and len(label) not in (1, x.shape[0]):
+            raise ValueError(f"label has {len(label)} rows for {x.shape[0]} samples; give one, or one for each sample")
+        return torch.log_softmax(out, 1).gather(1, label.expand(x.shape[0]).unsqueeze(1)).squeeze(1)
+
+    def rows(self, index: Tensor) -> ScoreModel:
+        label = self.label
+        if label is not None and label.ndim == 1 and len(label) > 1:
+            check_rows(index, len(label), "label")
+            label = label[index.to(label.device)]
+        return _Classified(self.base.rows(index), self.clf, label, self.scale)
+
+
+def classifier_loss(
+    clf: ClassifierFn,
+    sde: GaussianSDE,
+    x0: Tensor,
+    label: Tensor,
+    *,
+    seed: int | torch.Generator | None = None,
+    t: Time | None = None,
+    times: Proposal | None = None,
+) -> Tensor:
+    """Cross-entropy of the classes of noised data, mixed over times (Song et al. 2021, App. I.1), in nats: (B,).
+
+    Main arguments:
+        x0: data (B, *); label: integers (B,).
+        seed: an int or a generator for times and noise; None draws afresh.
+
+    Other arguments:
+        t: times, a float or (B,), in place of drawn ones. times: proposal, uniform in [1e-5, T] by default.
+    """
+    draws = generator(seed)
+    n = x0.shape[0]
+    weight = None
+    if t is None:
+        time, weight = (times or UniformTimes())(low_discrepancy(n, draws).to(x0.device), sde)
+    else:
+        time = as_time(t, x0.device).expand(n)
+    loss = nn.functional.cross_entropy(clf(_noised(sde, x0, time, draws), time), label, reduction="none")
+    return loss if weight is None else loss * weight.to(loss.dtype)
+
+
+@torch.no_grad()
+def accuracy(
+    clf: ClassifierFn, sde: GaussianSDE, x0: Tensor, label: Tensor, times: Sequence[float], seed: int = 0
+) -> Tensor:
+    """Share of noised data that is classified rightly at each time, (len(times),) float64 in [0, 1]."""
+    draws = generator(seed)
+    found = []
+    for t in times:
+        time = as_time(t, x0.device).expand(x0.shape[0])
+        guess = clf(_noised(sde, x0, time, draws), time).argmax(1)
+        found.append((guess == label).double().mean())
+    return torch.stack(found)
+
+
+def _noised(sde: GaussianSDE, x0: Tensor, t: Tensor, draws: torch.Generator) -> Tensor:
+    z = torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+    mean, std = sde.kernel(x0, t)
+    return mean + std * z
+
+
+def _finite(factor: Tensor) -> Tensor:
+    """0 where alpha = 0 makes a factor infinite: there x_t carries no information, and the gradient is 0 as well."""
+    return torch.where(torch.isfinite(factor), factor, torch.zeros_like(factor))
