@@ -47,7 +47,7 @@ def cannot_write(what: object, error: OSError) -> OutputError:
         errno.ENOSPC: "the disk is full; free some space or choose another place",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
         errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
-        errno.EEXIST: "a file of that name is in the way; choose another place",
+        errno.EEXIST: "a part of the path is a file, not a folder; choose another place",
         errno.EACCES: "permission denied; choose a place you may write to",
         errno.EPERM: "permission denied; choose a place you may write to",
         errno.EROFS: "the file system is read-only; choose a place you may write to",

@@ -34,7 +34,7 @@ class RunInfo:
         levels: number of integer values of the data; None for float data.
         shape: event shape.
         classes: names of the classes, where the model was trained with labels.
-        data: name, size and fingerprint of the data.
+        data: name, size and fingerprint of the data; for scaled float data also the range of its values.
         config: description of the training configuration (see `encode`).
     """
 
@@ -60,7 +60,12 @@ def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels:
         "format": FORMAT,
         "scorefield": __version__,
         "model": describe_model(model),
-        "data": {"name": data.name, "size": data.size, "fingerprint": data.fingerprint()},
+        "data": {
+            "name": data.name,
+            "size": data.size,
+            "fingerprint": data.fingerprint(),
+            "range": None if data.range is None else list(data.range),
+        },
         "shape": list(data.shape),
         "range": list(model.sde.range) if data.scaled else None,
         "levels": data.levels,

@@ -1,0 +1,106 @@
+"""Finds the command, runs it, and turns whatever goes wrong into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from scorefield.errors import InputError, ScorefieldWarning, closest
+
+COMMANDS = {
+    "train": "train a score model on data, or go on with a run",
+    "sample": "draw samples from a run",
+    "likelihood": "bits per dimension of data under a run, with error bars",
+    "inpaint": "fill in the unknown part of an image",
+    "demo": "train on handwritten digits, sample, score and inpaint, in minutes",
+}
+
+USAGE = """usage: scorefield COMMAND [OPTIONS]
+
+Score-based generative modeling through stochastic differential equations.
+
+commands:
+{commands}
+
+example:
+  scorefield train digits --out runs/digits
+  scorefield sample runs/digits -n 64 --out digits.png
+
+`scorefield COMMAND --help` lists the options of a command."""
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0 on success, 2 for input that cannot be used, 1 for other failures."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _one_line
+            return _run(args)
+    except KeyboardInterrupt:
+        return _report("interrupted", INTERRUPTED, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        return 1
+    except ValueError as error:  # InputError, and the plain ones of functions that check their arguments
+        return _report(str(error), 2, debug)
+    except Exception as error:
+        return _report(_describe(error), 1, debug)
+
+
+def _run(args: list[str]) -> int:
+    from scorefield.cli.parse import parse
+
+    if not args or args[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(USAGE.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        return 0 if args else 2
+    if args[0] == "--version":
+        from scorefield import __version__
+
+        print(__version__)
+        return 0
+    if args[0] not in COMMANDS:
+        raise InputError(f"unknown command {args[0]!r}{closest(args[0], COMMANDS)}")
+    command = importlib.import_module(f"scorefield.cli.{args[0]}")
+    options = parse(command, args[1:], f"scorefield {args[0]}")
+    if options is None:
+        return 0
+    result = command.run(options)
+    text = json.dumps(result.values) if options.json else result.text
+    if text:
+        print(text)
+    return 0
+
+
+def _describe(error: Exception) -> str:
+    from scorefield.errors import ScorefieldError
+
+    if isinstance(error, ScorefieldError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device is out of memory; choose a smaller --batch-size"
+    return f"{type(error).__name__}: {error}; this is a fault of scorefield, --debug shows where"
+
+
+def _report(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"scorefield: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _one_line(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+    if issubclass(category, ScorefieldWarning) or category is RuntimeWarning:
+        print(f"scorefield: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""Samples to files; the suffix decides the format."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from scorefield.data.files import atomic_file
+from scorefield.errors import InputError
+
+ARRAYS = (".npy", ".npz", ".safetensors")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def check_format(path: str, shape: tuple[int, ...]) -> None:
+    """Refuse a suffix that cannot hold samples of a shape.
+
+    Raises:
+        InputError: an unknown suffix, or a picture of what is not an image.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in ARRAYS + PICTURES:
+        raise InputError(f"cannot write {path}: unknown suffix {suffix!r}; use one of {', '.join(PICTURES + ARRAYS)}")
+    image = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+    if suffix in PICTURES and not image:
+        raise InputError(f"cannot write {path}: items of shape {shape} are not images; use one of {', '.join(ARRAYS)}")
+
+
+def write_samples(path: str, x: Tensor, low: float, high: float, columns: int | None = None) -> None:
+    """Write samples (N, *) with values in [low, high]: a picture as a grid, arrays as float32 in that range.
+
+    Raises:
+        OutputError: the disk is full or the place not writable.
+    """
+    suffix, values = Path(path).suffix.lower(), x.detach().float().cpu().contiguous()
+    content = io.BytesIO()
+    if suffix == ".npy":
+        np.save(content, values.numpy())
+    elif suffix == ".npz":
+        np.savez(content, images=values.numpy())
+    elif suffix == ".safetensors":
+        import safetensors.torch
+
+        content.write(safetensors.torch.save({"samples": values}))
+    else:
+        _encode_picture(content, _grid(values, low, high, columns), suffix)
+    with atomic_file(path) as file:
+        file.write(content.getvalue())
+
+
+def _grid(x: Tensor, low: float, high: float, columns: int | None) -> Any:
+    from scorefield.plot import image_grid
+
+    if len(x) == 1:
+        return image_grid(x, 1, low, high, gap=0)
+    return image_grid(x, columns, low, high)
+
+
+def _encode_picture(content: io.BytesIO, picture: Any, suffix: str) -> None:
+    # In memory: Pillow loses the reason of a failure (a full disk) when it writes to a file itself.
+    from PIL import Image
+
+    picture.save(content, format=Image.registered_extensions()[suffix])

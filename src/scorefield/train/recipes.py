@@ -1,0 +1,138 @@
+"""What `scorefield train NAME` trains: our own small recipes, and the configurations of the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from scorefield.data.dataset import Dataset
+from scorefield.errors import InputError, closest
+from scorefield.model import ScoreModel
+from scorefield.sdes import VP
+from scorefield.train.config import OptimConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model and how to train it.
+
+    Main arguments:
+        name: what the command line calls it.
+        model: builds the model for a dataset, with fresh weights from torch's global generator.
+        config: how to train it.
+        shape: event shape that the data must have; None for any.
+        data: the data, where the recipe has some of its own.
+    """
+
+    name: str
+    model: Callable[[Dataset], ScoreModel]
+    config: TrainConfig
+    shape: tuple[int, ...] | None = None
+    data: str | None = None
+
+    def build(self, data: Dataset, seed: int) -> ScoreModel:
+        """The model with the fresh weights of a seed; the global generator stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.model(data)
+
+
+OWN = ("digits", "vectors")
+SHOWN = 4096
+"""Items that are looked at for the standard deviation of vectors."""
+
+
+def recipe_names() -> list[str]:
+    """All names, our own first."""
+    from scorefield.presets import names
+
+    return [*OWN, *names()]
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        InputError: there is none, or it cannot be trained in continuous time.
+    """
+    if name == "digits":
+        return _digits()
+    if name == "vectors":
+        return _vectors()
+    return _paper(name)
+
+
+def _digits() -> Recipe:
+    from scorefield.nn import digits_unet
+
+    config = TrainConfig(
+        steps=2000,
+        batch_size=64,
+        optim=OptimConfig(lr=2e-3, warmup=50, schedule="cosine"),
+        ema=0.99,
+        dequantize=True,
+        channels_last=True,
+        checkpoint_every=200,
+        log_every=20,
+    )
+    shape = (1, 28, 28)
+    return Recipe("digits", lambda _: ScoreModel(digits_unet(), VP(), shape=shape), config, shape, "digits")
+
+
+def _vectors() -> Recipe:
+    from scorefield.nn import MLP
+
+    def model(data: Dataset) -> ScoreModel:
+        size = math.prod(data.shape)
+        spread = float(data.read(range(min(SHOWN, data.size))).float().std()) if not data.scaled else 0.5
+        return ScoreModel(MLP(size), VP(), "edm", shape=data.shape, sigma_data=spread or 0.5)
+
+    config = TrainConfig(steps=10_000, batch_size=256, optim=OptimConfig(lr=1e-3, warmup=100, schedule="cosine"))
+    return Recipe("vectors", model, config)
+
+
+def _paper(name: str) -> Recipe:
+    from scorefield.presets import get, names
+
+    if name not in names():
+        raise InputError(f"preset {name!r} is unknown{closest(name, [*OWN, *names()])}")
+    preset = get(name)
+    if preset.discrete:
+        raise InputError(
+            f"preset {name!r} is trained on a ladder of noise levels, and scorefield trains in continuous time; "
+            f"choose one whose name ends in continuous, such as ve/cifar10_ncsnpp_continuous"
+        )
+    size, training, optim = preset.data.image_size, preset.training, preset.optim
+    config = TrainConfig(
+        steps=training.n_iters
+        - 1,  # the official loop counts from 0 up to n_iters and makes one more for its last save
+        batch_size=training.batch_size,
+        seed=preset.seed,
+        optim=OptimConfig(
+            lr=optim.lr,
+            beta1=optim.beta1,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            warmup=optim.warmup,
+            clip=max(optim.grad_clip, 0.0),
+        ),
+        ema=preset.model.ema_rate,
+        weighting="likelihood" if training.likelihood_weighting else "noise",
+        stratify=False,
+        reduce="mean" if training.reduce_mean else "sum",
+        dequantize=preset.data.uniform_dequantization,
+        flip=preset.data.random_flip,
+        log_every=training.log_freq,
+        checkpoint_every=training.snapshot_freq_for_preemption,
+    )
+    shape = (preset.data.num_channels, size, size)
+
+    def model(data: Dataset) -> ScoreModel:
+        built = preset.score_model()
+        built.shape = shape
+        return built
+
+    return Recipe(name, model, config, shape)

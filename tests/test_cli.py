@@ -1,0 +1,439 @@
+"""The command line: what it makes, and one clear line for every bad input."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import scorefield as sf
+from scorefield import nn
+from scorefield.cli import main
+from scorefield.data import array
+from scorefield.train.checkpoint import list_checkpoints
+
+TRAIN = ["train", "vectors", "--device", "cpu", "--batch-size", "8", "--checkpoint-every", "2", "--log-every", "2"]
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command in this process: (exit status, standard output, standard error)."""
+
+    def run(*args):
+        status = main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def assert_one_line(err, *words):
+    assert err.startswith("scorefield: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    for word in words:
+        assert word in err
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    path = tmp_path / "cloud.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on grey 8 x 8 images, of two steps."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = sf.ScoreModel(nn.UNet(1, 8, (1, 2), 1, ()), sf.VP(), shape=(1, 8, 8))
+    data = array(torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    sf.train(model, data, out=out, steps=2, batch_size=4, warmup=1, checkpoint_every=1, device="cpu")
+    return out
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path):
+    """A copy of that run, to be damaged or added to."""
+    return shutil.copytree(trained, tmp_path / "tiny")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Files of an 8 x 8 image and of a mask whose upper half is known."""
+    image, mask = tmp_path / "a.png", tmp_path / "m.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(image)
+    Image.fromarray(np.repeat(np.array([255, 0], np.uint8), 32).reshape(8, 8)).save(mask)
+    return image, mask
+
+
+# What the commands make
+
+
+def test_train_makes_a_run_and_the_same_command_goes_on(cli, cloud, tmp_path):
+    run = tmp_path / "run"
+    command = [*TRAIN, "--data", cloud, "--out", run, "--optim.schedule", "constant", "--json"]
+    status, out, _ = cli(*command, "--steps", 4)
+    assert status == 0
+    assert json.loads(out)["finished"]
+    status, out, _ = cli(*command, "--steps", 6)
+    assert (status, json.loads(out)["step"]) == (0, 6)
+    assert sf.load(run).shape == (3,)
+
+
+def test_train_takes_options_of_the_optimiser_with_and_without_prefix(cli, cloud, tmp_path):
+    cli(*TRAIN, "--data", cloud, "--out", tmp_path / "run", "--steps", 2, "--optim.lr", 0.5, "--warmup", 7)
+    optim = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["arguments"]["optim"]["arguments"]
+    assert (optim["lr"], optim["warmup"]) == (0.5, 7)
+
+
+def test_train_reads_proposals_by_name(cli, cloud, tmp_path):
+    cli(*TRAIN, "--data", cloud, "--out", tmp_path / "run", "--steps", 2, "--times", "log_normal:-0.5,1.5")
+    times = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["arguments"]["times"]
+    assert times["arguments"] | {"t_min": 0} == {"mean": -0.5, "std": 1.5, "t_min": 0}
+
+
+def test_sample_writes_a_grid(cli, run_folder):
+    status, out, _ = cli("sample", run_folder, "-n", 5, "--steps", 2, "--columns", 3)
+    assert status == 0
+    assert "5 samples" in out
+    with Image.open(run_folder / "samples.png") as picture:
+        assert (picture.mode, picture.size) == ("L", (3 * 10 + 2, 2 * 10 + 2))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors"])
+def test_sample_writes_arrays_of_what_the_library_samples(cli, run_folder, tmp_path, suffix):
+    from safetensors.torch import load_file
+
+    out = tmp_path / f"x.{suffix}"
+    cli("sample", run_folder, "-n", 3, "--seed", 4, "--sampler", "ddim", "--steps", 3, "--batch-size", 2, "--out", out)
+    read = {"npy": np.load, "npz": lambda p: np.load(p)["images"], "safetensors": lambda p: load_file(p)["samples"]}
+    expected = sf.sample(sf.load(run_folder), 3, sf.DDIM(), steps=3, seed=4)
+    np.testing.assert_allclose(np.asarray(read[suffix](out)), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["pc", "pc-ancestral", "reverse-diffusion", "euler-maruyama", "heun", "dopri5"])
+def test_every_sampler_name_samples(cli, run_folder, tmp_path, sampler):
+    status, out, _ = cli(
+        "sample", run_folder, "-n", 1, "--sampler", sampler, "--steps", 2, "--out", tmp_path / "x.npy", "--json"
+    )
+    assert status == 0
+    assert json.loads(out)["nfe"] >= 2
+
+
+def test_likelihood_writes_a_row_for_each_item_and_their_mean(cli, run_folder, tmp_path):
+    data = tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(1).integers(0, 256, (3, 8, 8), dtype=np.uint8))
+    rows_file = tmp_path / "rows.csv"
+    options = ["likelihood", run_folder, "--data", data, "--tolerance", 1e-2, "--out", rows_file, "--json"]
+    status, out, _ = cli(*options)
+    values = json.loads(out)
+    with open(rows_file) as file:
+        rows = [float(row["bits_per_dim"]) for row in csv.DictReader(file)]
+    assert status == 0
+    assert len(rows) == 3
+    assert values["bits_per_dim"] == pytest.approx(np.mean(rows))
+    assert values["stderr"] == pytest.approx(np.std(rows, ddof=1) / 3**0.5)
+    _, again, _ = cli(*options, "--batch-size", 2)  # probes and dequantisation belong to items, not to batches
+    assert json.loads(again)["bits_per_dim"] == pytest.approx(values["bits_per_dim"], rel=1e-5)
+
+
+def test_likelihood_of_vectors_is_in_the_units_of_the_data(cli, tmp_path):
+    # The same points in other units, x' = 10 x + 3 with --range, have the density p(x) / 10^D.
+    x = np.random.default_rng(0).uniform(-1, 1, size=(6, 2)).astype(np.float32)
+    results = []
+    for name, values, low, high in (("a", x, -1, 1), ("b", 10 * x + 3, -7, 13)):
+        np.save(tmp_path / f"{name}.npy", values)
+        common = ["--range", low, high]
+        cli(*TRAIN, "--data", tmp_path / f"{name}.npy", "--out", tmp_path / name, "--steps", 2, *common)
+        file = tmp_path / f"{name}.jsonl"
+        status, _, _ = cli(
+            "likelihood", tmp_path / name, "--data", tmp_path / f"{name}.npy", "--trace", "exact", "--out", file
+        )
+        assert status == 0
+        results.append([json.loads(line)["nats"] for line in file.read_text().splitlines()])
+    np.testing.assert_allclose(np.array(results[0]) - np.array(results[1]), 2 * np.log(10), atol=1e-4)
+
+
+def test_inpaint_keeps_what_is_known(cli, run_folder, pictures, tmp_path):
+    out = tmp_path / "y.png"
+    status, _, _ = cli("inpaint", run_folder, "--image", pictures[0], "--mask", pictures[1], "--steps", 3, "--out", out)
+    assert status == 0
+    filled, image = np.array(Image.open(out)), np.array(Image.open(pictures[0]))
+    assert np.array_equal(filled[:4], image[:4])
+    assert not np.array_equal(filled[4:], image[4:])
+
+
+def test_inverted_mask_keeps_the_other_half(cli, run_folder, pictures, tmp_path):
+    out = tmp_path / "y.png"
+    cli("inpaint", run_folder, "--image", pictures[0], "--mask", pictures[1], "--invert", "--steps", 3, "--out", out)
+    assert np.array_equal(np.array(Image.open(out))[4:], np.array(Image.open(pictures[0]))[4:])
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "likelihood", "inpaint", "demo"])
+def test_help_has_an_example_and_the_common_options(cli, command):
+    status, out, err = cli(command, "--help")
+    assert (status, err) == (0, "")
+    for word in (f"Example: scorefield {command}", "--seed", "--device", "--json", "--debug"):
+        assert word in out
+
+
+def test_help_of_a_preset_shows_its_defaults(cli):
+    assert "(default: 2000)" in cli("train", "digits", "--help")[1]
+    assert "(default: 1300000)" in cli("train", "ve/cifar10_ncsnpp_continuous", "--help")[1]
+
+
+def test_overview_lists_the_commands(cli):
+    status, out, _ = cli("--help")
+    assert status == 0
+    assert all(name in out for name in ("train", "sample", "likelihood", "inpaint", "demo"))
+
+
+# Bad input, each in one line
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trian"], ["unknown command 'trian'", "did you mean train"]),
+        (["sample"], ["RUN is missing"]),
+        (["train"], ["PRESET is missing"]),
+        (["inpaint", "r", "--mask", "m.png"], ["--image is missing"]),
+        (["train", "digit"], ["preset 'digit' is unknown", "did you mean digits"]),
+        (["train", "ve/cifar10_ncsnpp"], ["ladder of noise levels"]),
+        (["train", "vectors"], ["--data is missing"]),
+        (["train", "digits", "--stepz", "3"], ["unknown option --stepz", "did you mean --steps"]),
+        (["train", "digits", "--optim.lrr", "3"], ["unknown option --optim.lrr", "did you mean --optim.lr"]),
+        (["train", "digits", "--steps", "-5"], ["steps=-5", "expected 1 or more"]),
+        (["train", "digits", "--steps", "many"], ["--steps='many'", "a whole number"]),
+        (["train", "digits", "--steps"], ["--steps needs a value"]),
+        (["train", "digits", "--optim.lr", "-1"], ["optim.lr=-1", "a positive number"]),
+        (["train", "digits", "--precision", "fp8"], ["--precision='fp8' is unknown", "choose one of bf16"]),
+        (["train", "digits", "--times", "never"], ["--times", "uniform, log_snr, log_normal"]),
+        (["train", "digits", "--data", "no/such"], ["no/such", "does not exist"]),
+        (["train", "digits", "--device", "gpu"], ["--device gpu is not available"]),
+        (["sample", "r", "--steps", "-3"], ["--steps=-3", "expected 1 or more"]),
+        (["sample", "r", "-n", "0"], ["--n=0"]),
+        (["sample", "r", "--sampler", "magic"], ["--sampler='magic' is unknown", "choose one of"]),
+        (["sample", "r", "extra"], ["unexpected argument 'extra'"]),
+        (["sample", "no/such"], ["no/such", "does not exist"]),
+        (["likelihood", "r", "--probes", "0"], ["--probes=0"]),
+        (["likelihood", "r", "--tolerance", "0"], ["--tolerance=0.0"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_one_line_and_status_two(cli, args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cli(*args)
+    assert status == 2
+    assert out == ""
+    assert_one_line(err, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_called_png_is_named(cli, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "IMG_2031.png").write_text("From: somebody\n")
+    status, _, err = cli("train", "digits", "--data", tmp_path / "photos", "--out", tmp_path / "run")
+    assert status == 2
+    assert_one_line(err, "IMG_2031.png is not an image (starts with 'From: ')", "skip")
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_channel_count_is_named(cli, run_folder, tmp_path):
+    np.save(tmp_path / "rgb.npy", np.zeros((4, 3, 28, 28), np.uint8))
+    status, _, err = cli("train", "digits", "--data", tmp_path / "rgb.npy", "--out", tmp_path / "run")
+    assert status == 2
+    assert_one_line(err, "rgb.npy has 3 channels", "1 are expected")
+    Image.new("RGB", (8, 8), (9, 0, 0)).save(tmp_path / "red.png")
+    for args in (
+        ("likelihood", run_folder, "--data", tmp_path / "red.png"),
+        ("inpaint", run_folder, "--image", tmp_path / "red.png", "--mask", tmp_path / "red.png"),
+    ):
+        status, _, err = cli(*args)
+        assert status == 2
+        assert_one_line(err, "red.png has 3 channels")
+
+
+def test_unusable_run_data_and_outputs_are_named(cli, run_folder, pictures, tmp_path):
+    image, mask = pictures
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    np.save(tmp_path / "five.npy", np.zeros((4, 5), np.float32))
+    black = tmp_path / "black.png"
+    Image.new("L", (8, 8)).save(black)
+    cases = [
+        (["sample", tmp_path], "holds no run.json"),
+        (["sample", run_folder, "--label", "1"], "has no classes"),
+        (["sample", run_folder, "--out", tmp_path / "x.doc"], "unknown suffix '.doc'"),
+        (["likelihood", run_folder, "--data", tmp_path / "five.npy"], "five.npy"),
+        (["likelihood", run_folder, "--data", image, "--out", tmp_path / "x.txt"], "use .csv or .jsonl"),
+        (
+            ["inpaint", run_folder, "--image", tmp_path / "wide.png", "--mask", mask],
+            "is 9 x 8 pixels and the run has 8 x 8",
+        ),
+        (["inpaint", run_folder, "--image", image, "--mask", black], "nothing that is known"),
+        (["inpaint", run_folder, "--image", run_folder / "run.json", "--mask", mask], "is not an image"),
+    ]
+    for args, words in cases:
+        status, out, err = cli(*args)
+        assert (status, out) == (2, ""), args
+        assert_one_line(err, words)
+
+
+def cut_to_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_checkpoint_cut_to_half_is_passed_over_in_one_line(cli, run_folder):
+    cut_to_half(run_folder / "step-000002" / "ema.safetensors")
+    status, _, err = cli("sample", run_folder, "-n", 1, "--steps", 1)
+    assert status == 0
+    assert_one_line(err, "step-000002 is damaged (checksum of ema.safetensors differs); continuing from step-000001")
+
+
+def test_the_only_checkpoint_cut_to_half_is_refused_in_one_line(cli, run_folder):
+    for path in list_checkpoints(run_folder):
+        cut_to_half(path / "ema.safetensors")
+    status, _, err = cli("sample", run_folder, "-n", 1)
+    assert status == 2
+    assert_one_line(err, "step-000002 is damaged")
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(cli, cloud, tmp_path):
+    command = [*TRAIN, "--data", cloud, "--out", tmp_path / "run", "--steps", 6]
+    cli(*command)
+    whole = (tmp_path / "run" / "step-000006" / "model.safetensors").read_bytes()
+    cut_to_half(tmp_path / "run" / "step-000006" / "model.safetensors")
+    status, _, err = cli(*command)
+    assert status == 0
+    assert "step-000006 is damaged (checksum of model.safetensors differs); continuing from step-000004" in err
+    assert (tmp_path / "run" / "step-000006" / "model.safetensors").read_bytes() == whole
+
+
+def test_output_that_cannot_be_written_is_named(cli, run_folder, cloud):
+    # A path below a file cannot be created even by root.
+    below = cloud / "run"
+    for args in (
+        [*TRAIN, "--data", cloud, "--steps", 2, "--out", below],
+        ["sample", run_folder, "--out", below / "x.png"],
+    ):
+        status, out, err = cli(*args)
+        assert (status, out) == (1, "")
+        assert_one_line(err, f"cannot write {below}", "choose another place")
+
+
+def assert_last_checkpoint_is_intact(cli, run):
+    kept = list_checkpoints(run)
+    assert kept
+    assert not list(run.glob(".tmp-*"))
+    status, _, err = cli("sample", run, "-n", 1, "--steps", 1, "--out", run.parent.parent / "x.npy")
+    assert (status, err) == (0, "")
+
+
+def test_disk_that_fills_up_in_training_leaves_the_last_checkpoint(cli, cloud, tmp_path, monkeypatch):
+    real, calls = os.fsync, []
+
+    def full_from_the_second_checkpoint_on(handle):
+        calls.append(handle)
+        if len(calls) > 14:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full_from_the_second_checkpoint_on)
+    run = tmp_path / "runs" / "run"
+    status, _, err = cli(*TRAIN, "--data", cloud, "--out", run, "--steps", 20)
+    monkeypatch.setattr(os, "fsync", real)
+    assert status == 1
+    assert_one_line("scorefield: " + err.rsplit("scorefield: ", 1)[1], "the disk is full; free some space")
+    assert_last_checkpoint_is_intact(cli, run)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of three megabytes; three checkpoints of the vectors preset do not fit."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_full_disk_leaves_the_last_checkpoint(cli, cloud, small_disk, tmp_path):
+    status, _, err = cli(*TRAIN, "--data", cloud, "--out", small_disk / "run", "--steps", 20)
+    assert status == 1
+    assert_one_line("scorefield: " + err.rsplit("scorefield: ", 1)[1], "cannot write", "the disk is full")
+    kept = list_checkpoints(small_disk / "run")
+    assert kept
+    assert sf.load(small_disk / "run").shape == (3,)
+
+
+def test_sample_on_a_full_disk_leaves_no_half_written_file(cli, run_folder, small_disk):
+    (small_disk / "filler").write_bytes(b"0" * (3 * 2**20 - 8192))
+    status, _, err = cli("sample", run_folder, "-n", 100, "--steps", 1, "--out", small_disk / "x.npy")
+    assert status == 1
+    assert_one_line(err, "the disk is full")
+    assert [p.name for p in small_disk.iterdir()] == ["filler"]
+
+
+def test_debug_shows_the_traceback_and_the_line(cli):
+    status, _, err = cli("sample", "no/such", "--debug")
+    assert status == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("scorefield: cannot read no/such")
+
+
+def test_fault_of_the_program_is_still_one_line(cli, run_folder, monkeypatch):
+    monkeypatch.setattr(sys.modules["scorefield.sample"], "sample", lambda *a, **k: {}["missing"])
+    status, _, err = cli("sample", run_folder)
+    assert status == 1
+    assert_one_line(err, "KeyError", "--debug shows where")
+
+
+def test_ctrl_c_is_status_130(cli, run_folder, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["scorefield.sample"], "sample", interrupted)
+    status, _, err = cli("sample", run_folder)
+    assert status == 130
+    assert_one_line(err, "interrupted")
+
+
+def test_sigterm_saves_and_is_status_zero(cli, cloud, tmp_path, monkeypatch):
+    import signal
+
+    from scorefield.train import trainer
+
+    real, steps = trainer.dsm_loss, []
+
+    def loss(*args, **options):
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*args, **options)
+
+    monkeypatch.setattr(trainer, "dsm_loss", loss)
+    status, out, _ = cli(*TRAIN, "--data", cloud, "--out", tmp_path / "run", "--steps", 20)
+    assert status == 0
+    assert "step 3 of 20, loss" in out
+    assert "stopped by SIGTERM" in out
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-000003"
+
+
+def test_module_runs_as_a_program(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "scorefield", "sample", "no/such"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert_one_line(done.stderr, "cannot read no/such")
