@@ -209,7 +209,7 @@ def test_overview_lists_the_commands(cli):
         (["train"], ["PRESET is missing"]),
         (["inpaint", "r", "--mask", "m.png"], ["--image is missing"]),
         (["train", "digit"], ["preset 'digit' is unknown", "did you mean digits"]),
-        (["train", "ve/cifar10_ncsnpp"], ["ladder of noise levels"]),
+        (["train", "ve/cifar10_ncsnp"], ["preset 've/cifar10_ncsnp' is unknown", "did you mean ve/cifar10_ncsnpp"]),
         (["train", "vectors"], ["--data is missing"]),
         (["train", "digits", "--stepz", "3"], ["unknown option --stepz", "did you mean --steps"]),
         (["train", "digits", "--optim.lrr", "3"], ["unknown option --optim.lrr", "did you mean --optim.lr"]),

@@ -1,4 +1,4 @@
-"""Denoising score matching in continuous time."""
+"""Denoising score matching, in continuous time and on the ladder of DDPM."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
+from scorefield.nn.discrete import DDPMScore
 from scorefield.noise import generator
-from scorefield.sde import Time, as_time, expand
-from scorefield.times import Proposal, UniformTimes, low_discrepancy
+from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.times import LadderTimes, Proposal, UniformTimes, low_discrepancy
 
 Weighting: TypeAlias = "Literal['noise', 'likelihood', 'none', 'edm'] | Callable[[Tensor], Tensor]"
 WEIGHTINGS: tuple[str, ...] = ("noise", "likelihood", "none", "edm")
@@ -56,23 +57,71 @@ def dsm_loss(
         raise ValueError(
             f"weighting={weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)} or a function of t"
         )
-    n, sde = x0.shape[0], model.sde
+    time, scale, noise = _draw(model.sde, x0, times or UniformTimes(), seed, t, noise, stratify)
+    x = expand(model.sde.alpha(time), x0) * x0 + expand(model.sde.sigma(time), x0) * noise
+    error = torch.square(model.noise(x, time, **cond) - noise).flatten(1).sum(1)
+    # error is sigma^2 times the squared difference of scores
+    return error * (_weight(model, weighting, time) * scale).to(error.dtype)
+
+
+def ddpm_loss(
+    model: ScoreModel,
+    x0: Tensor,
+    *,
+    seed: int | torch.Generator | None = None,
+    t: Time | None = None,
+    noise: Tensor | None = None,
+    stratify: bool = True,
+    **cond: Any,
+) -> Tensor:
+    """The discrete objective of DDPM (Song et al. 2021, eq. 3; Ho et al. 2020, eq. 14), one value per sample.
+
+    || net(x, i) - eps ||^2,   x = a_i x_0 + (1 - a_i^2)^(1/2) eps,   a_i^2 = prod_{j <= i} (1 - beta_j)
+
+    The discrete objective of SMLD (eq. 1) needs no function of its own: it is `dsm_loss` with `times=LadderTimes(N)`.
+
+    Main arguments:
+        model: one whose network is `nn.DDPMScore`, which holds the ladder. x0: as in `dsm_loss`.
+
+    Other arguments:
+        t: i / (N - 1), a float or (B,), in place of drawn ones. seed, noise, stratify, cond: as in `dsm_loss`.
+
+    Raises:
+        ValueError: the network has no ladder.
+    """
+    if not isinstance(model.net, DDPMScore):
+        raise ValueError(f"ddpm_loss needs a model whose network is DDPMScore, not {type(model.net).__name__}")
+    count = model.net.num_scales
+    time, _, noise = _draw(model.sde, x0, LadderTimes(count), seed, t, noise, stratify)
+    std = model.net.table().to(x0.device)[torch.round(time * (count - 1) / model.sde.T).long()]
+    x = expand(torch.sqrt(1 - std**2), x0) * x0 + expand(std, x0) * noise
+    score = model.score(x, time, **cond)
+    return torch.square(expand(std, x0) * score + noise).flatten(1).sum(1)
+
+
+def _draw(
+    sde: GaussianSDE,
+    x0: Tensor,
+    times: Proposal,
+    seed: int | torch.Generator | None,
+    t: Time | None,
+    noise: Tensor | None,
+    stratify: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Times (B,), their weights (B,) and eps like x0, each drawn unless given."""
+    n = x0.shape[0]
     draws = generator(seed) if t is None or noise is None else None
-    scale = None
     if t is not None:
         time = as_time(t, x0.device).expand(n)
+        scale = torch.ones_like(time)
     else:
         assert draws is not None
         u = low_discrepancy(n, draws) if stratify else torch.rand(n, generator=draws, dtype=torch.float64)
-        time, scale = (times or UniformTimes())(u.to(x0.device), sde)
+        time, scale = times(u.to(x0.device), sde)
     if noise is None:
         assert draws is not None
         noise = torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
-    x = expand(sde.alpha(time), x0) * x0 + expand(sde.sigma(time), x0) * noise
-    error = torch.square(model.noise(x, time, **cond) - noise).flatten(1).sum(1)
-    # error is sigma^2 times the squared difference of scores
-    factor = _weight(model, weighting, time)
-    return error * (factor if scale is None else factor * scale).to(error.dtype)
+    return time, scale, noise
 
 
 def _weight(model: ScoreModel, weighting: Weighting, t: Tensor) -> Tensor:

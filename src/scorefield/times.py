@@ -63,6 +63,17 @@ class LogNormalTimes:
         return sde.inverse_log_snr(-2 * level), torch.ones_like(u)
 
 
+@dataclass(frozen=True)
+class LadderTimes:
+    """The times i / (N - 1), i = 0 .. N - 1, of a ladder of N noise levels (Song et al. 2021, eq. 1 and 3)."""
+
+    num_scales: int = 1000
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        rung = torch.floor(u * self.num_scales).clamp_max(self.num_scales - 1)
+        return rung / (self.num_scales - 1) * sde.T, torch.ones_like(u)
+
+
 def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
     """n points in (0, 1), one in each of n equal cells with a shared random shift, in random order (Kingma et al. 2021)."""
     shift = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)

@@ -10,7 +10,7 @@ from scorefield.train import OptimConfig, TrainConfig
 
 def test_learning_rate_rises_linearly_and_stays():
     optim = OptimConfig(lr=1.0, warmup=4)
-    assert [optim.lr_at(s, 100) for s in (0, 1, 2, 3, 4, 99)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [optim.lr_at(s, 100) for s in (0, 1, 2, 3, 4, 99)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5 * (1 - math.cos(math.pi / 2)))])

@@ -87,7 +87,7 @@ def run(options: Options) -> Result:
     out = options.out or f"runs/{options.preset}"
     device = pick_device(options.device)
     model = chosen.build(data, options.config.seed)
-    done = train(model, data, out=out, config=options.config, device=device, progress=True)
+    done = train(model, data, out=out, config=options.config, loss=chosen.loss, device=device, progress=True)
     state = "finished" if done.finished else f"stopped by {done.stopped}; the same command goes on from here"
     loss = f", loss {done.loss:.4g}" if done.loss == done.loss else ""
     values = {"out": out, "step": done.step, "steps": done.steps, "finished": done.finished}

@@ -5,6 +5,7 @@ from .discrete import DDPMScore, SMLDLabels
 from .embeddings import FourierFeatures, NoiseScales, positional_features
 from .mlp import MLP
 from .ncsn import NCSN, NCSNv2
+from .patch import PatchUNet
 from .unet import UNet, levels_at
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FourierFeatures",
     "NCSNv2",
     "NoiseScales",
+    "PatchUNet",
     "SMLDLabels",
     "UNet",
     "ddpm",

@@ -17,8 +17,8 @@ class OptimConfig:
     Defaults are those of Song et al. 2021, App. H, but for a shorter warm-up.
     """
 
-    name: Literal["adam", "adamw"] = "adam"
-    """Adam, or AdamW with decoupled weight decay."""
+    name: Literal["adam", "adamw", "muon"] = "adam"
+    """Adam, AdamW with decoupled weight decay, or Muon, which learns more from each step and decays no weights."""
     lr: float = 2e-4
     """Learning rate after the warm-up."""
     beta1: float = 0.9
@@ -37,7 +37,8 @@ class OptimConfig:
     """Largest global norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        _require(self.name in ("adam", "adamw"), "optim.name", self.name, "adam or adamw")
+        _require(self.name in ("adam", "adamw", "muon"), "optim.name", self.name, "adam, adamw or muon")
+        _require(self.name != "muon" or not self.weight_decay, "optim.weight_decay", self.weight_decay, "0 with muon")
         _require(0 < self.lr < math.inf, "optim.lr", self.lr, "a positive number, such as 2e-4")
         _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "a number from 0 up to 1")
         _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "a number from 0 up to 1")
@@ -53,8 +54,8 @@ class OptimConfig:
         _require(0 <= self.clip < math.inf, "optim.clip", self.clip, "0 or more")
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of the update that leads from `step` to `step + 1`, of `steps` in all."""
-        rate = self.lr * min(1.0, (step + 1) / max(self.warmup, 1))
+        """Learning rate of the update that leads from `step` to `step + 1`, of `steps` in all; 0 at first, as in the paper's code."""
+        rate = self.lr * min(1.0, step / self.warmup if self.warmup else 1.0)
         left = 1 - min(1.0, max(0.0, (step - self.warmup) / max(steps - self.warmup, 1)))
         if self.schedule == "linear":
             return rate * left

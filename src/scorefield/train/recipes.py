@@ -11,8 +11,11 @@ import torch
 from scorefield.data.dataset import Dataset
 from scorefield.errors import InputError, closest
 from scorefield.model import ScoreModel
+from scorefield.objective import ddpm_loss
 from scorefield.sdes import VP
+from scorefield.times import LadderTimes, UniformTimes
 from scorefield.train.config import OptimConfig, TrainConfig
+from scorefield.train.trainer import Loss
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Recipe:
         config: how to train it.
         shape: event shape that the data must have; None for any.
         data: the data, where the recipe has some of its own.
+        loss: the objective, where it is not `dsm_loss`.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Recipe:
     config: TrainConfig
     shape: tuple[int, ...] | None = None
     data: str | None = None
+    loss: Loss | None = None
 
     def build(self, data: Dataset, seed: int) -> ScoreModel:
         """The model with the fresh weights of a seed; the global generator stays as it was."""
@@ -56,7 +61,7 @@ def recipe(name: str) -> Recipe:
     """The recipe of this name.
 
     Raises:
-        InputError: there is none, or it cannot be trained in continuous time.
+        InputError: there is none.
     """
     if name == "digits":
         return _digits()
@@ -100,11 +105,6 @@ def _paper(name: str) -> Recipe:
     if name not in names():
         raise InputError(f"preset {name!r} is unknown{closest(name, [*OWN, *names()])}")
     preset = get(name)
-    if preset.discrete:
-        raise InputError(
-            f"preset {name!r} is trained on a ladder of noise levels, and scorefield trains in continuous time; "
-            f"choose one whose name ends in continuous, such as ve/cifar10_ncsnpp_continuous"
-        )
     size, training, optim = preset.data.image_size, preset.training, preset.optim
     config = TrainConfig(
         steps=training.n_iters
@@ -121,6 +121,7 @@ def _paper(name: str) -> Recipe:
         ),
         ema=preset.model.ema_rate,
         weighting="likelihood" if training.likelihood_weighting else "noise",
+        times=LadderTimes(preset.model.num_scales) if preset.discrete else UniformTimes(),
         stratify=False,
         reduce="mean" if training.reduce_mean else "sum",
         dequantize=preset.data.uniform_dequantization,
@@ -135,4 +136,5 @@ def _paper(name: str) -> Recipe:
         built.shape = shape
         return built
 
-    return Recipe(name, model, config, shape)
+    ddpm = preset.discrete and isinstance(preset.sde, VP)
+    return Recipe(name, model, config, shape, loss=ddpm_loss if ddpm else None)

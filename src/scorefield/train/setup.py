@@ -13,17 +13,21 @@ from torch import nn
 from scorefield.errors import InputError
 from scorefield.train.config import TrainConfig
 from scorefield.train.guard import only_process
+from scorefield.train.muon import Muon
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW, fused where there is a fused one."""
+    """Adam or AdamW, fused where there is a fused one; or Muon."""
     optim = config.optim
+    betas = (optim.beta1, optim.beta2)
+    if optim.name == "muon":
+        return Muon(parameters, lr=optim.lr, betas=betas, eps=optim.eps)
     cls = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
     fused = all(p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in parameters)
     return cls(
         parameters,
         lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
+        betas=betas,
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         fused=fused or None,
@@ -38,7 +42,6 @@ def make_accelerator(config: TrainConfig, device: str | None) -> Any:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
 
     if not torch.distributed.is_initialized():
         # accelerate keeps the precision and device of the first run of a process for all later ones.
@@ -50,7 +53,7 @@ def make_accelerator(config: TrainConfig, device: str | None) -> Any:
         if torch.device(device or "").index is not None:
             torch.cuda.set_device(torch.device(device or ""))
     precision = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=precision, project_config=ProjectConfiguration())
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=precision)
     if kind and accelerator.device.type != kind:
         raise InputError(f"device={device} is not available here; this machine offers {accelerator.device.type}")
     return accelerator
