@@ -70,15 +70,15 @@ def main(
     Raises:
         OutputError: the folder cannot be written to.
     """
-    from scorefield.presets.digits import digits_model, digits_training
     from scorefield.train import train
+    from scorefield.train.recipes import recipe
 
-    folder = Path(out)
-    stage, config = _Stage(), digits_training(steps)
+    folder, stage, plan = Path(out), _Stage(), recipe("digits")
+    config = plan.config if steps is None else plan.config.updated(steps=steps)
     data, held_out = digits(), digits(train=False)
 
     def training() -> tuple[ScoreModel, str, str]:
-        run = train(digits_model(seed), data, out=folder, config=config, seed=seed, progress=progress)
+        run = train(plan.build(data, seed), data, out=folder, config=config, seed=seed, progress=progress)
         size = sum(p.numel() for p in run.model.parameters())
         return run.model, "-", f"{config.steps:,} steps, {size / 1e6:.2f} M parameters"
 

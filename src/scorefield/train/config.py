@@ -54,7 +54,7 @@ class OptimConfig:
         _require(0 <= self.clip < math.inf, "optim.clip", self.clip, "0 or more")
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of the update that leads from `step` to `step + 1`, of `steps` in all; 0 at first, as in the paper's code."""
+        """Learning rate of the update after `step` others, of `steps` in all; the first is 0, as in the paper's code."""
         rate = self.lr * min(1.0, step / self.warmup if self.warmup else 1.0)
         left = 1 - min(1.0, max(0.0, (step - self.warmup) / max(steps - self.warmup, 1)))
         if self.schedule == "linear":

@@ -53,6 +53,7 @@ class Muon(torch.optim.Optimizer):
     def _orthogonal(self, same: list[nn.Parameter], group: dict[str, Any]) -> None:
         pushes = []
         for p in same:
+            assert p.grad is not None
             momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
             momentum.lerp_(p.grad, 1 - group["momentum"])
             pushes.append(torch.lerp(p.grad, momentum, group["momentum"]).flatten(1))
@@ -63,6 +64,7 @@ class Muon(torch.optim.Optimizer):
             p.add_(direction.reshape(p.shape), alpha=-rate)
 
     def _adam(self, p: nn.Parameter, group: dict[str, Any]) -> None:
+        assert p.grad is not None
         state = self.state[p]
         mean = state.setdefault("exp_avg", torch.zeros_like(p))
         square = state.setdefault("exp_avg_sq", torch.zeros_like(p))
@@ -84,7 +86,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     """Singular values of each matrix (N, rows, columns) brought near 1 (0.7 to 1.2), its singular vectors kept."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-8)
     for _ in range(5):
         gram = x @ x.mT
