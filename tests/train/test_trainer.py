@@ -12,7 +12,7 @@ import scorefield as sf
 from scorefield import nn
 from scorefield.data import array
 from scorefield.errors import CheckpointError, DivergedError, InputError
-from scorefield.train import read_run
+from scorefield.train import OptimConfig, read_run
 from scorefield.train.checkpoint import list_checkpoints
 from scorefield.train.guard import only_process
 from scorefield.train.watch import read_log
@@ -38,10 +38,11 @@ def small_images():
 IMAGE_OPTIONS = {"flip": True, "dequantize": True, "channels_last": True, "batch_size": 5}
 
 
-def test_broken_off_and_continued_equals_unbroken_bitwise(run_training, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_broken_off_and_continued_equals_unbroken_bitwise(run_training, tmp_path, optimizer):
     # 37 items and batches of 5: the break at step 17 is in the middle of an epoch. Dropout, flips, dequantisation,
     # withheld labels and memory format all take part.
-    options = IMAGE_OPTIONS | {"data": small_images(), "steps": 24}
+    options = IMAGE_OPTIONS | {"data": small_images(), "steps": 24, "optim": OptimConfig(name=optimizer)}
     run_training("whole", model=small_unet(), **options)
 
     def interrupted(model, x0, *, t, noise, **cond):
