@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.analytic import GaussianMixture
 from scorefield.guide import Autoguidance, ClassifierFree, ClassifierGuidance
-from scorefield.inverse import Mask, Replace
+from scorefield.inverse import Blur, Clip, Downsample, Fourier, Grayscale, Mask, PhaseRetrieval, Posterior, Replace
 from scorefield.likelihood import LogProb, dequantize, log_prob
 from scorefield.model import ScoreModel
 from scorefield.objective import dsm_loss
@@ -44,20 +44,27 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "Autoguidance",
+    "Blur",
     "Bosh3",
     "ClassifierFree",
     "ClassifierGuidance",
+    "Clip",
     "DPMSolver",
     "Dopri5",
+    "Downsample",
     "Euler",
     "EulerMaruyama",
+    "Fourier",
     "GaussianMixture",
     "GaussianSDE",
+    "Grayscale",
     "Heun",
     "Identity",
     "Langevin",
     "LogProb",
     "Mask",
+    "PhaseRetrieval",
+    "Posterior",
     "Prior",
     "ProbabilityFlow",
     "Replace",

@@ -88,7 +88,8 @@ def sample(
         denoise: end with E[x_0 | x] (Tweedie); by default what the solver's method does (ODE solvers: no).
         prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, or an object with `draw`.
         hooks: functions (x, t, field, noise) -> x, called at the start and after every stage of the fixed-grid loop; if
-            a hook has a method `finish(x) -> x`, it is called on the denoised result.
+            a hook has a method `finish(x) -> x`, it is called on the denoised result; a method `rows(index, ndim)`, of a
+            hook or a solver, gives its part for some of the samples, and `batch` their number.
         full: return a `Solution` with nfe, status and path.
         progress: True, False, or None for a bar on a terminal after two seconds.
         grad: keep the graph, to differentiate through the sampler.
@@ -108,6 +109,12 @@ def sample(
     end = sde.t_min if t_min is None else float(t_min)
     if start < sde.T and x_init is None:
         raise ValueError(f"t_start={start} is before T={sde.T}: give the states there as x_init=")
+    for holder in (model, solver, *hooks):
+        held = getattr(holder, "batch", None)
+        if held is not None and held != n:
+            raise ValueError(
+                f"n={n}: {type(holder).__name__} holds conditions for {held} samples; give one row, or n rows"
+            )
     dtype = model.dtype if x_init is None else x_init.dtype
     device = model.device if x_init is None else x_init.device
     first = _resolve_prior(model, prior, (n, *event))
@@ -131,10 +138,13 @@ def sample(
 
             solver = solver.prepare(field, ensemble, times)
         for rows, draws in chunks(seed, noise, n, batch_size or n):
-            field = whole.rows(torch.arange(n)[rows])
+            index = torch.arange(n)[rows]
+            field = whole.rows(index)
             x = x_init[rows] if x_init is not None else first.draw(draws, dtype, device)
             tick = _portion(bar, rows, n)
-            parts.append(_run(solver, field, x, times, adaptive, final, draws, hooks, tick))
+            own = [_portion_of(hook, index, x.ndim) for hook in hooks]
+            part = _portion_of(solver, index, x.ndim)
+            parts.append(_run(part, field, x, times, adaptive, final, draws, own, tick))
     result = _join(parts)
     _warn(result.status)
     return result if full else result.x
@@ -290,6 +300,12 @@ def _resolve_prior(model: ScoreModel, prior: PriorLike | str, shape: tuple[int, 
 
 def _portion(bar: Bar, rows: slice, n: int) -> Tick:
     return lambda fraction: bar((rows.start + fraction * (rows.stop - rows.start)) / n)
+
+
+def _portion_of(thing: Any, index: Tensor, ndim: int) -> Any:
+    """What belongs to some of the samples, of a hook or solver that holds a condition for each."""
+    rows = getattr(thing, "rows", None)
+    return thing if rows is None else rows(index, ndim)
 
 
 def _join(parts: list[Solution]) -> Solution:

@@ -1,6 +1,43 @@
-"""Measurements and what is conditioned on them: operators, and hooks that project a sample onto a measurement."""
+"""Measurements and what is conditioned on them: operators, posterior scores, and hooks and solvers that project onto them."""
 
-from scorefield.inverse.operators import Mask
-from scorefield.inverse.replace import Replace
+from scorefield.inverse.linear import linearize, matrix_of, pseudo_inverse
+from scorefield.inverse.nonlinear import Clip, PhaseRetrieval
+from scorefield.inverse.operators import (
+    Blur,
+    Composed,
+    Dense,
+    Downsample,
+    Fourier,
+    Grayscale,
+    LinearOperator,
+    Mask,
+    Operator,
+    bicubic,
+    color_matrix,
+    random_projection,
+)
+from scorefield.inverse.posterior import Posterior
+from scorefield.inverse.replace import Replace, repaint
 
-__all__ = ["Mask", "Replace"]
+__all__ = [
+    "Blur",
+    "Clip",
+    "Composed",
+    "Dense",
+    "Downsample",
+    "Fourier",
+    "Grayscale",
+    "LinearOperator",
+    "Mask",
+    "Operator",
+    "PhaseRetrieval",
+    "Posterior",
+    "Replace",
+    "bicubic",
+    "color_matrix",
+    "linearize",
+    "matrix_of",
+    "pseudo_inverse",
+    "random_projection",
+    "repaint",
+]

@@ -1,12 +1,19 @@
-"""Linear measurements y = A x with their adjoints."""
+"""Linear measurements y = A x with their adjoints, on batches (B, *) of any number of dimensions."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+Boundary = Literal["reflect", "circular", "zeros"]
 
 
 class Operator(Protocol):
@@ -21,8 +28,47 @@ class Operator(Protocol):
         ...
 
 
+class LinearOperator(ABC):
+    """A linear measurement; A @ B is first B, then A."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x, (B, *) -> (B, *)."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y, like x."""
+
+    def rows(self, index: Tensor, ndim: int) -> LinearOperator:
+        """The operator for a subset of the samples of a batch with `ndim` dimensions."""
+        return self
+
+    def __matmul__(self, first: Operator) -> Composed:
+        return Composed(self, first)
+
+
 @dataclass(frozen=True, eq=False)
-class Mask:
+class Composed(LinearOperator):
+    """A @ B: first B, then A."""
+
+    second: Operator
+    first: Operator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.first.adjoint(self.second.adjoint(y))
+
+    def rows(self, index: Tensor, ndim: int) -> Composed:
+        both = (
+            part.rows(index, ndim) if isinstance(part, LinearOperator) else part for part in (self.second, self.first)
+        )
+        return Composed(*both)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(LinearOperator):
     """Keeps the entries where the mask is true, zero elsewhere.
 
     Main arguments:
@@ -47,3 +93,265 @@ class Mask:
     def adjoint(self, y: Tensor) -> Tensor:
         """The same as the operator itself."""
         return self(y)
+
+    def rows(self, index: Tensor, ndim: int) -> Mask:
+        if self.mask.ndim < ndim or self.mask.shape[0] == 1:
+            return self
+        return Mask(self.mask[index.to(self.mask.device)])
+
+
+class AlongAxes(LinearOperator):
+    """The same small matrix along each of several axes; a Kronecker product, so that its SVD is one as well."""
+
+    @abstractmethod
+    def axes(self, ndim: int) -> Sequence[int]:
+        """Axes of a batch with `ndim` dimensions that the operator acts on."""
+
+    @abstractmethod
+    def factor(self, n: int) -> Tensor:
+        """Matrix (m, n), float64, for an axis of n entries.
+
+        Raises:
+            ValueError: the operator does not fit n entries.
+        """
+
+    @abstractmethod
+    def inner(self, m: int) -> int:
+        """Entries of the axis before the operator, from those after it."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for axis in self.axes(x.ndim):
+            x = along(x, self.factor(x.shape[axis]), axis)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        for axis in self.axes(y.ndim):
+            y = along(y, self.factor(self.inner(y.shape[axis])).T, axis)
+        return y
+
+
+@dataclass(frozen=True)
+class Grayscale(AlongAxes):
+    """Weighted mean over the channels: (B, C, *) -> (B, 1, *).
+
+    Main arguments:
+        weights: one for each channel. With 1/sqrt(3) for each it is the first channel of the paper's orthonormal colour
+            transform (Song et al. 2021, App. I.3; see `color_matrix`).
+    """
+
+    weights: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
+
+    def axes(self, ndim: int) -> Sequence[int]:
+        return (1,)
+
+    def factor(self, n: int) -> Tensor:
+        if n != len(self.weights):
+            raise ValueError(f"Grayscale has {len(self.weights)} weights but the input has {n} channels")
+        return torch.tensor([self.weights], dtype=torch.float64)
+
+    def inner(self, m: int) -> int:
+        return len(self.weights)
+
+
+@dataclass(frozen=True)
+class Downsample(AlongAxes):
+    """Every side divided by k after an anti-aliasing filter: (B, C, *S) -> (B, C, *S / k).
+
+    Main arguments:
+        k: factor.
+        kernel: taps of the filter along each side, normalised here to sum 1; None is the mean over blocks of k. See
+            `bicubic`.
+
+    Other arguments:
+        dims: number of trailing spatial dimensions; all but batch and channels by default, and 1 for (B, D).
+        boundary: what the filter meets outside: "reflect" (edges repeated), "circular" or "zeros".
+
+    Raises:
+        ValueError: k < 1, an empty kernel, an unknown boundary, or sides that k does not divide.
+    """
+
+    k: int
+    kernel: Sequence[float] | Tensor | None = None
+    dims: int | None = None
+    boundary: Boundary = "reflect"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k={self.k}: the factor is at least 1")
+        taps = [1.0] * self.k if self.kernel is None else torch.as_tensor(self.kernel).double().tolist()
+        if not taps or isinstance(taps[0], list) or sum(taps) == 0:
+            raise ValueError("kernel: give taps in one dimension whose sum is not 0")
+        _check_boundary(self.boundary)
+        object.__setattr__(self, "kernel", tuple(tap / sum(taps) for tap in taps))
+
+    def axes(self, ndim: int) -> Sequence[int]:
+        return range(ndim - _spatial(self.dims, ndim), ndim)
+
+    def factor(self, n: int) -> Tensor:
+        if n % self.k:
+            raise ValueError(f"Downsample({self.k}) needs sides that {self.k} divides, not {n}")
+        assert isinstance(self.kernel, tuple)
+        return _strided_filter(n, self.k, self.kernel, self.boundary)
+
+    def inner(self, m: int) -> int:
+        return m * self.k
+
+
+def bicubic(k: int) -> tuple[float, ...]:
+    """Taps of the bicubic anti-aliasing filter for a factor k (Keys 1981, a = -1/2), as image libraries resize."""
+    half = [abs(i - (4 * k - 1 - k % 2) / 2) / k for i in range(4 * k - k % 2)]
+    return tuple(1.5 * u**3 - 2.5 * u**2 + 1 if u <= 1 else -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2 for u in half)
+
+
+@dataclass(frozen=True, eq=False)
+class Blur(LinearOperator):
+    """Convolution of every channel with a kernel: (B, C, *S) -> the same shape.
+
+    Main arguments:
+        kernel: of one, two or three dimensions, acting on as many trailing dimensions of x; its centre is at
+            index side // 2.
+
+    Other arguments:
+        boundary: what the kernel meets outside: "reflect" (edges repeated), "circular" or "zeros".
+
+    Raises:
+        ValueError: a kernel of other dimensions, or an unknown boundary.
+    """
+
+    kernel: Tensor
+    boundary: Boundary = "reflect"
+
+    def __post_init__(self) -> None:
+        kernel = torch.as_tensor(self.kernel)
+        if kernel.ndim not in (1, 2, 3):
+            raise ValueError(f"kernel has shape {tuple(kernel.shape)}; give one, two or three dimensions")
+        _check_boundary(self.boundary)
+        object.__setattr__(self, "kernel", kernel)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        dims = self.kernel.ndim
+        for axis in range(x.ndim - dims, x.ndim):
+            k = self.kernel.shape[axis - x.ndim]
+            x = x.index_select(axis, (i := _outside(x.shape[axis], k, self.boundary, x.device)).clamp_min(0)) * (
+                i >= 0
+            ).to(x.dtype).reshape(-1, *[1] * (x.ndim - axis - 1))
+        flat = x.reshape(-1, 1, *x.shape[x.ndim - dims :])
+        weight = self.kernel.to(x).flip(tuple(range(dims)))[None, None]
+        y = (F.conv1d, F.conv2d, F.conv3d)[dims - 1](flat, weight)
+        return y.reshape(*x.shape[: x.ndim - dims], *y.shape[2:])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = torch.zeros_like(y, requires_grad=True)
+            (g,) = torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)
+        return g
+
+
+@dataclass(frozen=True, eq=False)
+class Fourier(LinearOperator):
+    """Unitary Fourier transform of real x, sampled where the mask is true: (B, *, *S) -> complex, the same shape.
+
+    Main arguments:
+        mask: of shape (*S), in the order of `torch.fft.fftn` (zero frequency first); its number of dimensions tells how
+            many trailing dimensions are transformed.
+
+    The noise of a `Posterior` is the standard deviation of the real and of the imaginary part.
+    """
+
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", Mask(self.mask).mask)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.fft.fftn(x, dim=self._axes, norm="ortho")
+        return y * self.mask.to(x.device)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        x: Tensor = torch.fft.ifftn(y * self.mask.to(y.device), dim=self._axes, norm="ortho").real
+        return x
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-self.mask.ndim, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearOperator):
+    """A matrix (M, D) on flattened events: (B, *shape) -> (B, M).
+
+    Raises:
+        ValueError: the matrix does not have prod(shape) columns.
+    """
+
+    matrix: Tensor
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(self.shape):
+            raise ValueError(f"matrix has shape {tuple(self.matrix.shape)}; give (M, {math.prod(self.shape)})")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.matrix.to(x).T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (y @ self.matrix.to(y)).reshape(-1, *self.shape)
+
+
+def random_projection(m: int, shape: Sequence[int], seed: int = 0) -> Dense:
+    """m random directions with orthonormal rows, as a `Dense` operator on events of that shape; m <= prod(shape)."""
+    d = math.prod(shape)
+    if not 1 <= m <= d:
+        raise ValueError(f"m={m}: the number of directions lies between 1 and {d}")
+    z = torch.randn(d, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Dense(torch.linalg.qr(z).Q.T.contiguous(), tuple(shape))
+
+
+def color_matrix() -> Tensor:
+    """The orthonormal colour transform (3, 3) float64: x M has gray, and two differences (Song et al. 2021, App. I.3).
+
+    The paper prints it to three digits, whose columns are orthonormal only to 1e-3; this one is exact.
+    """
+    columns = torch.tensor([[1.0, 1.0, 1.0], [-2.0, 1.0, 1.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
+    return (columns / torch.linalg.vector_norm(columns, dim=1, keepdim=True)).T.contiguous()
+
+
+def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """A matrix (m, n) along one axis of x."""
+    return (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
+
+
+@lru_cache(maxsize=64)
+def _strided_filter(n: int, k: int, taps: tuple[float, ...], boundary: Boundary) -> Tensor:
+    matrix = torch.zeros(n // k, n, dtype=torch.float64)
+    before = (len(taps) - k) // 2
+    position = torch.arange(0, n, k).unsqueeze(1) - before + torch.arange(len(taps))
+    index, weight = _fold(position, n, boundary), torch.tensor(taps, dtype=torch.float64).expand(position.shape)
+    return matrix.scatter_add_(1, index.clamp_min(0), torch.where(index >= 0, weight, 0.0))
+
+
+def _outside(n: int, k: int, boundary: Boundary, device: torch.device) -> Tensor:
+    """Indices of n entries and of what a kernel of k taps meets on both sides; -1 is zero."""
+    after = k // 2
+    return _fold(torch.arange(after - k + 1, n + after), n, boundary).to(device)
+
+
+def _fold(position: Tensor, n: int, boundary: Boundary) -> Tensor:
+    match boundary:
+        case "circular":
+            return position % n
+        case "reflect":
+            wrapped = position % (2 * n)
+            return torch.minimum(wrapped, 2 * n - 1 - wrapped)
+        case "zeros":
+            return torch.where((position >= 0) & (position < n), position, -1)
+
+
+def _check_boundary(boundary: str) -> None:
+    if boundary not in ("reflect", "circular", "zeros"):
+        raise ValueError(f"boundary={boundary!r} is unknown; choose reflect, circular or zeros")
+
+
+def _spatial(dims: int | None, ndim: int) -> int:
+    return max(ndim - 2, 1) if dims is None else dims

@@ -1,0 +1,150 @@
+"""What the methods need of a measurement: A and its adjoint, linearised where it is not linear, and solves with both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Map: TypeAlias = "Callable[[Tensor], Tensor]"
+Measurement: TypeAlias = "Callable[[Tensor], Tensor]"
+"""Any object with a call; with an `adjoint` it is taken to be linear, without one it is differentiated."""
+
+DENSE = 4096
+"""Largest number of entries for which an operator is written out as a matrix."""
+
+
+@dataclass(frozen=True)
+class Linearized:
+    """A measurement near a point: `value` = A(x), `forward` v -> A'(x) v, `adjoint` u -> A'(x)^T u.
+
+    The inner product of complex measurements is the real one, Re(conj(u) . v): real and imaginary part are two numbers.
+    """
+
+    value: Tensor
+    forward: Map
+    adjoint: Map
+
+
+def linearize(operator: Measurement, x: Tensor, create_graph: bool = False) -> Linearized:
+    """The operator near x (B, *), which may be part of a graph.
+
+    Operators with an `adjoint` are linear and used as they are; so are deepinv's (`A` and `A_adjoint`). Anything else is
+    differentiated by torch, which makes it a Gauss-Newton linearisation if it is not linear.
+    """
+    call, adjoint = parts(operator)
+    if adjoint is not None:
+        return Linearized(call(x), call, adjoint)
+    with torch.enable_grad():
+        point = x if x.requires_grad else x.detach().requires_grad_()
+        value = call(point)
+
+    def transposed(u: Tensor) -> Tensor:
+        return _gradient(value, point, u, create_graph)
+
+    def forward(v: Tensor) -> Tensor:
+        with torch.enable_grad():
+            # The transposed map is linear in its argument, so that its derivative is the map itself: no forward mode.
+            u = torch.zeros_like(value, requires_grad=True)
+            return _gradient(_gradient(value, point, u, True), u, v, create_graph)
+
+    return Linearized(value, forward, transposed)
+
+
+def parts(operator: Measurement) -> tuple[Map, Map | None]:
+    """(A, A^T) of an operator; None for the adjoint where it has none."""
+    given: Any = operator
+    if hasattr(given, "A") and hasattr(given, "A_adjoint"):
+        return given.A, given.A_adjoint  # deepinv's call would add noise
+    return given, getattr(given, "adjoint", None)
+
+
+def rows_of(thing: Any, index: Tensor, ndim: int) -> Any:
+    """Whatever holds one condition for each sample, for a subset of the samples; `ndim` is that of a batch (B, *)."""
+    take = getattr(thing, "rows", None)
+    return thing if take is None else take(index, ndim)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Real inner product of each sample, (B,), float64."""
+    product = a * b if not a.is_complex() else (a.conj() * b).real
+    return product.flatten(1).double().sum(1)
+
+
+def conjugate_gradients(apply: Map, b: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """Solution of S x = b for symmetric positive S, like b, each sample on its own (Hestenes & Stiefel 1952).
+
+    A sample stops when its residual is below tolerance times its right-hand side, or when S turns out not to be positive
+    in a search direction; the others go on without touching it.
+    """
+    x, r, p = torch.zeros_like(b), b, b
+    size = dot(r, r)
+    goal = tolerance**2 * size
+    live = size > goal
+    for _ in range(iterations):
+        if not bool(live.any()):
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        live = live & (curvature > 0)
+        a = torch.where(live, size / torch.where(live, curvature, 1.0), 0.0)
+        x, r = x + _times(a, p), r - _times(a, q)
+        new = torch.where(live, dot(r, r), size)
+        p = r + _times(torch.where(live, new / torch.where(live, size, 1.0), 0.0), p)
+        size = new
+        live = live & (size > goal)
+    return x
+
+
+def pseudo_inverse(
+    operator: Measurement, y: Tensor, like: Tensor, iterations: int = 100, tolerance: float = 0.0
+) -> Tensor:
+    """A^+ y = A^T (A A^T)^{-1} y for y in the range of a linear A, like `like`.
+
+    Where A A^T is the identity on its range, as for a mask, one iteration is exact.
+    """
+    a = linearize(operator, like)
+    exact = 4 * torch.finfo(like.dtype).eps
+    u = conjugate_gradients(lambda u: a.forward(a.adjoint(u)), y, iterations, max(tolerance, exact))
+    return a.adjoint(u).detach()
+
+
+def matrix_of(operator: Measurement, shape: tuple[int, ...]) -> Tensor:
+    """A linear operator as a matrix (M, D) float64, D = prod(shape); complex measurements give two rows each.
+
+    Raises:
+        ValueError: more than 4096 entries.
+    """
+    d = math.prod(shape)
+    if d > DENSE:
+        raise ValueError(f"the operator acts on {d} entries; it is written out as a matrix only up to {DENSE}")
+    columns = parts(operator)[0](torch.eye(d, dtype=torch.float64).reshape(d, *shape))
+    return real_rows(columns).detach().T
+
+
+def real_rows(y: Tensor) -> Tensor:
+    """(B, *) -> (B, M), complex numbers as pairs."""
+    return (torch.view_as_real(y) if y.is_complex() else y).flatten(1)
+
+
+def from_real_rows(flat: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `real_rows`, for measurements like `like`."""
+    if not like.is_complex():
+        return flat.reshape(-1, *like.shape[1:])
+    return torch.view_as_complex(flat.reshape(-1, *like.shape[1:], 2).contiguous())
+
+
+def _gradient(value: Tensor, point: Tensor, u: Tensor, create_graph: bool) -> Tensor:
+    (g,) = torch.autograd.grad(
+        value, point, u, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return g
+
+
+def _times(a: Tensor, x: Tensor) -> Tensor:
+    real = x.real.dtype if x.is_complex() else x.dtype
+    return a.to(real).reshape(-1, *[1] * (x.ndim - 1)) * x

@@ -1,0 +1,50 @@
+"""Measurements that are not linear; the posterior methods differentiate them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class PhaseRetrieval:
+    """Modulus of the oversampled, unitary Fourier transform: (B, *, *S) -> (B, *, *(oversample S)).
+
+    Main arguments:
+        dims: number of trailing dimensions that are transformed.
+        oversample: factor by which x is padded with zeros; at 2 the modulus determines x up to shift and reflection.
+    """
+
+    dims: int = 2
+    oversample: int = 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """|F pad(x)|."""
+        sides = x.shape[x.ndim - self.dims :]
+        padding = [amount for side in reversed(sides) for amount in (0, (self.oversample - 1) * side)]
+        spectrum: Tensor = torch.fft.fftn(F.pad(x, padding), dim=tuple(range(-self.dims, 0)), norm="ortho")
+        return spectrum.abs()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Over-exposure: `gain` x cut to [low, high] (high dynamic range from a clipped image).
+
+    Raises:
+        ValueError: low is not below high.
+    """
+
+    gain: float = 2.0
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low}, high={self.high}: low must be below high")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The clipped image, like x."""
+        return (self.gain * x).clamp(self.low, self.high)

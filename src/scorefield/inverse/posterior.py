@@ -1,0 +1,220 @@
+"""Posterior scores: a prior model and a measurement give a model of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from scorefield.guide.wrapped import View, Wrapped, check_rows
+from scorefield.inverse.linear import (
+    DENSE,
+    Linearized,
+    Map,
+    Measurement,
+    conjugate_gradients,
+    dot,
+    from_real_rows,
+    linearize,
+    real_rows,
+    rows_of,
+)
+from scorefield.model import ScoreModel
+from scorefield.sde import Time, as_time, expand
+
+Method: TypeAlias = Literal["dps", "pigdm", "tmpd", "mmps", "diffpir"]
+METHODS: tuple[str, ...] = ("dps", "pigdm", "tmpd", "mmps", "diffpir")
+
+CHEAP_ITERATIONS = 100
+"""Of conjugate gradients where an iteration costs an operator and its adjoint, but no network."""
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    r"""Conditions a model on y = A(x_0) + noise z by an estimate of the score of the measurement.
+
+    With D = E[x_0 | x_t], J = dD/dx_t and a guess V of Cov[x_0 | x_t], the measurement given x_t is about
+    N(A D, noise^2 + A V A^T), whose score is J^T A^T (noise^2 + A V A^T)^{-1} (y - A D). The methods differ in V:
+
+        "mmps": sigma^2 / alpha J, which is the covariance (Rozet et al. 2024, eq. 14), solved by conjugate gradients, each
+            iteration a vector-Jacobian product of the network. Exact for Gaussian data.
+        "tmpd": the same matrix, written out (Boys et al. 2023, eq. 11): a vector-Jacobian product for each entry of y.
+        "pigdm": sigma^2 / (sigma^2 + alpha^2), as for data of unit variance (Song et al. 2023, sec. 3.2).
+        "dps": 0 (Chung et al. 2023, eq. 16). Over-confident; stiff where the noise is small.
+        "diffpir": sigma^2 / alpha^2 / weight, in place of J as well, so that nothing is differentiated (Zhu et al. 2023,
+            eq. 13); meant for `DDIM(eta)`.
+
+    Operators that are not linear are linearised at D. For deterministic and stochastic solvers alike, the result is the
+    exact posterior where V is exact.
+
+    Main arguments:
+        operator: A, with a call and an `adjoint`; without one it is differentiated (see `linearize`).
+        y: measurement, (n, *) with one row for each sample, or (1, *) for all.
+        noise: standard deviation of the measurement noise, in units of y; a number, or a tensor that broadcasts with y.
+
+    Other arguments:
+        iterations, tolerance: of conjugate gradients in "mmps": at most so many network products at each evaluation, fewer
+            where the residual has fallen by the tolerance.
+        zeta: the step size of Chung et al. 2023, Alg. 1 for "dps", at its 1000 steps: gradients of zeta |y - A D| in place
+            of |y - A D|^2 / (2 noise^2). Biased, but stable for any noise.
+        weight: the lambda of Zhu et al. 2023 for "diffpir".
+        variance: V of "pigdm", a function of t in place of the above.
+
+    Raises:
+        ValueError: an unknown method, or noise that is not positive.
+    """
+
+    operator: Measurement
+    y: Tensor
+    noise: float | Tensor = 0.01
+    method: Method = "mmps"
+    iterations: int = 50
+    tolerance: float = 1e-3
+    zeta: float | None = None
+    weight: float = 7.0
+    variance: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if not bool((torch.as_tensor(self.noise) > 0).all()):
+            raise ValueError(f"noise={self.noise}: the measurement noise is positive; give a small one, or use Replace")
+        if self.iterations < 1:
+            raise ValueError(f"iterations={self.iterations}: at least one is needed")
+
+    def __call__(self, model: ScoreModel) -> ScoreModel:
+        """The model of x_0 given y."""
+        return PosteriorModel(model, self)
+
+    def rows(self, index: Tensor, ndim: int) -> Posterior:
+        """The conditions of a subset of the samples of a batch with `ndim` dimensions."""
+        y, noise = self.y, self.noise
+        if y.shape[0] > 1:
+            check_rows(index, y.shape[0], "y")
+            y = y[index.to(y.device)]
+        if isinstance(noise, Tensor) and noise.ndim == self.y.ndim and noise.shape[0] > 1:
+            noise = noise[index.to(noise.device)]
+        operator = rows_of(self.operator, index, ndim)
+        return Posterior(
+            operator, y, noise, self.method, self.iterations, self.tolerance, self.zeta, self.weight, self.variance
+        )
+
+
+class PosteriorModel(Wrapped):
+    """What `model | Posterior(...)` is; every view derives from its denoised estimate."""
+
+    def __init__(self, base: ScoreModel, posterior: Posterior) -> None:
+        super().__init__(base)
+        self.posterior = posterior
+        n = posterior.y.shape[0]
+        if n > 1:
+            if base.batch not in (None, n):
+                raise ValueError(f"y has {n} rows but the model holds conditions for {base.batch} samples")
+            self.batch = n
+
+    def rows(self, index: Tensor) -> ScoreModel:
+        ndim = self.posterior.y.ndim if self.shape is None else len(self.shape) + 1
+        return PosteriorModel(self.base.rows(index), self.posterior.rows(index, ndim))
+
+    def see(self, view: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        time, sde = as_time(t), self.sde
+        data = self._denoise(x, time, cond)
+        if view == "denoise":
+            return data
+        alpha, sigma = sde.alpha(time), sde.sigma(time)
+        noise = expand(1 / sigma, x) * x - expand(alpha / sigma, x) * data
+        if view == "noise":
+            return noise
+        if view == "score":
+            return expand(-1 / sigma, x) * noise
+        d_alpha, d_sigma = sde.derivatives(time)
+        return expand(d_alpha, x) * data + expand(d_sigma, x) * noise
+
+    def _denoise(self, x: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        if self.posterior.y.shape[0] not in (1, x.shape[0]):
+            raise ValueError(
+                f"y has {self.posterior.y.shape[0]} rows for {x.shape[0]} samples; give one, or one for each"
+            )
+        track = torch.is_grad_enabled()
+        differentiates = self.posterior.method != "diffpir"
+        with torch.set_grad_enabled(track or differentiates):
+            live = x if not differentiates or (track and x.requires_grad) else x.detach().requires_grad_()
+            data = self.base.denoise(live, t, **cond)
+            shifted = data + self._shift(live, data, t, track)
+        return shifted if track else shifted.detach()
+
+    def _shift(self, x: Tensor, data: Tensor, t: Tensor, track: bool) -> Tensor:
+        """E[x_0 | x_t, y] - E[x_0 | x_t] by the method, like x."""
+        p = self.posterior
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        a = linearize(p.operator, data, create_graph=track)
+        y = p.y.to(device=a.value.device, dtype=a.value.dtype)
+        residual = (y - a.value).expand_as(a.value)
+        if not track:
+            residual = residual.detach()
+        s2 = torch.square(torch.as_tensor(p.noise, dtype=torch.float64)).to(
+            residual.real if residual.is_complex() else x
+        )
+        # Where alpha = 0, x_t says nothing of x_0: J = 0.
+        ratio = torch.where(alpha > 0, sigma**2 / alpha, torch.zeros_like(alpha))
+
+        def covariance(v: Tensor) -> Tensor:
+            (g,) = torch.autograd.grad(data, x, v, retain_graph=True, create_graph=track)
+            return expand(ratio, x) * g
+
+        match p.method:
+            case "dps":
+                return covariance(a.adjoint(self._dps(residual, s2, t)))
+            case "pigdm":
+                v = sigma**2 / (alpha**2 + sigma**2) if p.variance is None else p.variance(t)
+                return covariance(
+                    a.adjoint(_solve(a, lambda u: expand(v, u) * u, residual, s2, CHEAP_ITERATIONS, 1e-6))
+                )
+            case "mmps":
+                return covariance(a.adjoint(_solve(a, covariance, residual, s2, p.iterations, p.tolerance)))
+            case "tmpd":
+                return covariance(a.adjoint(_dense_solve(a, covariance, residual, s2)))
+            case _:
+                v = sigma**2 / alpha.clamp_min(1e-6) ** 2 / p.weight
+                u = _solve(a, lambda u: expand(v, u) * u, residual, s2, CHEAP_ITERATIONS, 1e-6)
+                return expand(v, x) * a.adjoint(u)
+
+    def _dps(self, residual: Tensor, s2: Tensor, t: Tensor) -> Tensor:
+        zeta = self.posterior.zeta
+        if zeta is None:
+            return residual / s2
+        # Alg. 1 moves each of 1000 steps by 2 zeta J^T A^T r / |r|; a change of score is multiplied by g^2 / 1000 there.
+        length = torch.sqrt(dot(residual, residual)).clamp_min(1e-12)
+        return expand(2000 * zeta / (self.sde.g2(t).to(length.device) * length), residual.real) * residual
+
+
+def _solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """(noise^2 + A V A^T)^{-1} b."""
+    return conjugate_gradients(lambda u: s2 * u + a.forward(covariance(a.adjoint(u))), b, iterations, tolerance)
+
+
+def _dense_solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor) -> Tensor:
+    """The same with the matrix written out; its negative directions, which a network may have, are set to zero."""
+    flat = real_rows(b)
+    m = flat.shape[1]
+    if m > DENSE:
+        raise ValueError(f"method='tmpd' writes out a matrix for {m} measurements, at most {DENSE}; use method='mmps'")
+    columns = []
+    for i in range(m):
+        e = torch.zeros_like(flat)
+        e[:, i] = 1
+        columns.append(real_rows(a.forward(covariance(a.adjoint(from_real_rows(e, b))))))
+    matrix = torch.stack(columns, 2).double()
+    values, basis = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
+    spread = (basis * values.clamp_min(0.0).unsqueeze(1)) @ basis.mT
+    level = real_rows((torch.zeros_like(b.real) + s2).to(b.dtype)) if not b.is_complex() else _complex_level(b, s2)
+    solved = torch.linalg.solve(spread + torch.diag_embed(level.double()), flat.double().unsqueeze(2)).squeeze(2)
+    return from_real_rows(solved.to(flat.dtype), b)
+
+
+def _complex_level(b: Tensor, s2: Tensor) -> Tensor:
+    level = torch.zeros_like(b.real) + s2
+    return torch.stack([level, level], -1).flatten(1)
