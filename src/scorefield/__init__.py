@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.analytic import GaussianMixture
 from scorefield.guide import Autoguidance, ClassifierFree, ClassifierGuidance
-from scorefield.inverse import Blur, Clip, Downsample, Fourier, Grayscale, Mask, PhaseRetrieval, Posterior, Replace
+from scorefield.inverse import (
+    DDRM,
+    Blur,
+    Clip,
+    Downsample,
+    Fourier,
+    Grayscale,
+    Mask,
+    PhaseRetrieval,
+    Posterior,
+    Replace,
+    twisted_smc,
+)
 from scorefield.likelihood import LogProb, dequantize, log_prob
 from scorefield.model import ScoreModel
 from scorefield.objective import dsm_loss
@@ -37,6 +49,7 @@ _MODULES = ("data", "nn", "official", "presets", "pretrained", "times")
 
 __all__ = [
     "DDIM",
+    "DDRM",
     "PC",
     "RK4",
     "VE",
@@ -85,6 +98,7 @@ __all__ = [
     "sample",
     "slerp",
     "train",
+    "twisted_smc",
 ]
 
 

@@ -1,5 +1,6 @@
 """Measurements and what is conditioned on them: operators, posterior scores, and hooks and solvers that project onto them."""
 
+from scorefield.inverse.ddrm import DDRM
 from scorefield.inverse.linear import linearize, matrix_of, pseudo_inverse
 from scorefield.inverse.nonlinear import Clip, PhaseRetrieval
 from scorefield.inverse.operators import (
@@ -18,8 +19,10 @@ from scorefield.inverse.operators import (
 )
 from scorefield.inverse.posterior import Posterior
 from scorefield.inverse.replace import Replace, repaint
+from scorefield.inverse.smc import Particles, twisted_smc
 
 __all__ = [
+    "DDRM",
     "Blur",
     "Clip",
     "Composed",
@@ -30,6 +33,7 @@ __all__ = [
     "LinearOperator",
     "Mask",
     "Operator",
+    "Particles",
     "PhaseRetrieval",
     "Posterior",
     "Replace",
@@ -40,4 +44,5 @@ __all__ = [
     "pseudo_inverse",
     "random_projection",
     "repaint",
+    "twisted_smc",
 ]

@@ -314,12 +314,14 @@ def color_matrix() -> Tensor:
     The paper prints it to three digits, whose columns are orthonormal only to 1e-3; this one is exact.
     """
     columns = torch.tensor([[1.0, 1.0, 1.0], [-2.0, 1.0, 1.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
-    return (columns / torch.linalg.vector_norm(columns, dim=1, keepdim=True)).T.contiguous()
+    normed: Tensor = columns / torch.linalg.vector_norm(columns, dim=1, keepdim=True)
+    return normed.T.contiguous()
 
 
 def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """A matrix (m, n) along one axis of x."""
-    return (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
+    moved: Tensor = (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
+    return moved
 
 
 @lru_cache(maxsize=64)
