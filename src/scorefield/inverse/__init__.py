@@ -1,5 +1,6 @@
 """Measurements and what is conditioned on them: operators, posterior scores, and hooks and solvers that project onto them."""
 
+from scorefield.inverse.calibration import Calibration, calibrate
 from scorefield.inverse.ddrm import DDRM
 from scorefield.inverse.linear import linearize, matrix_of, pseudo_inverse
 from scorefield.inverse.nonlinear import Clip, PhaseRetrieval
@@ -24,6 +25,7 @@ from scorefield.inverse.smc import Particles, twisted_smc
 __all__ = [
     "DDRM",
     "Blur",
+    "Calibration",
     "Clip",
     "Composed",
     "Dense",
@@ -38,6 +40,7 @@ __all__ = [
     "Posterior",
     "Replace",
     "bicubic",
+    "calibrate",
     "color_matrix",
     "linearize",
     "matrix_of",
