@@ -179,6 +179,20 @@ def test_inverted_mask_keeps_the_other_half(cli, run_folder, pictures, tmp_path)
     assert np.array_equal(np.array(Image.open(out))[4:], np.array(Image.open(pictures[0]))[4:])
 
 
+def test_demo_prints_one_json_object_whatever_it_prints_itself(cli, monkeypatch):
+    import scorefield.demo
+
+    def demo(out, **options):
+        print("a table")
+        return {"bits_per_dim": 1.0, **options}
+
+    monkeypatch.setattr(scorefield.demo, "main", demo)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # so that what the command sets is undone
+    status, out, err = cli("demo", "--json", "--device", "cpu", "--steps", 3)
+    assert (status, json.loads(out), err) == (0, {"bits_per_dim": 1.0, "steps": 3, "seed": 0}, "a table\n")
+    assert os.environ["ACCELERATE_USE_CPU"] == "true"
+
+
 @pytest.mark.parametrize("command", ["train", "sample", "likelihood", "inpaint", "demo"])
 def test_help_has_an_example_and_the_common_options(cli, command):
     status, out, err = cli(command, "--help")

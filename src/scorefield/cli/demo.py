@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from scorefield.cli.common import Common, Name, Result, Unset, check_count, pick_device
 
@@ -29,8 +30,19 @@ def run(options: Options) -> Result:
     from scorefield.demo import main
 
     check_count("--steps", options.steps)
-    device: dict[str, Any] = {} if options.device is None else {"device": pick_device(options.device)}
+    if options.device is not None:
+        use_everywhere(pick_device(options.device))
     # The table that demo prints would spoil the one JSON object.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        figures = main(options.out, steps=options.steps, seed=options.seed, **device)
+        figures = main(options.out, steps=options.steps, seed=options.seed)
     return Result("", figures)
+
+
+def use_everywhere(device: str) -> None:
+    """Make a device the one that training picks by itself in this process."""
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif device.startswith("cuda:"):
+        import torch
+
+        torch.cuda.set_device(device)
