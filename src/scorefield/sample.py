@@ -13,6 +13,7 @@ from scorefield.analytic import GaussianMixture
 from scorefield.model import ScoreModel
 from scorefield.noise import Noise, NoiseFn, Seed, chunks, generator, source
 from scorefield.progress import Bar
+from scorefield.solve.angle import integrate_flow
 from scorefield.solve.exponential import DPMSolver
 from scorefield.solve.integrate import (
     STATUS,
@@ -24,7 +25,6 @@ from scorefield.solve.integrate import (
     Solver,
     Tick,
     integrate,
-    integrate_adaptive,
 )
 from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
 from scorefield.times import GridFn, GridName, sampling_grid
@@ -222,7 +222,7 @@ def _flow(
     field = Field(model, cond, x.shape[0])
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         if isinstance(solver, EmbeddedRungeKutta):
-            result = integrate_adaptive(solver, field, x, begin, end)
+            result = integrate_flow(solver, field, field.sde, x, begin, end)
         else:
             times = sampling_grid(model.sde, solver.default_steps, max(begin, end), min(begin, end), solver.grid)  # type: ignore[arg-type]
             path = Path(len(times) - 1)
@@ -246,7 +246,7 @@ def _run(
     if adaptive:
         assert isinstance(solver, EmbeddedRungeKutta)
         save = times[torch.linspace(0, len(times) - 1, 33).round().long()]
-        result = integrate_adaptive(solver, field, x, float(times[0]), float(times[-1]), save, tick)
+        result = integrate_flow(solver, field, field.sde, x, float(times[0]), float(times[-1]), save, tick)
         if not final:
             return result
         x = field.denoise(result.x, times[-1])

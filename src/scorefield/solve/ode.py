@@ -65,11 +65,12 @@ class EmbeddedRungeKutta(RungeKutta):
     """Runge-Kutta pair with an error estimate; adaptive, with a step size for every sample, unless steps are given.
 
     Main arguments:
-        rtol, atol: relative and absolute tolerance of a step, in units of the state.
+        rtol, atol: relative and absolute tolerance of a step, in units of x / sqrt(alpha^2 + sigma^2), which near the
+            data are those of x (see `angle.integrate_flow`).
 
     Other arguments:
         max_steps: attempted steps after which a sample is given up (status 1).
-        min_step: step size in units of t below which a sample is given up (status 2).
+        min_step: step size, in radians of arctan(sigma / alpha), below which a sample is given up (status 2).
     """
 
     rtol: float = 1e-5
@@ -77,8 +78,6 @@ class EmbeddedRungeKutta(RungeKutta):
     max_steps: int = 10_000
     min_step: float = 1e-14
 
-    last: ClassVar[Row]
-    """The row of the stage at the end of the step, which is the solution itself."""
     e: ClassVar[Row]
     """Weights of the error estimate."""
 
