@@ -45,11 +45,12 @@ class GaussianMixture(ScoreModel):
         super().__init__(torch.nn.Identity(), sde, "score", shape=means.shape[1:])
         k, flat = means.shape[0], means.double().flatten(1)
         d = flat.shape[1]
-        w = torch.ones(k) if weights is None else torch.as_tensor(weights)
-        w = w.to(device=means.device, dtype=torch.float64)
+        w = torch.as_tensor([1.0] * k if weights is None else weights, dtype=torch.float64, device=means.device)
         if w.shape != (k,) or not bool((w > 0).all()):
             raise ValueError(f"weights must be {k} positive numbers, one per component")
-        spectrum, basis = _eigen(torch.as_tensor(covs, device=means.device), k, d, tuple(means.shape))
+        spectrum, basis = _eigen(
+            torch.as_tensor(covs, dtype=torch.float64, device=means.device), k, d, tuple(means.shape)
+        )
         self.register_buffer("means", means)
         self._flat, self._spectrum, self._basis = flat, spectrum, basis
         self._log_weights = torch.log(w / w.sum())
@@ -143,7 +144,6 @@ class Marginal:
 
 def _eigen(covs: Tensor, k: int, d: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Eigenvalues (K, D) and eigenvectors (K, D, D) of the covariances, whichever way they were given."""
-    covs = covs.double()
     identity = torch.eye(d, dtype=torch.float64, device=covs.device).expand(k, d, d)
     if covs.ndim == 0 or covs.shape == (k,):
         spectrum, basis = covs.reshape(-1, 1).expand(k, d), identity
