@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from scorefield.analytic import GaussianMixture
-from scorefield.guide import Autoguidance, ClassifierFree, ClassifierGuidance
+from scorefield.guide import Autoguidance, Classifier, ClassifierFree, ClassifierGuidance, classifier_loss
 from scorefield.inverse import (
     DDRM,
     Blur,
@@ -59,6 +59,7 @@ __all__ = [
     "Autoguidance",
     "Blur",
     "Bosh3",
+    "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
     "Clip",
@@ -87,6 +88,7 @@ __all__ = [
     "Solver",
     "SubVP",
     "Tsit5",
+    "classifier_loss",
     "decode",
     "dequantize",
     "digits",

@@ -1,5 +1,6 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
+from .classifier import VectorClassifier, WideResNet
 from .ddpm import ddpm, digits_unet
 from .discrete import DDPMScore, SMLDLabels
 from .embeddings import FourierFeatures, NoiseScales, positional_features
@@ -18,6 +19,8 @@ __all__ = [
     "PatchUNet",
     "SMLDLabels",
     "UNet",
+    "VectorClassifier",
+    "WideResNet",
     "ddpm",
     "digits_unet",
     "levels_at",
