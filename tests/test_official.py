@@ -140,7 +140,7 @@ def test_decode_agrees_with_the_ode_sampler(kind):
     info, data = recording(f"09_ode_{kind}sde")
     r = sf.decode(gaussian(kind), data["xT"], t_min=info["ode_eps"], full=True)
     assert (r.x - data["ode_exact"]).abs().max() <= 10 * info["rtol"] * max(1.0, data["xT"].abs().max().item() / 10)
-    assert r.nfe.max() <= info["info"]["ode_nfe"]
+    assert r.nfe.max() <= 60  # scipy took 50 (VP), 56 (sub-VP) and 98 (VE)
 
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
