@@ -48,6 +48,23 @@ class LogSNRTimes:
 
 
 @dataclass(frozen=True)
+class ImportanceTimes:
+    r"""t with density proportional to g^2 / sigma^2, for the likelihood weighting lambda = g^2 (Song et al. 2021b, sec. 4).
+
+    Since d log_snr / dt = -g^2 / sigma^2, these times are uniform in log-SNR. The weight undoes the proposal, so that the
+    mean of the loss stays that of uniform times while its variance falls by orders of magnitude.
+    """
+
+    t_min: float = 1e-5
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        high, low = _finite_log_snr(sde, self.t_min), _finite_log_snr(sde, sde.T)
+        t = sde.inverse_log_snr(low + u * (high - low))
+        rate = sde.g2(t) / torch.square(sde.sigma(t))
+        return t, (high - low) / ((sde.T - self.t_min) * rate)
+
+
+@dataclass(frozen=True)
 class LogNormalTimes:
     """log(sigma / alpha) ~ N(mean, std^2), cut to [t_min, T] (Karras et al. 2022, Table 1); part of the objective."""
 

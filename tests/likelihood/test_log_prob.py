@@ -63,7 +63,7 @@ def test_variance_of_the_probes_within_three_percent(gaussian, distribution):
     """2 sum_{i != j} L_ij^2 for Rademacher probes, 2 |L|^2 for Gaussian ones."""
     count = 40_000  # relative standard error of a variance: about sqrt(2 / n), 0.7 %, more for heavy tails
     lp = sf.log_prob(
-        gaussian, gaussian.sample(1, seed=1), probes=count, seed=2, distribution=distribution, solver=sf.RK4(), steps=60
+        gaussian, gaussian.sample(1, seed=1), probes=count, seed=2, distribution=distribution, solver=sf.RK4(), steps=25
     )
     square = integrated_jacobian(gaussian) ** 2
     expected = 2 * (square.sum() - (square.trace() if distribution == "rademacher" else 0))
@@ -107,7 +107,7 @@ def test_fixed_steps_converge_and_are_counted(mixture):
     x = mixture.sample(2, seed=1)
     exact = mixture.log_prob(x, 1e-3)
     errors = []
-    for steps in (40, 80):
+    for steps in (15, 30):
         lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.RK4(), steps=steps, t_min=1e-3)
         errors.append(float((lp.nats - exact).abs().max()))
         assert lp.nfe.tolist() == [4 * steps] * 2
@@ -118,7 +118,7 @@ def test_fixed_steps_converge_and_are_counted(mixture):
 
 def test_gradient_of_the_density_is_the_score(mixture):
     x = mixture.sample(2, seed=1).requires_grad_()
-    lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.RK4(), steps=100, t_min=1e-2, grad=True)
+    lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.RK4(), steps=40, t_min=1e-2, grad=True)
     (back,) = torch.autograd.grad(lp.nats.sum(), x)
     assert torch.allclose(back, mixture.score(x.detach(), 1e-2), atol=1e-4)
 

@@ -1,11 +1,20 @@
 """How probable: log-densities by the probability flow, bounds on them, and what turns integers into densities."""
 
+from scorefield.likelihood.bounds import Bound, elbo
 from scorefield.likelihood.dequantize import dequantize, levels_width
 from scorefield.likelihood.divergence import Exact, Hutchinson, HutchPlusPlus, Linearizer, TraceMethod
 from scorefield.likelihood.logprob import LogProb, log_prob
 from scorefield.likelihood.priors import GaussianPrior, moments
+from scorefield.likelihood.variational import (
+    DiscreteLogProb,
+    VariationalDequantizer,
+    dequantization_loss,
+    discrete_log_prob,
+)
 
 __all__ = [
+    "Bound",
+    "DiscreteLogProb",
     "Exact",
     "GaussianPrior",
     "HutchPlusPlus",
@@ -13,7 +22,11 @@ __all__ = [
     "Linearizer",
     "LogProb",
     "TraceMethod",
+    "VariationalDequantizer",
+    "dequantization_loss",
     "dequantize",
+    "discrete_log_prob",
+    "elbo",
     "levels_width",
     "log_prob",
     "moments",

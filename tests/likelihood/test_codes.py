@@ -1,0 +1,65 @@
+"""Codes of the probability flow: round trips, paths between them, and what two models agree on."""
+
+import pytest
+import torch
+
+import scorefield as sf
+from scorefield.codes import identifiability, interpolate, outlier_scores
+
+
+def test_encode_then_decode_returns_the_sample(mixture):
+    x = mixture.sample(3, seed=1)
+    back = sf.decode(mixture, sf.encode(mixture, x))
+    assert float((back - x).square().mean().sqrt()) < 1e-3
+
+
+def test_the_latent_of_a_likelihood_is_the_code(mixture):
+    x = mixture.sample(2, seed=1)
+    tight = sf.Dopri5(rtol=1e-7, atol=1e-7)
+    assert torch.allclose(sf.log_prob(mixture, x, seed=0, solver=tight).latent, sf.encode(mixture, x, tight), atol=1e-5)
+
+
+def test_a_path_starts_and_ends_at_its_samples(mixture):
+    a, b = mixture.sample(2, seed=1)
+    path = interpolate(mixture, a, b, 4)
+    assert path.shape == (4, 4)
+    assert torch.allclose(path[[0, -1]], torch.stack([a, b]), atol=1e-3)
+
+
+def test_temperature_scales_the_spread_of_a_gaussian():
+    """The flow of N(0, v) is linear, so codes at half the length decode to samples at half the length."""
+    gm = sf.GaussianMixture(torch.zeros(1, 3).double(), 0.25, None, sf.VP())
+    a, b = gm.sample(2, seed=0)
+    cool = interpolate(gm, a, b, 2, temperature=0.5)
+    assert torch.allclose(cool, 0.5 * torch.stack([a, b]), atol=1e-3)
+
+
+def test_equal_models_have_equal_codes_and_shuffled_ones_do_not():
+    gm = sf.GaussianMixture(torch.zeros(1, 64), 0.25, None, sf.VP())
+    report = identifiability(gm, gm, gm.sample(8, seed=0))
+    assert float(report.difference.max()) == 0
+    assert torch.allclose(report.correlation, torch.ones(8).double())
+    # Independent codes in 64 dimensions: correlation of size 1 / 8, difference near sqrt 2.
+    assert report.ratio > 5
+    assert float(report.shuffled_difference.mean()) == pytest.approx(2**0.5, rel=0.1)
+    assert "correlation 1.000" in str(report)
+
+
+def test_outliers_on_either_side_of_the_typical_set_stand_out():
+    gm = sf.GaussianMixture(torch.zeros(1, 64).double(), 0.25, None, sf.VP())
+    coarse = {"seed": 0, "solver": sf.RK4(), "steps": 10}
+    reference = sf.log_prob(gm, gm.sample(100, seed=0), **coarse)
+    usual = gm.sample(50, seed=1)
+    scores = outlier_scores(sf.log_prob(gm, torch.cat([usual, 0 * usual[:1], 2 * usual[:1]]), **coarse), reference)
+    assert float(scores[:50].median()) < 2
+    assert bool((scores[50:] > 5).all())  # the mean has the highest likelihood of all, and is as far out
+
+
+def test_bad_arguments_are_named(mixture):
+    x = mixture.sample(2, seed=0)
+    with pytest.raises(ValueError, match="n=1"):
+        interpolate(mixture, x[0], x[1], 1)
+    with pytest.raises(ValueError, match="temperature"):
+        interpolate(mixture, x[0], x[1], temperature=0.0)
+    with pytest.raises(ValueError, match="at least 2"):
+        identifiability(mixture, mixture, x[:1])
