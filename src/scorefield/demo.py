@@ -20,7 +20,7 @@ from scorefield.model import ScoreModel
 from scorefield.plot import curve, image_grid, save_image
 from scorefield.report import Report
 from scorefield.sample import sample
-from scorefield.solve.exponential import DPMSolver
+from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Solution
 from scorefield.solve.ode import Dopri5
 from scorefield.solve.pc import PC, Langevin
@@ -85,15 +85,16 @@ def main(
     model = stage("Train on 9,000 digits", training)
 
     def predictor_corrector() -> tuple[Solution, str, str]:
-        solver = PC(Ancestral(), Langevin(snr=0.1))
-        result = sample(model, count, solver, steps=pc_steps, seed=seed, full=True, progress=progress)
+        result = sample(
+            model, count, _corrected(), steps=pc_steps, grid="log_snr", seed=seed, full=True, progress=progress
+        )
         return result, f"{int(result.nfe[0])}", f"{count} digits"
 
     slow = stage("Predictor-corrector samples", predictor_corrector)
 
     def few_calls() -> tuple[Solution, str, str]:
         # 19 steps and the final denoising step: 20 calls
-        result = sample(model, count, DPMSolver(order=2), steps=19, denoise=True, seed=seed, full=True, progress=progress)
+        result = sample(model, count, DDIM(eta=1.0), steps=19, seed=seed, full=True, progress=progress)
         return result, f"{int(result.nfe[0])}", f"{count} digits"
 
     fast = stage("Fast samples", few_calls)
@@ -119,6 +120,10 @@ def main(
     return figures
 
 
+def _corrected() -> PC:
+    return PC(Ancestral(), Langevin(snr=0.1))
+
+
 def _inpaint(
     model: ScoreModel, held_out: Dataset, steps: int, seed: int, progress: bool | None
 ) -> tuple[Solution, Tensor]:
@@ -128,9 +133,10 @@ def _inpaint(
     known[..., : truth.shape[-2] // 2, :] = True
     operator = Mask(known)
     measured = operator(truth).repeat(4, 1, 1, 1)
-    solver = PC(Ancestral(), Langevin(snr=0.1))
     hooks = [Replace(operator, measured)]
-    result = sample(model, 32, solver, steps=steps, seed=seed + 1, hooks=hooks, full=True, progress=progress)
+    result = sample(
+        model, 32, _corrected(), steps=steps, grid="log_snr", seed=seed + 1, hooks=hooks, full=True, progress=progress
+    )
     shown = torch.where(known, truth, torch.zeros_like(truth))
     return result, torch.cat([truth, shown, result.x])
 
@@ -174,7 +180,9 @@ def _write(
     calls = int(slow.nfe[0]), int(fast.nfe[0])
     report.picture("Predictor-corrector samples", f"{calls[0]} network calls each.", folder / "samples_pc.png")
     report.picture("Fast samples", f"{calls[1]} network calls each, from the same seeds.", folder / "samples_fast.png")
-    report.picture("From noise to digits", "Six samples along the reverse process.", folder / "trajectory.png", wide=True)
+    report.picture(
+        "From noise to digits", "Six samples along the reverse process.", folder / "trajectory.png", wide=True
+    )
     report.picture(
         "Inpainting",
         "Held-out digits, what the model was shown, and four completions of each.",

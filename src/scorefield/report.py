@@ -22,7 +22,8 @@ p { margin: .3rem 0 .8rem; } .lead, figcaption, small { color: var(--dim); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td:not(:first-child), th:not(:first-child) { text-align: right; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem; margin-top: 1.25rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+         gap: 1.25rem; margin-top: 1.25rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1.1rem 1.2rem; }
 section.wide { grid-column: 1 / -1; } figure { margin: 0; } img { max-width: 100%; height: auto; border-radius: .25rem; }
 img.pixels { image-rendering: pixelated; } img.plot { background: #fff; }

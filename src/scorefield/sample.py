@@ -119,7 +119,8 @@ def sample(
     device = model.device if x_init is None else x_init.device
     first = _resolve_prior(model, prior, (n, *event))
     adaptive = isinstance(solver, EmbeddedRungeKutta) and steps is None and grid is None
-    times = sampling_grid(sde, steps or solver.default_steps, start, end, grid or solver.grid)  # type: ignore[arg-type]
+    count, where = solver.default_steps if steps is None else steps, solver.grid if grid is None else grid
+    times = sampling_grid(sde, count, start, end, where)  # type: ignore[arg-type]
     if steps is not None and steps < 1:
         raise ValueError(f"steps={steps}: at least one step is needed")
     if adaptive and hooks:

@@ -81,7 +81,7 @@ def _digits() -> Recipe:
         return ScoreModel(net, sde, "edm", shape=(1, 28, 28), sigma_data=spread)
 
     config = TrainConfig(
-        steps=2300,
+        steps=2200,
         batch_size=32,
         optim=OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=70, schedule="linear"),
         ema=0.99,
