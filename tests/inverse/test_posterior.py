@@ -217,6 +217,15 @@ def test_the_posterior_has_a_likelihood():
     assert torch.allclose(found.nats, exact.log_prob(x, 1e-5), atol=1e-4)
 
 
+def test_a_network_whose_jacobian_is_negative_is_not_followed_there():
+    """With V cut to 0 nothing is left of the measurement's spread but its noise."""
+    model = sf.ScoreModel(lambda x, t: -x, sf.VP(), "data", shape=(2,))
+    y, x = torch.tensor([[0.5, -0.2]]), torch.tensor([[0.3, 0.1]])
+    c = float(sf.VP().sigma(0.5) ** 2 / sf.VP().alpha(0.5))
+    found = (model | inverse.Posterior(inverse.Mask(torch.ones(2)), y, 0.7, "tmpd")).denoise(x, 0.5)
+    assert torch.allclose(found, -x - c * (y + x) / 0.7**2, rtol=1e-4)
+
+
 def test_networks_parameters_get_no_gradient_from_sampling():
     net = torch.nn.Linear(4, 4)
     model = sf.ScoreModel(lambda x, t: net(x), sf.VP(), shape=(4,))

@@ -197,7 +197,7 @@ def _solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor, iterations: in
 
 
 def _dense_solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor) -> Tensor:
-    """The same with the matrix written out; its negative directions, which a network may have, are set to zero."""
+    """The same with the matrix written out; where it is not positive, as a network may make it, negative directions are cut."""
     flat = real_rows(b)
     m = flat.shape[1]
     if m > DENSE:
@@ -208,10 +208,17 @@ def _dense_solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor) -> Tenso
         e[:, i] = 1
         columns.append(real_rows(a.forward(covariance(a.adjoint(from_real_rows(e, b))))))
     matrix = torch.stack(columns, 2).double()
-    values, basis = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
-    spread = (basis * values.clamp_min(0.0).unsqueeze(1)) @ basis.mT
-    level = real_rows((torch.zeros_like(b.real) + s2).to(b.dtype)) if not b.is_complex() else _complex_level(b, s2)
-    solved = torch.linalg.solve(spread + torch.diag_embed(level.double()), flat.double().unsqueeze(2)).squeeze(2)
+    level = _complex_level(b, s2) if b.is_complex() else real_rows(torch.zeros_like(b) + s2)
+    noise = torch.diag_embed(level.double())
+    matrix = 0.5 * (matrix + matrix.mT)
+    side = flat.double().unsqueeze(2)
+    factor, failed = torch.linalg.cholesky_ex(matrix + noise)
+    solved = torch.cholesky_solve(side, factor).squeeze(2)
+    bad = torch.nonzero(failed).squeeze(1)
+    if len(bad):
+        values, basis = torch.linalg.eigh(matrix[bad])
+        spread = (basis * values.clamp_min(0.0).unsqueeze(1)) @ basis.mT
+        solved = solved.index_copy(0, bad, torch.linalg.solve(spread + noise[bad], side[bad]).squeeze(2))
     return from_real_rows(solved.to(flat.dtype), b)
 
 
