@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/density"))
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--width", type=int, default=24, help="24: about 1M parameters")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--images", type=int, default=1000, help="held-out images to evaluate")
     parser.add_argument("--runs", type=int, default=5, help="dequantisations of every held-out image")
