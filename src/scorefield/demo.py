@@ -149,7 +149,8 @@ def _write(
     panel: Tensor,
     score: tuple[float, float],
 ) -> None:
-    pick = torch.linspace(0, len(slow.path) - 1, 10).round().long()
+    last = len(slow.path) - 1
+    pick = torch.cat([torch.linspace(0.25 * last, 0.8 * last, 9).round().long(), torch.tensor([last])])
     journey = slow.path[pick, :6].transpose(0, 1).flatten(0, 1)
     pictures = {
         "samples_pc.png": image_grid(slow.x, zoom=3),

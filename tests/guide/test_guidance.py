@@ -185,7 +185,7 @@ def test_a_likelihood_of_ones_own_serves_as_classifier():
         (lambda m: ClassifierFree(2.0, interval=(0.6, 0.2)), "interval="),
         (lambda m: (m | ClassifierGuidance(exact_classifier(m), 7)).score(points(2), 0.5), "classes run from 0 to 2"),
         (lambda m: (m | ClassifierGuidance(lambda x, t: x[0], 0)).score(points(2), 0.5), "clf returned shape"),
-        (lambda m: sf.sample(m | ClassifierGuidance(exact_classifier(m), [0, 1]), 3), "label has 2 rows"),
+        (lambda m: sf.sample(m | ClassifierGuidance(exact_classifier(m), [0, 1]), 3), "conditions for 2 samples"),
     ],
 )
 def test_errors_name_the_argument(build, message):
