@@ -9,6 +9,8 @@ from oracle import flow_moments
 
 import scorefield as sf
 from scorefield import inverse
+from scorefield.noise import FromFunction
+from scorefield.solve.integrate import Field
 
 torch.set_num_threads(1)
 
@@ -113,3 +115,12 @@ def test_measurements_follow_their_samples_through_chunks():
 def test_errors_name_the_argument():
     with pytest.raises(ValueError, match="jump=0"):
         inverse.repaint(jump=0)
+
+
+def test_known_entries_carry_the_noise_of_their_time():
+    """alpha y + sigma z, with a z of its own; redrawn at each step, it averages out of the final moments."""
+    model, hook = pair(0.5)
+    z = torch.tensor([[0.7, -0.4]], dtype=torch.float64)
+    x = hook(torch.zeros(1, 2).double(), torch.tensor(0.5).double(), Field(model), FromFunction(1, lambda: z))
+    mean, std = sf.VP().kernel(hook.y, 0.5)
+    assert torch.allclose(x, torch.tensor([[1.0, 0.0]]) * (mean + std * z))
