@@ -4,19 +4,20 @@
 
 Times are CPU seconds of one thread, the least of `rounds` that visit every way in turn, so that a busy machine disturbs
 all alike. Extra memory is the growth of the peak resident set over that of a process which only evaluates; each way runs
-in a process of its own.
+in a process of its own
+(Linux).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -77,8 +78,10 @@ def main() -> None:
     if arguments.memory_of:
         run = ways(arguments.memory_of, arguments.preset, arguments.batch)
         run()
+        Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh: loading the network has one of its own
         run()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        status = Path("/proc/self/status").read_text()
+        print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
         return
     runs = {name: ways(name, arguments.preset, arguments.batch) for name in WAYS}
     least = dict.fromkeys(WAYS, float("inf"))
