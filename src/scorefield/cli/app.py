@@ -18,6 +18,8 @@ COMMANDS = {
     "sample": "draw samples from a run",
     "likelihood": "bits per dimension of data under a run, with error bars",
     "inpaint": "fill in the unknown part of an image",
+    "presets": "the configurations of the paper, all or one",
+    "convert": "make a run of an official checkpoint",
     "demo": "train on handwritten digits, sample, score and inpaint, in minutes",
 }
 

@@ -16,7 +16,7 @@ from scorefield.data.files import atomic_file
 from scorefield.errors import CheckpointError, cannot_read
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
-from scorefield.train.checkpoint import newest_checkpoint
+from scorefield.train.checkpoint import newest_checkpoint, save_checkpoint
 from scorefield.train.describe import build_model, describe_model, encode
 
 RUN_FILE = "run.json"
@@ -54,23 +54,49 @@ def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels:
     Raises:
         OutputError: the folder cannot be created or written to.
     """
+    about = {
+        "name": data.name,
+        "size": data.size,
+        "fingerprint": data.fingerprint(),
+        "range": None if data.range is None else list(data.range),
+    }
+    classes = data.classes if labels else ()
+    _write(path, model, model.sde.range if data.scaled else None, data.levels, classes, about, config)
+
+
+def write_converted(path: Path, model: ScoreModel, range: Range, step: int, source: str) -> None:
+    """Make a run of a model that was trained elsewhere on 8-bit images, shown in `range`; its weights are the averages.
+
+    Raises:
+        OutputError: the folder cannot be created or written to.
+    """
+    _write(path, model, range, 256, (), {"name": source, "size": 0, "fingerprint": "", "range": None}, None)
+    weights = model.state_dict()
+    groups = {"model": weights, "ema": weights, "optimizer": dict[str, Tensor]()}
+    save_checkpoint(path, step, groups, {"ema_updates": step, "seconds": 0.0, "scaler": None}, keep=1)
+
+
+def _write(
+    path: Path,
+    model: ScoreModel,
+    range: Range | None,
+    levels: int | None,
+    classes: tuple[str, ...],
+    data: Mapping[str, Any],
+    config: Any,
+) -> None:
     from scorefield import __version__
 
     content = {
         "format": FORMAT,
         "scorefield": __version__,
         "model": describe_model(model),
-        "data": {
-            "name": data.name,
-            "size": data.size,
-            "fingerprint": data.fingerprint(),
-            "range": None if data.range is None else list(data.range),
-        },
-        "shape": list(data.shape),
-        "range": list(model.sde.range) if data.scaled else None,
-        "levels": data.levels,
-        "classes": list(data.classes) if labels else [],
-        "config": encode(config),
+        "data": dict(data),
+        "shape": list(model.shape or ()),
+        "range": None if range is None else list(range),
+        "levels": levels,
+        "classes": list(classes),
+        "config": encode(config) or {},
     }
     with atomic_file(path / RUN_FILE, "w") as file:
         json.dump(content, file, indent=1)

@@ -1,0 +1,64 @@
+"""scorefield convert."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from scorefield.cli.common import Common, Flag, Name, Result, check_writable
+from scorefield.errors import InputError, cannot_read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """Make a run of a checkpoint file that the official code wrote, without running pickled code.
+
+    Example: scorefield convert checkpoint_24.pth --preset ve/cifar10_ncsnpp_continuous --out runs/cifar10
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional, Name("CHECKPOINT.pth")]
+    """File with optimizer, model, ema and step."""
+    preset: Annotated[str, Name("NAME")]
+    """Official name of its configuration, or a .json file that holds one."""
+    out: Annotated[str, Name("RUN")]
+    """Folder of the new run."""
+    raw: Flag = False
+    """Take the weights themselves rather than their moving averages."""
+
+
+def run(options: Options) -> Result:
+    from scorefield.presets import get
+    from scorefield.pretrained import official_model, read_checkpoint
+    from scorefield.train.run import RUN_FILE, write_converted
+
+    own = options.preset.endswith(".json")
+    config: dict[str, Any] = _read(Path(options.preset)) if own else get(options.preset).official()
+    folder = Path(options.out)
+    if (folder / RUN_FILE).exists():
+        raise InputError(f"--out {options.out} is a run already; choose another folder")
+    check_writable(folder / RUN_FILE)
+    checkpoint = read_checkpoint(options.checkpoint)
+    model = official_model(config, checkpoint.weights(not options.raw))
+    shown = (-1.0, 1.0) if config["data"]["centered"] else (0.0, 1.0)
+    write_converted(folder, model, shown, checkpoint.step, options.checkpoint)
+    size = sum(p.numel() for p in model.parameters())
+    kind = "weights" if options.raw else "averaged weights"
+    text = f"{options.out}: {kind} of step {checkpoint.step}, {size:,} parameters"
+    return Result(text, {"out": options.out, "step": checkpoint.step, "parameters": size})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except ValueError as error:
+        raise InputError(f"--preset {path} is not JSON ({error}); give the official name or a JSON file") from error
+    missing = {"data", "model", "training"} - set(config if isinstance(config, dict) else ())
+    if missing:
+        raise InputError(f"--preset {path} lacks the section {min(missing)!r}; an official configuration has it")
+    return dict(config)

@@ -1,0 +1,40 @@
+"""scorefield presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from scorefield.cli.common import Common, Result, Unset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """List the configurations of the paper, or show one.
+
+    Example: scorefield presets ve/cifar10_ncsnpp_continuous
+    """
+
+    name: Annotated[str | None, tyro.conf.Positional, Unset("NAME")] = None
+    """Official name of a configuration; all are listed unless given."""
+
+
+def run(options: Options) -> Result:
+    from scorefield.presets import get, names
+
+    if options.name is None:
+        return Result("\n".join(names()), {"presets": names()})
+    config = get(options.name).official()
+    return Result("\n".join(_lines(config)), config)
+
+
+def _lines(config: dict[str, Any]) -> list[str]:
+    lines = []
+    for section, values in config.items():
+        if isinstance(values, dict):
+            lines += [section, *(f"  {key:28}{value}" for key, value in values.items())]
+        else:
+            lines.append(f"{section:30}{values}")
+    return lines
