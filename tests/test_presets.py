@@ -36,7 +36,7 @@ def test_values_are_frozen_and_typed(name):
         preset.optim.lr = 1.0
 
 
-# Counted with the official code; the last three are those of the issue.
+# Counted with the official code.
 COUNTS = {
     "ve/cifar10_ncsnpp_continuous": 62_758_915,
     "subvp/cifar10_ddpmpp_continuous": 61_804_419,

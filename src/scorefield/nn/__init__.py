@@ -7,6 +7,7 @@ from .embeddings import FourierFeatures, NoiseScales, positional_features
 from .mlp import MLP
 from .ncsn import NCSN, NCSNv2
 from .patch import PatchUNet
+from .precision import low_precision
 from .unet import UNet, levels_at
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "ddpm",
     "digits_unet",
     "levels_at",
+    "low_precision",
     "positional_features",
 ]

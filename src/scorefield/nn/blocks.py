@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .init import fan_avg_uniform_
+from .lean import is_worthwhile, prepared_convolution
 from .resample import Dims, conv, downsampler, upsampler
 
 
@@ -20,6 +21,13 @@ def group_norm(channels: int, max_groups: int | None = None) -> nn.GroupNorm:
     while channels % groups:
         groups -= 1
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def normalize(x: Tensor, norm: nn.GroupNorm, weight: Tensor, bias: Tensor) -> Tensor:
+    """`norm` with this weight and bias, computed in their dtype and returned in that of x."""
+    if x.dtype == weight.dtype or x.device.type == "cpu":  # on the CPU the kernel does just that
+        return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+    return F.group_norm(x.to(weight.dtype), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -73,19 +81,40 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """x: (B, inputs, *S); embedding: (B, embed), already through its non-linearity. Returns (B, outputs, *S')."""
-        h: Tensor = self.act(self.norm1(x))
-        if self.resample is not None:
-            h = self.resample(h)
-            x = self.resample(x)
-        h = self.conv1(h)
+        if is_worthwhile(self, x):
+            return self._train(x, embedding)
+        h: Tensor = self.conv1(self._prepare1(x, self.norm1.weight, self.norm1.bias))
         if self.embed is not None and embedding is not None:
-            e = self.embed(embedding)
-            h = h + e.reshape(*e.shape, *[1] * (h.ndim - 2))
-        h = self.conv2(self.dropout(self.act(self.norm2(h))))
-        if self.shortcut is not None:
-            x = self.shortcut(x)
-        y: Tensor = (x + h) * self.scale
+            h = h + self._bias(embedding, h)
+        h = self.conv2(self.dropout(self._prepare2(h, self.norm2.weight, self.norm2.bias)))
+        y: Tensor = (self._skip(x) + h) * self.scale
         return y
+
+    def _train(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """The same values; keeps less for the backward pass, and adds in place where no gradient needs the summands."""
+        h = prepared_convolution(x, self.norm1, self.conv1, self._prepare1)
+        if self.embed is not None and embedding is not None:
+            h = h.add_(self._bias(embedding, h))
+        h = prepared_convolution(h, self.norm2, self.conv2, self._prepare2, self.dropout.p)
+        return h.add_(self._skip(x)).mul_(self.scale)
+
+    def _skip(self, x: Tensor) -> Tensor:
+        if self.resample is not None:
+            x = self.resample(x)
+        return x if self.shortcut is None else self.shortcut(x)
+
+    def _prepare1(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        h: Tensor = self.act(normalize(x, self.norm1, weight, bias))
+        return h if self.resample is None else self.resample(h)
+
+    def _prepare2(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = self.act(normalize(h, self.norm2, weight, bias))
+        return y
+
+    def _bias(self, embedding: Tensor, h: Tensor) -> Tensor:
+        assert self.embed is not None
+        e: Tensor = self.embed(embedding.to(self.embed.weight.dtype)).to(h.dtype)
+        return e.reshape(*e.shape, *[1] * (h.ndim - 2))
 
 
 class Attention(nn.Module):
@@ -98,6 +127,7 @@ class Attention(nn.Module):
         self, channels: int, *, rescale: bool = True, init_scale: float = 0.0, max_groups: int | None = None
     ) -> None:
         super().__init__()
+        self.width = channels
         self.norm = group_norm(channels, max_groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
@@ -111,10 +141,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, *S) -> the same shape."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
-        h = self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1))
-        y: Tensor = (x + h.transpose(1, 2).reshape(x.shape)) * self.scale
+        tokens = normalize(x, self.norm, self.norm.weight, self.norm.bias).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
+        if torch.is_grad_enabled() and tokens.shape[1] <= 1024:
+            # The fused kernels have no second derivative, and save nothing where the matrix is this small.
+            h = torch.softmax(q @ k.transpose(1, 2) * self.width**-0.5, dim=-1) @ v
+        else:
+            h = F.scaled_dot_product_attention(*(z.unsqueeze(1) for z in (q, k, v))).squeeze(1)
+        y: Tensor = (x + self.out(h).transpose(1, 2).reshape(x.shape)) * self.scale
         return y
 
 
@@ -132,7 +166,7 @@ class Combine(nn.Module):
 
 
 class Head(nn.Module):
-    """Norm, act, conv: from trunk channels to output channels."""
+    """Norm, act, conv: from trunk channels to output channels, in the dtype of the weights whatever that of the trunk."""
 
     def __init__(
         self,
@@ -150,4 +184,12 @@ class Head(nn.Module):
         self.act = act if act is not None else nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.act(self.norm(x)))  # type: ignore[no-any-return]
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.conv.weight.dtype)
+            if is_worthwhile(self, x):
+                return prepared_convolution(x, self.norm, self.conv, self._prepare)
+            return self.conv(self._prepare(x, self.norm.weight, self.norm.bias))  # type: ignore[no-any-return]
+
+    def _prepare(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = self.act(normalize(x, self.norm, weight, bias))
+        return y

@@ -112,7 +112,8 @@ class Conditioning(nn.Module):
         """t: (B,); label: integers of shape (B,) or (). Returns (B, out), already through the non-linearity."""
         e: Tensor | None = None
         if self.features is not None:
-            e = self.dense2(self.act(self.dense1(self.features(t).to(self.dense1.weight.dtype))))
+            with torch.autocast(t.device.type, enabled=False):
+                e = self.dense2(self.act(self.dense1(self.features(t).to(self.dense1.weight.dtype))))
         if self.classes is None:
             if label is not None:
                 raise ValueError("label: this network was built without classes; pass num_classes when building it")

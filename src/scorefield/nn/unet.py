@@ -212,8 +212,9 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, image: Tensor | None = None) -> Tensor:
         h = self._entrance(x, image)
         e = None if self.conditioning is None else self.conditioning(t, label)
-        pyramid = h
-        h = self.stem(h)
+        trunk = self.middle1.conv1.weight.dtype
+        pyramid = h.to(trunk)
+        h = self.stem(h).to(trunk)
         skips = [h]
         for level in cast(Iterable[_Level], self.down):
             h = level.run(h, e, skips)
@@ -247,10 +248,10 @@ class UNet(nn.Module):
         """One level of the output pyramid; returns the pyramid and the trunk."""
         if level.pyramid is None:
             return (output if level.merge is None else level.merge(h)), h
-        output = level.pyramid(output)
         if level.merge is not None:
-            return output + level.merge(h), h
-        output = (output + h) * self.pyramid_scale
+            return level.pyramid(output) + level.merge(h), h
+        assert output is not None
+        output = (level.pyramid(output.to(h.dtype)) + h) * self.pyramid_scale
         return output, output
 
     def _entrance(self, x: Tensor, image: Tensor | None) -> Tensor:

@@ -1,0 +1,36 @@
+"""Networks in half precision that keep their quality."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from .blocks import Attention, Combine, ResidualBlock
+from .resample import ConvDown, ConvUp
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def low_precision(net: Net, dtype: torch.dtype = torch.bfloat16) -> Net:
+    """A copy for evaluation whose trunk runs in `dtype`: the convolutions and the attention of a `UNet`.
+
+    Norms, embeddings, the first layer and the last ones keep their dtype, and so does what the network returns. Unlike
+    under `torch.autocast`, weights are converted once and not at every call.
+    """
+    net = copy.deepcopy(net).eval()
+    for module in net.modules():
+        parts: list[nn.Module | None] = []
+        match module:
+            case ResidualBlock():
+                parts = [module.conv1, module.conv2, module.shortcut]
+            case Attention():
+                parts = [module.qkv, module.out]
+            case ConvDown() | ConvUp() | Combine():
+                parts = [module.conv]
+        for part in parts:
+            if part is not None:
+                part.to(dtype)
+    return net
