@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -132,6 +133,21 @@ class FromFunction(Noise):
         return z.to(device=device, dtype=dtype)
 
 
+@dataclass
+class NoNoise(Noise):
+    """Refuses to draw, where the probability flow is to be followed."""
+
+    size: int
+
+    def rows(self, index: Tensor) -> NoNoise:
+        return NoNoise(len(index))
+
+    def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        raise ValueError(
+            "solver: codes and likelihoods follow the probability flow; give a solver without noise, as Dopri5()"
+        )
+
+
 def chunks(seed: Seed, noise: NoiseFn | None, n: int, batch_size: int) -> Iterator[tuple[slice, Noise]]:
     """Slices of range(n) of at most `batch_size` rows, each with its own source of noise.
 
@@ -173,13 +189,16 @@ def _keys(seed: Seed, n: int) -> list[tuple[int, int]]:
         seed = secrets.randbits(63)
     assert not isinstance(seed, torch.Generator)
     values = torch.as_tensor(seed).tolist() if isinstance(seed, Tensor) else seed
-    if isinstance(values, int | np.integer):
-        keys = [(int(values), i) for i in range(n)]
-    else:
-        # A sample with a seed of its own is sample 0 of that seed, whatever its place in the batch.
-        keys = [(int(s), 0) for s in values]
-        if len(keys) != n:
-            raise ValueError(f"seed: {len(keys)} seeds for {n} samples; give one integer or one seed per sample")
+    try:
+        if isinstance(values, Iterable):
+            # A sample with a seed of its own is sample 0 of that seed, whatever its place in the batch.
+            keys = [(operator.index(s), 0) for s in values]
+        else:
+            keys = [(operator.index(values), i) for i in range(n)]
+    except TypeError:
+        raise ValueError(f"seed={seed!r}: give an integer, one integer per sample, or a torch.Generator") from None
+    if len(keys) != n:
+        raise ValueError(f"seed: {len(keys)} seeds for {n} samples; give one integer or one seed per sample")
     if any(not 0 <= s < 2**64 for s, _ in keys):
         raise ValueError("seed: seeds are integers from 0 to 2**64 - 1")
     return keys
@@ -190,7 +209,7 @@ def _call_with_shape(function: NoiseFn, shape: torch.Size) -> Tensor:
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        parameters = []
+        return function(shape)  # written in C, such as torch.randn
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     wants = any(p.default is p.empty or p.name in ("shape", "size") for p in positional)
     if wants or any(p.kind == p.VAR_POSITIONAL for p in parameters):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scorefield.analytic import GaussianMixture
 from scorefield.model import ScoreModel
-from scorefield.noise import Noise, NoiseFn, Seed, chunks, generator, source
+from scorefield.noise import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
 from scorefield.progress import Bar
 from scorefield.solve.angle import integrate_flow
 from scorefield.solve.exponential import DPMSolver
@@ -99,6 +99,8 @@ def sample(
         ValueError: an argument out of range, or a shape that does not fit.
     """
     solver = DPMSolver() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Heun()")
     if n < 1:
         raise ValueError(f"n={n}: at least one sample is needed")
     if batch_size is not None and batch_size < 1:
@@ -208,7 +210,7 @@ def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
     x, y = a.double(), b.double()
     length_x, length_y = torch.linalg.vector_norm(x), torch.linalg.vector_norm(y)
     angle = torch.acos(((x * y).sum() / (length_x * length_y)).clamp(-1, 1))
-    if float(angle) < 1e-6:
+    if not float(angle) >= 1e-6:  # also where one end is zero and the angle NaN
         return ((1 - u) * x + u * y).to(a.dtype)
     direction: Tensor = (torch.sin((1 - u) * angle) * x / length_x + torch.sin(u * angle) * y / length_y) / torch.sin(
         angle
@@ -227,7 +229,7 @@ def _flow(
         else:
             times = sampling_grid(model.sde, solver.default_steps, max(begin, end), min(begin, end), solver.grid)  # type: ignore[arg-type]
             path = Path(len(times) - 1)
-            z = integrate(solver, field, x, times if begin > end else times.flip(0), source(0, x.shape[0]), path=path)
+            z = integrate(solver, field, x, times if begin > end else times.flip(0), NoNoise(x.shape[0]), path=path)
             result = _solution(field, z, path)
     _warn(result.status)
     return result if full else result.x

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,8 +34,9 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
 class GaussianSDE(ABC):
     r"""Forward process dx = f(t) x dt + g(t) dw whose kernel is p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I), t in [0, T].
 
-    A subclass gives `alpha` and `sigma`, written with torch operations on a float64 tensor of any shape. The rest
-    follows from alpha' = f alpha and (sigma^2)' = 2 f sigma^2 + g^2 (Song et al. 2021, App. B), by automatic
+    A subclass gives `alpha` and `sigma` as formulas in t, with torch operations or plain arithmetic: whatever t a caller
+    gives, they receive a float64 tensor, and what they return, be it a constant, becomes one of its shape. The rest follows
+    from alpha' = f alpha and (sigma^2)' = 2 f sigma^2 + g^2 (Song et al. 2021, App. B), by automatic
     differentiation and bisection; a subclass overrides it only where a closed form is faster or more accurate.
 
     Attributes:
@@ -46,6 +48,12 @@ class GaussianSDE(ABC):
     T: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("alpha", "sigma"):
+            if name in cls.__dict__:
+                setattr(cls, name, _of_time(cls.__dict__[name]))
 
     @abstractmethod
     def alpha(self, t: Time) -> Tensor:
@@ -80,7 +88,7 @@ class GaussianSDE(ABC):
         """The time at which `log_snr` takes the given value, by bisection; the shape of the argument."""
         target = as_time(log_snr)
         low, high = torch.zeros_like(target), torch.full_like(target, self.T)
-        for _ in range(100):
+        for _ in range(64):  # T / 2^64: all digits of any time above 1e-5 T
             middle = 0.5 * (low + high)
             later = self.log_snr(middle) > target
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
@@ -94,10 +102,11 @@ class GaussianSDE(ABC):
     def transition_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """(a, v) of p(x_t | x_s) = N(a x_s, v I) for s <= t: a = alpha_t / alpha_s, v = sigma_t^2 - a^2 sigma_s^2."""
         early, late = as_time(s), as_time(t)
-        a = self.alpha(late) / self.alpha(early)
+        same = early == late  # where alpha = 0 or sigma = 0 the quotients below would be 0 / 0
+        a = torch.where(same, 1.0, self.alpha(late) / self.alpha(early))
         # expm1 of the difference of log-SNRs keeps all digits when s and t are close, where the plain difference loses them.
         v = -torch.square(self.sigma(late)) * torch.expm1(self.log_snr(late) - self.log_snr(early))
-        return a, v.clamp_min(0.0)
+        return a, torch.where(same, 0.0, v.clamp_min(0.0))
 
     def transition(self, x_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (like x_s) and standard deviation (broadcasts with x_s) of p(x_t | x_s), s < t; floats or (B,).
@@ -138,6 +147,18 @@ class Prior:
         flat = x.double().flatten(1)
         log_norm = flat.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
         return -0.5 * torch.square(flat / self.std).sum(1) - log_norm
+
+
+def _of_time(formula: Callable[[Any, Tensor], Any]) -> Callable[[Any, Time], Tensor]:
+    """A user's formula as a function from any time to a float64 tensor of its shape."""
+
+    @functools.wraps(formula)
+    def method(self: Any, t: Time) -> Tensor:
+        time = as_time(t)
+        value = formula(self, time)
+        return value.to(time).expand(time.shape) if isinstance(value, Tensor) else torch.full_like(time, float(value))
+
+    return method
 
 
 def _derivative(function: Callable[[Time], Tensor], t: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class _LinearBeta(_KnownRates):
 
     def _time_of_integrated_beta(self, b: Tensor) -> Tensor:
         slope = self.beta_max - self.beta_min
-        return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * b))
+        # the clamp makes 0 / 0, which is t = 0 with beta_min = 0, a zero
+        return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * b)).clamp_min(1e-300)
 
     def alpha(self, t: Time) -> Tensor:
         return torch.exp(-0.5 * self.integrated_beta(t))

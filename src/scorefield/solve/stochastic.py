@@ -15,13 +15,18 @@ from scorefield.solve.integrate import Field, Solver
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
-    """Euler-Maruyama on the reverse SDE dx = (f x - g^2 score) dt + g dw (Song et al. 2021, eq. 6)."""
+    """Euler-Maruyama on the reverse SDE dx = (f x - g^2 score) dt + g dw (Song et al. 2021, eq. 6).
+
+    Where f is infinite, as at T with alpha(T) = 0, the step is that of `ReverseDiffusion`.
+    """
 
     order: ClassVar[float] = 1
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        h, g2 = t - s, field.sde.g2(t)
-        drift = expand(field.sde.f(t), x) * x - expand(g2, x) * field.score(x, t)
+        h, f, g2 = t - s, field.sde.f(t), field.sde.g2(t)
+        if not bool(torch.isfinite(f)):
+            return ReverseDiffusion().step(field, x, t, s, state, noise)
+        drift = expand(f, x) * x - expand(g2, x) * field.score(x, t)
         return x - expand(h, x) * drift + expand(torch.sqrt(g2 * h), x) * noise.like(x), None
 
 
@@ -43,7 +48,10 @@ class ReverseDiffusion(Solver):
 
 @dataclass(frozen=True)
 class ProbabilityFlow(Solver):
-    """Reverse diffusion of the probability flow: half the score and no noise (Song et al. 2021, eq. 42 to 44)."""
+    """Reverse diffusion of the probability flow: half the score and no noise (Song et al. 2021, eq. 42 to 44).
+
+    It needs alpha_t near alpha_s at every step. With alpha(T) = 0 the first step is wrong on any grid; use `DDIM`.
+    """
 
     order: ClassVar[float] = 1
 
