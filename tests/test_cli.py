@@ -202,7 +202,7 @@ def test_help_has_an_example_and_the_common_options(cli, command):
 
 
 def test_help_of_a_preset_shows_its_defaults(cli):
-    assert "(default: 2000)" in cli("train", "digits", "--help")[1]
+    assert "(default: 2300)" in cli("train", "digits", "--help")[1]
     assert "(default: 1300000)" in cli("train", "ve/cifar10_ncsnpp_continuous", "--help")[1]
 
 

@@ -45,7 +45,7 @@ _LATER = {
     "digits": "scorefield.data",
     "images": "scorefield.data",
 }
-_MODULES = ("data", "nn", "official", "presets", "pretrained", "times")
+_MODULES = ("codes", "data", "nn", "official", "presets", "pretrained", "times")
 
 __all__ = [
     "DDIM",

@@ -55,7 +55,7 @@ def main(
     seed: int = 0,
     count: int = 64,
     scored: int = 100,
-    pc_steps: int = 200,
+    pc_steps: int = 150,
     progress: bool | None = None,
 ) -> dict[str, float]:
     """Train, sample, score and inpaint; write report.html and PNGs into `out`.
@@ -85,9 +85,7 @@ def main(
     model = stage("Train on 9,000 digits", training)
 
     def predictor_corrector() -> tuple[Solution, str, str]:
-        result = sample(
-            model, count, _corrected(), steps=pc_steps, grid="log_snr", seed=seed, full=True, progress=progress
-        )
+        result = sample(model, count, _corrected(), steps=pc_steps, seed=seed, full=True, progress=progress)
         return result, f"{int(result.nfe[0])}", f"{count} digits"
 
     slow = stage("Predictor-corrector samples", predictor_corrector)
@@ -134,9 +132,7 @@ def _inpaint(
     operator = Mask(known)
     measured = operator(truth).repeat(4, 1, 1, 1)
     hooks = [Replace(operator, measured)]
-    result = sample(
-        model, 32, _corrected(), steps=steps, grid="log_snr", seed=seed + 1, hooks=hooks, full=True, progress=progress
-    )
+    result = sample(model, 32, _corrected(), steps=steps, seed=seed + 1, hooks=hooks, full=True, progress=progress)
     shown = torch.where(known, truth, torch.zeros_like(truth))
     return result, torch.cat([truth, shown, result.x])
 

@@ -28,6 +28,7 @@ CLASSES: dict[str, str] = {
     "UniformTimes": "scorefield.times",
     "LogSNRTimes": "scorefield.times",
     "LadderTimes": "scorefield.times",
+    "ImportanceTimes": "scorefield.times",
     "LogNormalTimes": "scorefield.times",
     "OptimConfig": "scorefield.train.config",
     "TrainConfig": "scorefield.train.config",

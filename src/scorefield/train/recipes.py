@@ -71,7 +71,7 @@ def recipe(name: str) -> Recipe:
 
 
 def _digits() -> Recipe:
-    """Three to four minutes on two cores; every choice was compared at equal time (docs/demo.md)."""
+    """About four minutes on two cores; every choice was compared at equal time (docs/demo.md)."""
     from scorefield.nn import PatchUNet
 
     sde, spread = VP(), 0.6
@@ -81,7 +81,7 @@ def _digits() -> Recipe:
         return ScoreModel(net, sde, "edm", shape=(1, 28, 28), sigma_data=spread)
 
     config = TrainConfig(
-        steps=2000,
+        steps=2300,
         batch_size=32,
         optim=OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=70, schedule="linear"),
         ema=0.99,
