@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from oracles import gaussian
 
 import scorefield as sf
+from oracles import gaussian
 
 
 def test_standard_error_covers_the_truth_at_the_nominal_rate():
