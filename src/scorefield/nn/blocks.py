@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .init import fan_avg_uniform_
+from .init import fan_avg_uniform_, full_precision
 from .lean import is_worthwhile, prepared_convolution
 from .resample import Dims, conv, downsampler, upsampler
 
@@ -184,7 +184,7 @@ class Head(nn.Module):
         self.act = act if act is not None else nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             x = x.to(self.conv.weight.dtype)
             if is_worthwhile(self, x):
                 return prepared_convolution(x, self.norm, self.conv, self._prepare)

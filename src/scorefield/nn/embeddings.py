@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .init import fan_avg_uniform_
+from .init import fan_avg_uniform_, full_precision
 
 
 def _at_least_float32(t: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Conditioning(nn.Module):
         """t: (B,); label: integers of shape (B,) or (). Returns (B, out), already through the non-linearity."""
         e: Tensor | None = None
         if self.features is not None:
-            with torch.autocast(t.device.type, enabled=False):
+            with full_precision(t.device):
                 e = self.dense2(self.act(self.dense1(self.features(t).to(self.dense1.weight.dtype))))
         if self.classes is None:
             if label is not None:
