@@ -26,11 +26,17 @@ from scorefield.objective import dsm_loss
 from scorefield.sample import decode, encode, sample, slerp
 from scorefield.sde import GaussianSDE, Prior
 from scorefield.sdes import VE, VP, SubVP
-from scorefield.solve.exponential import DDIM, DPMSolver
+from scorefield.solve.adaptive_sde import AdaptiveSDE
+from scorefield.solve.analytic_variance import AnalyticAncestral
+from scorefield.solve.churn import Churn, KarrasHeun
+from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle
 from scorefield.solve.integrate import Solution, Solver
 from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
+from scorefield.solve.sde_exponential import ExponentialSDE
 from scorefield.solve.stochastic import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
+from scorefield.solve.tuned import Tuned, tune
+from scorefield.solve.unipc import UniPC
 
 if TYPE_CHECKING:
     from scorefield.data import digits, images
@@ -50,30 +56,37 @@ _MODULES = ("codes", "data", "nn", "official", "presets", "pretrained", "times")
 __all__ = [
     "DDIM",
     "DDRM",
+    "DEIS",
     "PC",
     "RK4",
     "VE",
     "VP",
+    "AdaptiveSDE",
+    "AnalyticAncestral",
     "Ancestral",
     "AnnealedLangevin",
     "Autoguidance",
     "Blur",
     "Bosh3",
+    "Churn",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
     "Clip",
     "DPMSolver",
+    "DPMSolverSingle",
     "Dopri5",
     "Downsample",
     "Euler",
     "EulerMaruyama",
+    "ExponentialSDE",
     "Fourier",
     "GaussianMixture",
     "GaussianSDE",
     "Grayscale",
     "Heun",
     "Identity",
+    "KarrasHeun",
     "Langevin",
     "LogProb",
     "Mask",
@@ -88,6 +101,8 @@ __all__ = [
     "Solver",
     "SubVP",
     "Tsit5",
+    "Tuned",
+    "UniPC",
     "classifier_loss",
     "decode",
     "dequantize",
@@ -100,6 +115,7 @@ __all__ = [
     "sample",
     "slerp",
     "train",
+    "tune",
     "twisted_smc",
 ]
 

@@ -13,6 +13,7 @@ from scorefield.analytic import GaussianMixture
 from scorefield.model import ScoreModel
 from scorefield.noise import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
 from scorefield.progress import Bar
+from scorefield.solve.adaptive_sde import AdaptiveSDE
 from scorefield.solve.angle import integrate_flow
 from scorefield.solve.exponential import DPMSolver
 from scorefield.solve.integrate import (
@@ -25,6 +26,7 @@ from scorefield.solve.integrate import (
     Solver,
     Tick,
     integrate,
+    integrate_adaptive,
 )
 from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
 from scorefield.times import GridFn, GridName, sampling_grid
@@ -120,7 +122,7 @@ def sample(
     dtype = model.dtype if x_init is None else x_init.dtype
     device = model.device if x_init is None else x_init.device
     first = _resolve_prior(model, prior, (n, *event))
-    adaptive = isinstance(solver, EmbeddedRungeKutta) and steps is None and grid is None
+    adaptive = isinstance(solver, EmbeddedRungeKutta | AdaptiveSDE) and steps is None and grid is None
     count, where = solver.default_steps if steps is None else steps, solver.grid if grid is None else grid
     times = sampling_grid(sde, count, start, end, where)  # type: ignore[arg-type]
     if steps is not None and steps < 1:
@@ -247,9 +249,13 @@ def _run(
     tick: Tick,
 ) -> Solution:
     if adaptive:
-        assert isinstance(solver, EmbeddedRungeKutta)
         save = times[torch.linspace(0, len(times) - 1, 33).round().long()]
-        result = integrate_flow(solver, field, field.sde, x, float(times[0]), float(times[-1]), save, tick)
+        ends = (float(times[0]), float(times[-1]))
+        if isinstance(solver, AdaptiveSDE):
+            result = integrate_adaptive(solver, solver.flow(field, draws), x, *ends, save, tick)
+        else:
+            assert isinstance(solver, EmbeddedRungeKutta)
+            result = integrate_flow(solver, field, field.sde, x, *ends, save, tick)
         if not final:
             return result
         x = field.denoise(result.x, times[-1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,6 +97,81 @@ def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
     shift = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
     order = torch.randperm(n, generator=generator, device=generator.device)
     return torch.remainder((order + shift) / n, 1.0)
+
+
+@dataclass(frozen=True)
+class FittedGrid:
+    """A grid read off a density of steps that was measured on a model (see `scorefield.tune` and `solve.tuned.fit_grid`).
+
+    A function of (sde, steps, t_start, t_min), as `sampling_grid` takes it. It holds plain numbers: `to_dict` saves it.
+
+    Attributes:
+        times: falling. share: fraction of the steps that lie before each of the times, from 0 to 1.
+    """
+
+    times: tuple[float, ...]
+    share: tuple[float, ...]
+
+    @classmethod
+    def of_density(cls, times: Tensor, at: Tensor, density: Tensor, floor: float = 0.05) -> FittedGrid:
+        """The grid with steps per unit of `at` proportional to `density`, but nowhere below `floor` of its mean; all (M,)."""
+        height = density.double() + floor * density.double().mean()
+        passed = torch.cumsum(0.5 * (height[1:] + height[:-1]) * at.diff(), 0)
+        share = torch.cat([torch.zeros(1, dtype=torch.float64), passed / passed[-1]])
+        return cls(tuple(times.tolist()), tuple(share.tolist()))
+
+    def __call__(self, sde: GaussianSDE, steps: int, t_start: float, t_min: float) -> Tensor:
+        first, last = np.interp([-t_start, -t_min], [-t for t in self.times], self.share)
+        inside = np.interp(np.linspace(first, last, steps + 1), self.share, self.times)
+        inside[0], inside[-1] = t_start, t_min
+        return torch.from_numpy(inside)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain lists, for a JSON file."""
+        return {"times": list(self.times), "share": list(self.share)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Sequence[float]]) -> FittedGrid:
+        """The inverse of `to_dict`."""
+        return cls(tuple(data["times"]), tuple(data["share"]))
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Grid of Restart sampling (Xu et al. 2023, Alg. 1): an interval of times is gone through again and again.
+
+    The base grid runs down to `low`; then `repeats` times the sample is noised back up to `high`, by the forward
+    transition, and taken down to `low` again in `steps` steps; then the base grid goes on. What the noise forgets is the
+    error made above `high`; what it adds is contracted by the way down. Use it with a solver of the probability flow.
+
+    Main arguments:
+        low, high: times, low < high.
+        repeats: K of the paper. steps: steps of each way down.
+        base: the grid to interrupt, of `steps` steps as `sample` is told.
+    """
+
+    low: float
+    high: float
+    repeats: int = 1
+    steps: int = 10
+    base: GridName | GridFn = "log_snr"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"Restart needs 0 <= low < high, not low={self.low}, high={self.high}")
+        if self.repeats < 0 or self.steps < 1:
+            raise ValueError(f"repeats={self.repeats}, steps={self.steps}: give 0 or more repeats of at least one step")
+
+    def __call__(self, sde: GaussianSDE, steps: int, t_start: float, t_min: float) -> Tensor:
+        if not (t_min <= self.low and self.high <= t_start):
+            raise ValueError(
+                f"Restart from {self.low} to {self.high} leaves the times {t_min} to {t_start} of the sampling"
+            )
+        base = sampling_grid(sde, steps, t_start, t_min, self.base)
+        above, below = base[base > self.low], base[base < self.low]
+        down = sampling_grid(sde, self.steps, self.high, self.low, self.base)
+        at = torch.tensor([self.low], dtype=torch.float64)
+        return torch.cat([above, at, *[down] * self.repeats, below])
 
 
 def sampling_grid(

@@ -1,17 +1,30 @@
-"""Exponential integrators: exact for the linear part, in log-SNR, so that they work for every (alpha, sigma)."""
+"""Exponential integrators: exact for the linear part, in log-SNR, so that they work for every (alpha, sigma).
+
+With lambda = log(alpha / sigma) and D = E[x_0 | x_t], the probability flow is
+
+x_s = (sigma_s / sigma_t) x_t + alpha_s integral from lambda_t to lambda_s of e^{l - lambda_s} D(l) dl
+
+(Lu et al. 2022b, Prop. 4.1). Where lambda is infinite (alpha = 0 at T, sigma = 0 at 0) the integral of a constant D is
+still right, so such steps are of order 1.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scorefield.noise import Noise
-from scorefield.sde import expand
+from scorefield.sde import GaussianSDE, expand
 from scorefield.solve.integrate import Field, Solver
+
+History: TypeAlias = "tuple[tuple[float, Tensor], ...]"
+"""(lambda, D) of the last evaluations, the latest first."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +61,12 @@ class DDIM(Solver):
 class DPMSolver(Solver):
     """DPM-Solver++ multistep (Lu et al. 2022b, Alg. 2) for any Gaussian SDE; one evaluation a step.
 
-    x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^{-h}) D,   h = lambda_s - lambda_t,   lambda = log(alpha / sigma)
-
-    with D extrapolated from the last denoised samples.
+    D is extrapolated from the last evaluations. Order 2 uses the paper's weights, which agree with those of the
+    interpolating polynomial to its order; order 3 uses the polynomial's own, since the paper's code drops a factor there
+    and is of order 2.
 
     Main arguments:
-        order: 1 (which is DDIM) or 2.
+        order: 1 (which is DDIM), 2 or 3.
     """
 
     order: int = 2  # type: ignore[misc]
@@ -62,17 +75,158 @@ class DPMSolver(Solver):
     default_steps: ClassVar[int] = 20
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2):
-            raise ValueError(f"order={self.order}: DPMSolver has orders 1 and 2")
+        check_order(self.order)
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        here, there = half_log_snr(field.sde, t), half_log_snr(field.sde, s)
+        history = remember(here, field.denoise(x, t), state, self.order)
+        if len(history) == 2 and self.order == 2 and math.isfinite(there):
+            whole = -math.expm1(here - there)
+            slope = 0.5 * (there - here) / (here - history[1][0]) * whole
+            weights = [whole + slope, -slope]
+        else:
+            weights = adams_weights([at for at, _ in history], here, there)
+        return data_step(field.sde, x, t, s, weights, [d for _, d in history]), history
+
+
+@dataclass(frozen=True)
+class DPMSolverSingle(Solver):
+    """DPM-Solver++ single-step (Lu et al. 2022b, Alg. 1 and App. B): `order` evaluations a step, and no memory.
+
+    Main arguments:
+        order: 1 (which is DDIM), 2 or 3.
+    """
+
+    order: int = 2  # type: ignore[misc]
+
+    grid: ClassVar[str] = "log_snr"
+    default_steps: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
+        here, there = half_log_snr(sde, t), half_log_snr(sde, s)
         data = field.denoise(x, t)
-        h = float(0.5 * (sde.log_snr(s) - sde.log_snr(t)))
-        target = data
-        if self.order == 2 and state is not None and math.isfinite(state[1]) and math.isfinite(h):
-            previous, h_previous = state
-            slope = 0.5 * h / h_previous
-            target = (1 + slope) * data - slope * previous
-        kept = sde.sigma(s) / sde.sigma(t)
-        return expand(kept, x) * x + expand(sde.alpha(s) * -math.expm1(-h), x) * target, (data, h)
+        if self.order == 1 or not (math.isfinite(here) and math.isfinite(there)):
+            return data_step(sde, x, t, s, [-math.expm1(here - there)], [data]), None
+        # Each stage looks ahead with what the earlier ones have seen of the slope of D.
+        nodes, seen = [here], [data]
+        for k in range(1, self.order):
+            at = here + (there - here) * k / self.order
+            middle = sde.inverse_log_snr(2 * at).to(t.device)
+            y = data_step(sde, x, t, middle, adams_weights(nodes, here, at), seen)
+            nodes, seen = [here, at], [data, field.denoise(y, middle)]
+        whole = -math.expm1(here - there)
+        if self.order == 2:
+            return data_step(sde, x, t, s, [whole], [seen[1]]), None
+        return data_step(sde, x, t, s, adams_weights(nodes, here, there), seen), None
+
+
+@dataclass(frozen=True)
+class DEIS(Solver):
+    """DEIS (Zhang & Chen 2023, tAB-DEIS): the noise, interpolated in t, with exponential weights; one evaluation a step.
+
+    x_s = (alpha_s / alpha_t) x_t + alpha_s integral from rho_t to rho_s of eps d rho,   rho = sigma / alpha
+
+    Main arguments:
+        order: 1 (which is DDIM), 2 or 3.
+    """
+
+    order: int = 3  # type: ignore[misc]
+
+    grid: ClassVar[str] = "quadratic"
+    default_steps: ClassVar[int] = 20
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        sde = field.sde
+        alpha_t, alpha_s = float(sde.alpha(t)), float(sde.alpha(s))
+        if alpha_t == 0.0 or alpha_s == 0.0:
+            kept = sde.sigma(s) / sde.sigma(t)
+            return expand(kept, x) * x + expand(alpha_s - kept * alpha_t, x) * field.denoise(x, t), None
+        memory: History = state or ()
+        seen = ((float(t), field.noise(x, t)), *memory)[: self.order]
+        weights = self._weights(sde, [at for at, _ in seen], t, s)
+        moved = expand(torch.as_tensor(alpha_s / alpha_t, dtype=torch.float64), x) * x
+        for w, (_, e) in zip(weights, seen, strict=True):
+            moved = torch.add(moved, e, alpha=alpha_s * w)
+        return moved, seen
+
+    def _weights(self, sde: GaussianSDE, nodes: Sequence[float], t: Tensor, s: Tensor) -> list[float]:
+        """Integrals of the Lagrange polynomials in t over rho, by parts so that they stay finite where sigma = 0."""
+        u, w = np.polynomial.legendre.leggauss(24)
+        times = 0.5 * (float(t) + float(s)) + 0.5 * (float(s) - float(t)) * torch.from_numpy(u)
+        rho = (sde.sigma(times) / sde.alpha(times)).numpy()
+        ends = [float(sde.sigma(at) / sde.alpha(at)) for at in (t, s)]
+        weights = []
+        for j, node in enumerate(nodes):
+            poly = np.polynomial.Polynomial([1.0])
+            for k, other in enumerate(nodes):
+                if k != j:
+                    poly *= np.polynomial.Polynomial([-other, 1.0]) / (node - other)
+            inner = 0.5 * (float(s) - float(t)) * float((w * rho * poly.deriv()(times.numpy())).sum())
+            weights.append(float(ends[1] * poly(float(s)) - ends[0] * poly(float(t))) - inner)
+        return weights
+
+
+def check_order(order: int) -> None:
+    """Refuse anything but 1, 2 and 3."""
+    if order not in (1, 2, 3):
+        raise ValueError(f"order={order}: choose 1, 2 or 3")
+
+
+def half_log_snr(sde: GaussianSDE, t: Tensor) -> float:
+    """lambda = log(alpha / sigma) at a single time; infinite where alpha or sigma is 0."""
+    return 0.5 * float(sde.log_snr(t))
+
+
+def remember(at: float, value: Tensor, state: History | None, length: int) -> History:
+    """The history with one more evaluation, without those that no polynomial can use."""
+    kept = [(a, v) for a, v in state or () if math.isfinite(a) and a != at]
+    return ((at, value), *kept)[: length if math.isfinite(at) else 1]
+
+
+def adams_weights(nodes: Sequence[float], here: float, there: float, rate: float = 1.0) -> list[float]:
+    """Integrals of rate e^{rate (l - there)} times the Lagrange polynomials of `nodes`, l from here to there.
+
+    Their sum is 1 - e^{rate (here - there)}; a single node stands for a constant, also where an end is infinite.
+    """
+    whole = -math.expm1(rate * (here - there))
+    if len(nodes) == 1 or not (math.isfinite(here) and math.isfinite(there)):
+        return [whole, *[0.0] * (len(nodes) - 1)]
+    h = there - here
+    u = (np.array(nodes) - here) / h
+    powers = np.vander(u, increasing=True).T
+    return [float(w) for w in np.linalg.solve(powers, _moments(rate * h, len(nodes)))]
+
+
+def _moments(z: float, n: int) -> np.ndarray:
+    """Integrals of z e^{-z (1 - u)} u^m over u in [0, 1], m = 0 .. n - 1."""
+    if abs(z) > 1:
+        found = [-math.expm1(-z)]
+        for m in range(1, n):
+            found.append(1 - m / z * found[-1])
+        return np.array(found)
+    # The recursion divides rounding errors by z; the series does not.
+    return np.array(
+        [
+            sum((-1) ** j * z ** (j + 1) * math.factorial(m) / math.factorial(m + j + 1) for j in range(18))
+            for m in range(n)
+        ]
+    )
+
+
+def data_step(
+    sde: GaussianSDE, x: Tensor, t: Tensor, s: Tensor, weights: Sequence[float], values: Sequence[Tensor]
+) -> Tensor:
+    """(sigma_s / sigma_t) x + alpha_s sum of weights times values."""
+    alpha = float(sde.alpha(s))
+    moved = expand(sde.sigma(s) / sde.sigma(t), x) * x
+    for w, value in zip(weights, values, strict=True):
+        if w != 0.0:
+            moved = torch.add(moved, value, alpha=alpha * w)
+    return moved
