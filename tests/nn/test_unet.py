@@ -1,6 +1,8 @@
 """The U-Net over its options: shapes, gradients, conditioning, sizes, dtypes."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -242,3 +244,8 @@ def test_mlp(features, embedding):
     assert y.shape == x.shape
     y.square().sum().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_importing_compiles_nothing():
+    code = "import sys, scorefield.nn; assert 'torch.utils.cpp_extension' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
