@@ -28,7 +28,8 @@ def recording(kind):
 def test_likelihood_with_the_recorded_probe(kind, distribution):
     about, saved, gm = recording(kind)
     probe = saved[f"lik_eps_{distribution}"]
-    lp = sf.log_prob(gm, saved["lik_data"], noise=lambda: probe, distribution=distribution)
+    by_time = sf.Dopri5(variable="t")  # as the recording, whose number of evaluations is one of its figures
+    lp = sf.log_prob(gm, saved["lik_data"], noise=lambda: probe, distribution=distribution, solver=by_time)
     recorded = saved[f"lik_bpd_{distribution}_centered"].double()
     assert torch.allclose(lp.bits_per_dim(256, -1.0, 1.0), recorded, atol=1e-4)
     latent = saved[f"lik_z_{distribution}_centered"]
@@ -47,6 +48,6 @@ def test_bits_of_data_in_the_unit_interval(kind):
 @pytest.mark.parametrize("kind", SDES)
 def test_adaptive_samples_from_the_recorded_start(kind):
     about, saved, gm = recording(kind)
-    result = sf.sample(gm, 2, sf.Dopri5(), x_init=saved["xT"], t_min=about["ode_eps"], full=True)
+    result = sf.sample(gm, 2, sf.Dopri5(variable="t"), x_init=saved["xT"], t_min=about["ode_eps"], full=True)
     assert torch.allclose(result.x, saved["ode_sample"], atol=2e-4)
     assert bool((result.nfe <= about["info"]["ode_nfe"] + NFE_SLACK).all())

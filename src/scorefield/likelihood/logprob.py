@@ -17,7 +17,8 @@ from scorefield.noise import NoiseFn, Seed, chunks, source
 from scorefield.progress import Bar
 from scorefield.sample import LIKELIHOOD_T_MIN, PriorLike, _join, _portion, _resolve_prior, _warn
 from scorefield.sde import Time
-from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate, integrate_adaptive
+from scorefield.solve.angle import integrate_flow
+from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate
 from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
 from scorefield.times import GridFn, GridName, sampling_grid
 
@@ -203,7 +204,8 @@ class _Augmented:
 def _solve(solver: Solver, flow: _Augmented, y: Tensor, times: Tensor | None, t_min: float, tick: Tick) -> Solution:
     if times is None:
         assert isinstance(solver, EmbeddedRungeKutta)
-        return integrate_adaptive(solver, flow, y, t_min, flow.field.sde.T, tick=tick)
+        sde, columns = flow.field.sde, flow.divergence.columns
+        return integrate_flow(solver, flow, sde, y, t_min, sde.T, tick=tick, integrals=columns)
     # A solver on a fixed grid asks its field for velocities alone, which the augmented flow has.
     x = integrate(solver, flow, y, times, source(0, len(y)), path=None, tick=tick)  # type: ignore[arg-type]
     nfe = torch.full((len(y),), flow.calls[0], device=y.device)

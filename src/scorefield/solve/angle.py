@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from scorefield.sde import GaussianSDE, Time, as_time, expand
-from scorefield.solve.integrate import Flow, Pair, Solution, Tick, integrate_adaptive
+from scorefield.solve.integrate import Flow, Solution, Tick, integrate_adaptive
+from scorefield.solve.ode import EmbeddedRungeKutta
 
 LONGEST_STEP = 0.2
 """Longest step in radians, at tolerances of 1e-5 and below. From data to noise it is pi/2."""
 
 
 def integrate_flow(
-    solver: Pair,
+    solver: EmbeddedRungeKutta,
     flow: Flow,
     sde: GaussianSDE,
     x: Tensor,
@@ -25,11 +26,12 @@ def integrate_flow(
     tick: Tick | None = None,
     integrals: int = 0,
 ) -> Solution:
-    r"""Adaptive integration of dx/dt = flow.velocity(x, t) from t_start to t_end, by the angle between data and noise.
+    r"""Adaptive integration of dx/dt = flow.velocity(x, t) from t_start to t_end, by the variable that the solver names.
 
-    With x = alpha E[x_0 | x] + sigma E[eps | x], r = sqrt(alpha^2 + sigma^2) and tan(theta) = sigma / alpha, the flow of
-    y = x / r is dy/dtheta = cos(theta) E[eps | x] - sin(theta) E[x_0 | x], where alpha and sigma occur no more. So VE, VP
-    and sub-VP take the same steps, and the growth of x under VE, which is known, costs none. Tolerances apply to y.
+    That is t, or the angle between data and noise. With x = alpha E[x_0 | x] + sigma E[eps | x], r = sqrt(alpha^2 + sigma^2)
+    and tan(theta) = sigma / alpha, the flow of y = x / r is dy/dtheta = cos(theta) E[eps | x] - sin(theta) E[x_0 | x], in
+    which alpha and sigma occur no more. So all SDEs take the same steps, and the growth of x under VE, which is known,
+    takes none. Tolerances then apply to y.
 
     No step is longer than `LONGEST_STEP`, times (tolerance / 1e-5)^(1 / order) where the tolerance is looser: over a long
     step the error estimate of a pair can vanish by accident, and the error then be a hundred times the tolerance.
@@ -42,6 +44,8 @@ def integrate_flow(
     Returns:
         The solution in terms of x and t.
     """
+    if solver.variable == "t":
+        return integrate_adaptive(solver, flow, x, t_start, t_end, save, tick)
     ends = torch.tensor([t_start, t_end], dtype=torch.float64)
     times = ends if save is None else save
     turned = _Turned(flow, sde, t_start, x.shape[1] - integrals if integrals else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,18 +65,24 @@ class EmbeddedRungeKutta(RungeKutta):
     """Runge-Kutta pair with an error estimate; adaptive, with a step size for every sample, unless steps are given.
 
     Main arguments:
-        rtol, atol: relative and absolute tolerance of a step, in units of x / sqrt(alpha^2 + sigma^2), which near the
-            data are those of x (see `angle.integrate_flow`).
+        rtol, atol: relative and absolute tolerance of a step, in units of x (for variable="angle", of
+            x / sqrt(alpha^2 + sigma^2), which near the data is the same).
 
     Other arguments:
+        variable: "angle" integrates by arctan(sigma / alpha), where the flow is smoothest (see `angle.integrate_flow`);
+            "t" by time, as the paper does, which takes up to twice the evaluations.
         max_steps: attempted steps after which a sample is given up (status 1).
-        min_step: step size, in radians of arctan(sigma / alpha), below which a sample is given up (status 2).
+        min_step: step size, in units of the variable, below which a sample is given up (status 2).
+
+    Raises:
+        ValueError: a negative tolerance or both 0, or an unknown variable.
     """
 
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = 10_000
     min_step: float = 1e-14
+    variable: Literal["angle", "t"] = "angle"
 
     e: ClassVar[Row]
     """Weights of the error estimate."""
@@ -84,6 +90,8 @@ class EmbeddedRungeKutta(RungeKutta):
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}: tolerances are not negative, and not both 0")
+        if self.variable not in ("angle", "t"):
+            raise ValueError(f"variable={self.variable!r} is unknown; choose angle or t")
 
     def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """One step with error estimate; see `integrate.Pair`."""
