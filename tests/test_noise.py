@@ -49,6 +49,12 @@ def test_streams_are_standard_normal_and_independent():
     assert across.abs().max() < 4.5 / n**0.5
 
 
+def test_a_seed_of_its_own_does_not_know_its_place():
+    z = source([7, 5, 7], 3).normal((3, 4), torch.float64, CPU)
+    assert torch.equal(z[0], z[2])
+    assert not torch.equal(z[0], z[1])
+
+
 def test_rademacher_probes_are_signs():
     signs = source(0, 2).rademacher(torch.zeros(2, 10_000))
     assert torch.equal(signs.abs(), torch.ones_like(signs))

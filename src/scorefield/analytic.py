@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.model import ScoreModel
 from scorefield.noise import Noise, Seed, source
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
 
 
 class GaussianMixture(ScoreModel):
@@ -101,7 +101,7 @@ class GaussianMixture(ScoreModel):
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}; this mixture has {self.shape}")
         means, spectrum, basis = self._on(x)
-        time = as_time(t).to(x.device).reshape(-1, 1)
+        time = batch_time(t, x).to(x.device).reshape(-1, 1)
         alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
         variance = (alpha**2).unsqueeze(2) * spectrum + (sigma**2).unsqueeze(2)
         centred = x.double().flatten(1).unsqueeze(1) - alpha.unsqueeze(2) * means

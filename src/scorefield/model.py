@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE, Time, batch_time, expand
 
 Predict: TypeAlias = Literal["noise", "score", "data", "velocity", "edm"]
 Clock: TypeAlias = "Literal['t', 'sigma', 'log_sigma'] | float | Callable[[Tensor], Tensor]"
@@ -64,6 +64,8 @@ class ScoreModel(nn.Module):
         self.sigma_data = sigma_data
         self.batch: int | None = None
         """Number of samples, where the model holds a condition for each of them (see `rows`)."""
+        self.tuned: dict[int, Any] = {}
+        """Solvers fitted to this model by `scorefield.tune`, by number of steps: what `sample` uses by default."""
 
     @classmethod
     def from_score(
@@ -117,9 +119,7 @@ class ScoreModel(nn.Module):
         return next(tensors, next((b for b in self.buffers() if b.is_floating_point()), None))
 
     def _view(self, x: Tensor, t: Time, cond: dict[str, Any], choose: Callable[[_Views], Pair]) -> Tensor:
-        time = as_time(t, x.device if isinstance(t, Tensor) and t.ndim else None)
-        if time.ndim > 1 or (time.ndim == 1 and time.shape[0] != x.shape[0]):
-            raise ValueError(f"t has shape {tuple(time.shape)} but x has batch size {x.shape[0]}; give a float or (B,)")
+        time = batch_time(t, x)
         views = _Views(self, time)
         own, out = choose(views)
         scale = views.input_scale

@@ -11,7 +11,7 @@ from torch import Tensor
 from scorefield.model import ScoreModel
 from scorefield.nn.discrete import DDPMScore
 from scorefield.noise import generator
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE, Time, batch_time, expand
 from scorefield.times import LadderTimes, Proposal, UniformTimes, low_discrepancy
 
 Weighting: TypeAlias = "Literal['noise', 'likelihood', 'none', 'edm'] | Callable[[Tensor], Tensor]"
@@ -51,7 +51,7 @@ def dsm_loss(
         Losses (B,), in the dtype of x0.
 
     Raises:
-        ValueError: an unknown weighting.
+        ValueError: an unknown weighting, or t, noise or x0 of a wrong shape or dtype.
     """
     if not callable(weighting) and weighting not in WEIGHTINGS:
         raise ValueError(
@@ -109,14 +109,22 @@ def _draw(
     stratify: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Times (B,), their weights (B,) and eps like x0, each drawn unless given."""
+    if not x0.is_floating_point():
+        raise ValueError(f"x0 has dtype {x0.dtype}; give data in the model's range, in floating point")
+    if noise is not None and noise.shape != x0.shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {tuple(x0.shape)}, that of x0")
     n = x0.shape[0]
     draws = generator(seed) if t is None or noise is None else None
     if t is not None:
-        time = as_time(t, x0.device).expand(n)
+        time = batch_time(t, x0).to(x0.device).expand(n)
         scale = torch.ones_like(time)
     else:
         assert draws is not None
-        u = low_discrepancy(n, draws) if stratify else torch.rand(n, generator=draws, dtype=torch.float64)
+        u = (
+            low_discrepancy(n, draws)
+            if stratify
+            else torch.rand(n, generator=draws, dtype=torch.float64, device=draws.device)
+        )
         time, scale = times(u.to(x0.device), sde)
     if noise is None:
         assert draws is not None

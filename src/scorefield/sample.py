@@ -287,10 +287,12 @@ def _event_shape(model: ScoreModel, shape: Sequence[int] | None, x_init: Tensor 
     if x_init is not None:
         if x_init.shape[0] != n:
             raise ValueError(f"x_init has {x_init.shape[0]} rows for n={n} samples")
-        return tuple(x_init.shape[1:])
+        shape = x_init.shape[1:]
     event = shape if shape is not None else model.shape
     if event is None:
         raise ValueError("the model does not know its event shape; give shape=, such as shape=(3, 32, 32)")
+    if len(event) == 0:
+        raise ValueError("the event shape is (): give at least one dimension, such as (1,) for numbers")
     return tuple(event)
 
 

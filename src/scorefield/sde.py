@@ -24,6 +24,18 @@ def as_time(t: Time, device: torch.device | None = None) -> Tensor:
     return torch.tensor(float(t), dtype=torch.float64, device=device or torch.device("cpu"))
 
 
+def batch_time(t: Time, x: Tensor) -> Tensor:
+    """t for a batch x of shape (B, *), float64: () where it is, else (B,) on the device of x.
+
+    Raises:
+        ValueError: any other shape.
+    """
+    time = as_time(t, x.device if isinstance(t, Tensor) and t.ndim else None)
+    if time.ndim > 1 or (time.ndim == 1 and time.shape[0] != x.shape[0]):
+        raise ValueError(f"t has shape {tuple(time.shape)} but x has batch size {x.shape[0]}; give a float or (B,)")
+    return time
+
+
 def expand(c: Tensor, x: Tensor) -> Tensor:
     """Coefficient of shape () or (B,) in the dtype of x, shaped to multiply x of shape (B, *)."""
     if c.ndim == 0:
@@ -96,7 +108,7 @@ class GaussianSDE(ABC):
 
     def kernel(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (like x0) and standard deviation (broadcasts with x0) of p(x_t | x_0); t is a float or (B,)."""
-        time = as_time(t)
+        time = batch_time(t, x0)
         return expand(self.alpha(time), x0) * x0, expand(self.sigma(time), x0)
 
     def transition_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,7 @@ def log_prob(
         mode: "forward" or "reverse" differentiation; "auto" is forward where the network has only operations with a
             tangent rule, which is faster and keeps no graph, else reverse.
         memory: bytes that the exact trace may use for directions in flight.
-        solver: Dopri5(1e-5, 1e-5) by default; any deterministic solver, for example RK4().
+        solver: Dopri5(1e-5, 1e-5) by default; any Runge-Kutta method, for example RK4().
         steps, grid: fixed steps, as in `sample`.
         prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, "moments" for the Gaussian with the
             moments of x_T by a sample `data` (N, *) of the data (see `moments`), or an object with `log_prob`.
@@ -116,6 +116,8 @@ def log_prob(
     Raises:
         ValueError: an argument out of range.
     """
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
     n = x.shape[0]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
@@ -123,10 +125,11 @@ def log_prob(
     end = _prior(model, prior, data, x)
     times = _fixed_grid(model, solver, steps, grid, t_min)
     whole = Field(model, cond, n)
-    linearizer = Linearizer(mode, grad and torch.is_grad_enabled())
     parts: list[Solution] = []
     columns = 1
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), Bar("likelihood", progress) as bar:
+    keep = grad and torch.is_grad_enabled()
+    linearizer = Linearizer(mode, keep)
+    with torch.inference_mode(False), torch.set_grad_enabled(keep), Bar("likelihood", progress) as bar:
         for rows, draws in chunks(seed, noise, n, batch_size or n):
             part = x[rows]
             divergence = estimator(trace, part, draws, probes, distribution, linearizer, memory)
@@ -193,6 +196,12 @@ class _Augmented:
 
         v, divergence = self.divergence(at, x)
         return torch.cat([v.double().flatten(1), divergence], 1)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise ValueError("solver: the likelihood needs one that uses the velocity alone, such as Dopri5() or RK4()")
+
+    sde = property(_refuse)
+    denoise = noise = score = _refuse
 
     def rows(self, index: Tensor) -> _Augmented:
         """The flow for a subset of the samples."""
