@@ -212,7 +212,9 @@ def test_unused_weights_of_an_unconditional_network_are_left_out(content):
     net = pretrained.official_network(config)
     state = dict(to_official(net, net.state_dict()))
     state["all_modules.1.Dense_0.weight"] = torch.zeros(8, 32)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
     pretrained.load_weights(net, state)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
 SDES = {"vesde": VE(0.01, 50.0), "vpsde": VP(), "subvpsde": SubVP()}

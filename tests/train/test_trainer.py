@@ -262,4 +262,4 @@ def test_run_json_says_how_to_read_the_model(run_training, tmp_path):
 def test_training_warns_of_nothing(run_training):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_training(steps=10)
+        assert run_training(steps=10).finished

@@ -31,6 +31,7 @@ class Options(Common):
 
 
 def run(options: Options) -> Result:
+    """Do what the options ask."""
     from scorefield.presets import get
     from scorefield.pretrained import official_model, read_checkpoint
     from scorefield.train.run import RUN_FILE, write_converted

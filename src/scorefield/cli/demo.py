@@ -27,6 +27,7 @@ class Options(Common):
 
 
 def run(options: Options) -> Result:
+    """Do what the options ask."""
     from scorefield.demo import main
 
     check_count("--steps", options.steps)

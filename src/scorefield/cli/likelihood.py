@@ -49,6 +49,7 @@ class Options(Common):
 
 
 def run(options: Options) -> Result:
+    """Do what the options ask."""
     from scorefield.data import open_data
     from scorefield.likelihood import log_prob
     from scorefield.progress import Bar

@@ -22,6 +22,7 @@ class Options(Common):
 
 
 def run(options: Options) -> Result:
+    """Do what the options ask."""
     from scorefield.presets import get, names
 
     if options.name is None:

@@ -43,6 +43,7 @@ class Options(Common):
 
 
 def run(options: Options) -> Result:
+    """Do what the options ask."""
     import torch
 
     from scorefield.cli.output import check_format, write_samples

@@ -65,6 +65,7 @@ def _with_prefix(word: str, short: set[str]) -> str:
 
 
 def run(options: Options) -> Result:
+    """Do what the options ask."""
     from scorefield.cli.common import pick_device
     from scorefield.data import open_data
     from scorefield.train import train
