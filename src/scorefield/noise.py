@@ -15,8 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Seed: TypeAlias = "int | Sequence[int] | Tensor | torch.Generator | None"
+Seed: TypeAlias = "int | Sequence[int] | Tensor | torch.Generator | SeedRows | None"
 NoiseFn: TypeAlias = "Callable[..., Tensor]"
+
+
+@dataclass(frozen=True)
+class SeedRows:
+    """The samples of the given numbers under an int seed, for a process or a call that draws only these."""
+
+    seed: int
+    numbers: Sequence[int]
 
 
 class Noise(ABC):
@@ -188,6 +196,11 @@ def _keys(seed: Seed, n: int) -> list[tuple[int, int]]:
     if seed is None:
         seed = secrets.randbits(63)
     assert not isinstance(seed, torch.Generator)
+    if isinstance(seed, SeedRows):
+        first, numbers = seed.seed, seed.numbers
+        if len(numbers) != n:
+            raise ValueError(f"seed: {len(numbers)} numbers for {n} samples; give one for each sample")
+        return [(key, number) for (key, _), number in zip(_keys([first] * n, n), numbers, strict=True)]
     values = torch.as_tensor(seed).tolist() if isinstance(seed, Tensor) else seed
     try:
         if isinstance(values, Iterable):

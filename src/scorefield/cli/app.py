@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scorefield.errors import InputError, ScorefieldWarning, closest
+from scorefield.parallel import launched
 
 COMMANDS = {
     "train": "train a score model on data, or go on with a run",
@@ -79,7 +80,7 @@ def _run(args: list[str]) -> int:
         return 0
     result = command.run(options)
     text = json.dumps(result.values) if options.json else result.text
-    if text:
+    if text and launched().main:
         print(text)
     return 0
 

@@ -46,7 +46,9 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     import torch
 
+    from scorefield import parallel
     from scorefield.cli.output import check_format, write_samples
+    from scorefield.noise import SeedRows
     from scorefield.sample import sample
     from scorefield.train import read_run
 
@@ -64,21 +66,29 @@ def run(options: Options) -> Result:
         if not 0 <= options.label < classes:
             right = f"one from 0 to {classes - 1}" if classes else "none, since this run has no classes"
             raise InputError(f"--label={options.label} does not exist; give {right}")
-        cond["label"] = torch.full((options.n,), options.label, device=model.device)
-    begin = time.monotonic()
-    result = sample(
-        model,
-        options.n,
-        make_sampler(options.sampler, model.sde, options.snr),
-        steps=options.steps,
-        shape=info.shape,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        full=True,
-        **cond,
-    )
+        cond["label"] = torch.full((), options.label, device=model.device)
+    begin, processes = time.monotonic(), parallel.join(model.device.type)
+    rows, parts = processes.share(options.n), []
+    if rows:
+        result = sample(
+            model,
+            len(rows),
+            make_sampler(options.sampler, model.sde, options.snr),
+            steps=options.steps,
+            shape=info.shape,
+            seed=SeedRows(options.seed, rows),
+            batch_size=options.batch_size,
+            full=True,
+            progress=None if processes.main else False,
+            **{name: value.expand(len(rows)) for name, value in cond.items()},
+        )
+        parts.append((result.x.cpu(), result.nfe.cpu()))
+    gathered = processes.gather(parts)
+    if not processes.main:
+        return Result("")
+    x, nfe = (torch.cat(values) for values in zip(*gathered, strict=True))
     low, high = info.range or model.sde.range
-    write_samples(out, result.x, low, high, options.columns)
-    seconds, calls = time.monotonic() - begin, float(result.nfe.double().mean())
+    write_samples(out, x, low, high, options.columns)
+    seconds, calls = time.monotonic() - begin, float(nfe.double().mean())
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})
