@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,16 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.errors import InputError
+from scorefield.cli.items import check_tolerance, fingerprint, model_input, open_items
+from scorefield.cli.rows import Table, check_suffix, one_line
+
+COLUMNS: dict[str, type] = {
+    "name": str,
+    "bits_per_dim": float,
+    "nats": float,
+    "nats_stderr": float,
+    "nfe": int,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +52,13 @@ class Options(Common):
     skip_broken: Flag = False
     """Leave out files that are not images."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """One row for each item, .csv or .jsonl; RUN/likelihood.csv unless given."""
+    """One row for each item, .csv or .jsonl; RUN/likelihood.csv unless given. The same command goes on after a kill."""
+    overwrite: Flag = False
+    """Begin anew where the file holds other rows."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.data import open_data
     from scorefield.likelihood import log_prob
     from scorefield.progress import Bar
     from scorefield.solve.ode import Dopri5
@@ -58,64 +66,42 @@ def run(options: Options) -> Result:
 
     for name in ("n", "probes", "batch_size"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
-    if not 0 < options.tolerance < 1:
-        raise InputError(
-            f"--tolerance={options.tolerance} is impossible; expected a number between 0 and 1, such as 1e-5"
-        )
+    check_tolerance(options.tolerance)
     info = read_run(options.run)
     out = options.out or f"{options.run}/likelihood.csv"
-    if Path(out).suffix not in (".csv", ".jsonl"):
-        raise InputError(f"cannot write {out}: unknown suffix {Path(out).suffix!r}; use .csv or .jsonl")
-    data = open_data(
-        options.data,
-        info.shape,
-        train=False,
-        levels=info.levels if info.levels != 256 else None,
-        range=tuple(info.data["range"]) if info.data.get("range") else None,
-        convert=options.grey,
-        skip_broken=options.skip_broken,
-    )
-    if data.levels != info.levels:
-        raise InputError(
-            f"{options.data} has {data.levels or 'no'} levels and the run was trained with {info.levels or 'none'}; "
-            "convert it to the same kind"
-        )
+    check_suffix(out)
+    data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
     check_writable(out)
     info, model = open_run(options.run, options.device)
     n = min(len(data), options.n or len(data))
     begin = time.monotonic()
-    rows: list[dict[str, Any]] = []
+    table = Table(Path(out), COLUMNS, _settings(options, data, model))
+    rows = table.resume(options.batch_size, n, options.overwrite)
     solver = Dopri5(options.tolerance, options.tolerance)
     with Bar("likelihood") as bar:
-        for start in range(0, n, options.batch_size):
+        for start in range(len(rows), n, options.batch_size):
             index = range(start, min(start + options.batch_size, n))
-            x = _scaled(data, index, info, options.seed).to(model.device)
+            x = model_input(data, index, info, options.seed).to(model.device)
             seeds = [_item_seed(options.seed, i) for i in index]
             lp = log_prob(model, x, options.trace, options.probes, seed=seeds, solver=solver, progress=False)
-            rows += _rows(lp, index, data, info)
+            fresh = _rows(lp, index, data, info)
+            table.append(fresh)
+            rows += fresh
             bar(len(rows) / n)
-    _write(out, rows)
-    return _summary(rows, out, n, time.monotonic() - begin, data.levels is not None)
+    return _summary(rows[:n], out, n, time.monotonic() - begin, data.levels is not None)
+
+
+def _settings(options: Options, data: Any, model: Any) -> str:
+    """All that decides the rows, but for the number of them and the size of batches."""
+    named = {"model": fingerprint(model), "data": data.fingerprint()}
+    named |= {name: str(getattr(options, name)) for name in ("trace", "probes", "tolerance", "seed")}
+    return " ".join(f"{name}={value}" for name, value in named.items())
 
 
 def _item_seed(seed: int, index: int) -> int:
     from scorefield.train.order import derived_seed
 
     return derived_seed(seed, "likelihood", index)
-
-
-def _scaled(data: Any, index: Sequence[int], info: Any, seed: int) -> Any:
-    """Items in the model's range; dequantisation noise is a function of (seed, index), whatever the batches."""
-    import torch
-
-    from scorefield.data.dataset import to_range
-    from scorefield.train.order import step_generator
-
-    uniform = None
-    if data.levels is not None:
-        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i)) for i in index]
-        uniform = torch.stack(draws)
-    return to_range(data.read(index), data, info.range or (0.0, 1.0), uniform)
 
 
 def _rows(lp: Any, index: Sequence[int], data: Any, info: Any) -> list[dict[str, Any]]:
@@ -133,7 +119,7 @@ def _rows(lp: Any, index: Sequence[int], data: Any, info: Any) -> list[dict[str,
     return [
         {
             "index": i,
-            "name": data.item_name(i),
+            "name": one_line(data.item_name(i)),
             "bits_per_dim": float(bits[k]),
             "nats": float(nats[k]),
             "nats_stderr": float(lp.stderr[k]),
@@ -141,20 +127,6 @@ def _rows(lp: Any, index: Sequence[int], data: Any, info: Any) -> list[dict[str,
         }
         for k, i in enumerate(index)
     ]
-
-
-def _write(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    from scorefield.data.files import atomic_file
-
-    with atomic_file(path, "w") as file:
-        if path.endswith(".csv"):
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
-        else:
-            for row in rows:
-                strict = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-                file.write(json.dumps(strict) + "\n")
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], out: str, n: int, seconds: float, discrete: bool) -> Result:
