@@ -39,6 +39,7 @@ from scorefield.solve.tuned import Tuned, tune
 from scorefield.solve.unipc import UniPC
 
 if TYPE_CHECKING:
+    from scorefield.codes import identifiability, outlier_scores
     from scorefield.data import digits, images
     from scorefield.train import load, train
 
@@ -50,8 +51,10 @@ _LATER = {
     "load": "scorefield.train",
     "digits": "scorefield.data",
     "images": "scorefield.data",
+    "identifiability": "scorefield.codes",
+    "outlier_scores": "scorefield.codes",
 }
-_MODULES = ("codes", "data", "nn", "official", "presets", "pretrained", "times")
+_MODULES = ("codes", "data", "evaluate", "nn", "official", "presets", "pretrained", "times")
 
 __all__ = [
     "DDIM",
@@ -109,9 +112,11 @@ __all__ = [
     "digits",
     "dsm_loss",
     "encode",
+    "identifiability",
     "images",
     "load",
     "log_prob",
+    "outlier_scores",
     "sample",
     "slerp",
     "train",
