@@ -94,6 +94,7 @@ def _join(func: Any, parts: Sequence[Tensor], dim: int = 0) -> Dual:
 
 
 @rule("neg", "clone", "detach", "alias", "_to_copy", "constant_pad_nd", "lift_fresh", "view.dtype")
+@rule("pixel_shuffle", "pixel_unshuffle")
 def _everywhere(func: Any, x: Dual, *rest: Any, **kwargs: Any) -> Dual:
     layout = kwargs.get("memory_format")
     if layout not in (None, torch.preserve_format, torch.contiguous_format):

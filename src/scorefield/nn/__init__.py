@@ -4,9 +4,9 @@ from .classifier import VectorClassifier, WideResNet
 from .ddpm import ddpm, digits_unet
 from .discrete import DDPMScore, SMLDLabels
 from .embeddings import FourierFeatures, NoiseScales, positional_features
+from .histogram import HistogramUNet, cell_edges
 from .mlp import MLP
 from .ncsn import NCSN, NCSNv2
-from .patch import PatchUNet
 from .precision import low_precision
 from .unet import UNet, levels_at
 
@@ -15,13 +15,14 @@ __all__ = [
     "NCSN",
     "DDPMScore",
     "FourierFeatures",
+    "HistogramUNet",
     "NCSNv2",
     "NoiseScales",
-    "PatchUNet",
     "SMLDLabels",
     "UNet",
     "VectorClassifier",
     "WideResNet",
+    "cell_edges",
     "ddpm",
     "digits_unet",
     "levels_at",

@@ -19,7 +19,7 @@ CLASSES: dict[str, str] = {
     "SubVP": "scorefield.sdes",
     "UNet": "scorefield.nn",
     "MLP": "scorefield.nn",
-    "PatchUNet": "scorefield.nn",
+    "HistogramUNet": "scorefield.nn",
     "NCSN": "scorefield.nn",
     "NCSNv2": "scorefield.nn",
     "NoiseScales": "scorefield.nn",
