@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,35 +44,53 @@ def interpolate(
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How alike two sets of codes are: root mean square difference, in standard deviations of codes, and correlation."""
+
+    difference: Tensor
+    correlation: Tensor
+
+
+@dataclass(frozen=True)
 class Identifiability:
     """How alike the codes are that two models give the same samples (Song et al. 2021, Fig. 7 and 8).
 
     Attributes:
-        difference: root mean square difference over dimensions, in units of the codes' standard deviation, (B,).
-        shuffled_difference: the same between codes of different samples, (B,).
-        correlation: correlation over dimensions, (B,). shuffled_correlation: between codes of different samples, (B,).
+        samples: of each sample over its dimensions, (B,). dimensions: of each dimension over the samples, (D,).
+        shuffled_samples, shuffled_dimensions: the same between codes of different samples.
     """
 
-    difference: Tensor
-    shuffled_difference: Tensor
-    correlation: Tensor
-    shuffled_correlation: Tensor
+    samples: Agreement
+    shuffled_samples: Agreement
+    dimensions: Agreement
+    shuffled_dimensions: Agreement
 
     @property
     def ratio(self) -> float:
-        """Mean correlation relative to the mean absolute correlation of the shuffled baseline."""
-        return float(self.correlation.mean() / self.shuffled_correlation.abs().mean())
+        """Mean correlation of samples relative to the mean absolute correlation of the shuffled baseline."""
+        return float(self.samples.correlation.mean() / self.shuffled_samples.correlation.abs().mean())
 
     def __str__(self) -> str:
-        return (
-            f"codes of the same sample: correlation {float(self.correlation.mean()):.3f}, difference "
-            f"{float(self.difference.mean()):.3f}; shuffled: {float(self.shuffled_correlation.mean()):.3f}, "
-            f"{float(self.shuffled_difference.mean()):.3f}"
+        rows = [
+            ("of the same sample", self.samples, self.shuffled_samples),
+            ("in the same dimension", self.dimensions, self.shuffled_dimensions),
+        ]
+        return "\n".join(
+            f"codes {name}: correlation {float(own.correlation.nanmean()):.3f}, difference "
+            f"{float(own.difference.mean()):.3f}; shuffled: {float(other.correlation.nanmean()):.3f}, "
+            f"{float(other.difference.mean()):.3f}"
+            for name, own, other in rows
         )
 
 
 def identifiability(
-    first: ScoreModel, second: ScoreModel, x: Tensor, solver: Solver | None = None, **cond: Any
+    first: ScoreModel,
+    second: ScoreModel,
+    x: Tensor,
+    solver: Solver | None = None,
+    *,
+    batch_size: int | None = None,
+    **cond: Any,
 ) -> Identifiability:
     """Compare the codes of x (B, *) under two models; the baseline pairs every code with that of the next sample.
 
@@ -80,9 +99,15 @@ def identifiability(
     """
     if len(x) < 2:
         raise ValueError(f"x has {len(x)} samples: the shuffled baseline needs at least 2")
-    a, b = (encode(m, x, solver, **cond).double().flatten(1) / float(m.sde.sigma(m.sde.T)) for m in (first, second))
+    size = batch_size or len(x)
+
+    def codes(model: ScoreModel) -> Tensor:
+        parts = [encode(model, x[i : i + size], solver, **cond) for i in range(0, len(x), size)]
+        return torch.cat(parts).double().flatten(1) / float(model.sde.sigma(model.sde.T))
+
+    a, b = codes(first), codes(second)
     c = b.roll(1, 0)
-    return Identifiability(_rms(a - b), _rms(a - c), _correlation(a, b), _correlation(a, c))
+    return Identifiability(_agreement(a, b), _agreement(a, c), _agreement(a.T, b.T), _agreement(a.T, c.T))
 
 
 def outlier_scores(lp: LogProb, reference: LogProb) -> Tensor:
@@ -91,24 +116,31 @@ def outlier_scores(lp: LogProb, reference: LogProb) -> Tensor:
     The larger of two distances, that of its log-likelihood and that of its code's length, from the reference's mean: a
     high likelihood alone does not make an image typical (Nalisnick et al. 2019).
 
+    Main arguments:
+        lp: likelihoods of the samples in question, by `log_prob`.
+        reference: likelihoods of held-out data, by the same options.
+
     Raises:
         ValueError: fewer than two reference samples.
     """
     if len(reference.nats) < 2:
         raise ValueError("reference holds fewer than 2 samples: their spread is the unit of the score")
+    measures: tuple[Callable[[LogProb], Tensor], ...] = (lambda r: r.nats, _length)
     scores = []
-    for score in (lambda r: r.nats, lambda r: torch.linalg.vector_norm(r.latent.double().flatten(1), dim=1)):
-        usual = score(reference)
-        scores.append((score(lp) - usual.mean()).abs() / usual.std().clamp_min(1e-12))
+    for measure in measures:
+        usual = measure(reference)
+        scores.append((measure(lp) - usual.mean()).abs() / usual.std().clamp_min(1e-12))
     return torch.maximum(*scores)
 
 
-def _rms(x: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(x, dim=1)
-    return length / math.sqrt(x.shape[1])
+def _length(lp: LogProb) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(lp.latent.double().flatten(1), dim=1)
+    return length
 
 
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
+def _agreement(a: Tensor, b: Tensor) -> Agreement:
+    """Of the rows of (N, M) with each other."""
+    difference = torch.linalg.vector_norm(a - b, dim=1) / math.sqrt(a.shape[1])
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     lengths: Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return (a * b).sum(1) / lengths
+    return Agreement(difference, (a * b).sum(1) / lengths)

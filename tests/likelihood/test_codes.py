@@ -36,13 +36,25 @@ def test_temperature_scales_the_spread_of_a_gaussian():
 
 def test_equal_models_have_equal_codes_and_shuffled_ones_do_not():
     gm = sf.GaussianMixture(torch.zeros(1, 64), 0.25, None, sf.VP())
-    report = identifiability(gm, gm, gm.sample(8, seed=0))
-    assert float(report.difference.max()) == 0
-    assert torch.allclose(report.correlation, torch.ones(8).double())
+    report = identifiability(gm, gm, gm.sample(8, seed=0), batch_size=3)
+    assert float(report.samples.difference.max()) == 0
+    assert torch.allclose(report.samples.correlation, torch.ones(8).double())
+    assert torch.allclose(report.dimensions.correlation, torch.ones(64).double())
     # Independent codes in 64 dimensions: correlation of size 1 / 8, difference near sqrt 2.
     assert report.ratio > 5
-    assert float(report.shuffled_difference.mean()) == pytest.approx(2**0.5, rel=0.1)
-    assert "correlation 1.000" in str(report)
+    assert float(report.shuffled_samples.difference.mean()) == pytest.approx(2**0.5, rel=0.1)
+    assert float(report.shuffled_dimensions.difference.mean()) == pytest.approx(2**0.5, rel=0.1)
+    assert "of the same sample: correlation 1.000" in str(report)
+
+
+def test_agreement_by_dimension_is_that_over_samples():
+    """Codes of N(m, diag(v)) are (x - m) / sqrt(v): two models that differ in one dimension differ in it alone."""
+    means = torch.zeros(1, 3).double(), torch.tensor([[0.0, 0.0, 0.5]]).double()
+    first, second = (sf.GaussianMixture(m, 0.25, None, sf.VP()) for m in means)
+    found = sf.identifiability(first, second, first.sample(10, seed=0))
+    assert found.dimensions.difference.tolist() == pytest.approx([0, 0, 1], abs=1e-3)  # 0.5 of standard deviation 0.5
+    assert found.dimensions.correlation.tolist() == pytest.approx([1, 1, 1], abs=1e-6)
+    assert found.samples.difference.tolist() == pytest.approx([3**-0.5] * 10, abs=1e-3)
 
 
 def test_outliers_on_either_side_of_the_typical_set_stand_out():

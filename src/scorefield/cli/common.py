@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,16 @@ def check_count(option: str, value: int | None) -> None:
     """
     if value is not None and value < 1:
         raise InputError(f"{option}={value} is impossible; expected 1 or more")
+
+
+def check_temperature(value: float) -> None:
+    """Refuse a temperature that is not a positive number.
+
+    Raises:
+        InputError: the option is out of range.
+    """
+    if not 0 < value < math.inf:
+        raise InputError(f"--temperature={value} is impossible; expected a positive number, such as 0.9")
 
 
 def check_writable(path: str | Path) -> None:

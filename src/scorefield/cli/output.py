@@ -16,6 +16,11 @@ ARRAYS = (".npy", ".npz", ".safetensors")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether items of a shape can be shown as pictures."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+
+
 def check_format(path: str, shape: tuple[int, ...]) -> None:
     """Refuse a suffix that cannot hold samples of a shape.
 
@@ -25,8 +30,7 @@ def check_format(path: str, shape: tuple[int, ...]) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in ARRAYS + PICTURES:
         raise InputError(f"cannot write {path}: unknown suffix {suffix!r}; use one of {', '.join(PICTURES + ARRAYS)}")
-    image = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
-    if suffix in PICTURES and not image:
+    if suffix in PICTURES and not is_image(shape):
         raise InputError(f"cannot write {path}: items of shape {shape} are not images; use one of {', '.join(ARRAYS)}")
 
 

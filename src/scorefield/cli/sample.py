@@ -8,8 +8,19 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.samplers import SamplerName, make_sampler
+from scorefield.cli.common import (
+    Common,
+    Name,
+    Result,
+    Unset,
+    check_count,
+    check_temperature,
+    check_writable,
+    open_run,
+    plural,
+)
+from scorefield.cli.items import label_condition
+from scorefield.cli.samplers import FLOW_SAMPLERS, SamplerName, make_sampler
 from scorefield.errors import InputError
 
 
@@ -30,6 +41,8 @@ class Options(Common):
     """Steps; the sampler's own number unless given, and as many as needed for the adaptive ones."""
     snr: Annotated[float | None, Unset("FLOAT")] = None
     """Signal-to-noise ratio of the corrector; 0.16 for VE and 0.01 for VP unless given."""
+    temperature: float = 1.0
+    """Factor on the noise at the start, for samplers without noise of their own; below 1 samples become more typical."""
     label: Annotated[int | None, Unset("INT")] = None
     """Class of the samples, where the run has classes."""
     seed: int = 0
@@ -47,26 +60,27 @@ def run(options: Options) -> Result:
     import torch
 
     from scorefield import parallel
-    from scorefield.cli.output import check_format, write_samples
+    from scorefield.cli.output import check_format, is_image, write_samples
     from scorefield.noise import SeedRows
     from scorefield.sample import sample
+    from scorefield.sde import Prior
     from scorefield.train import read_run
 
     for name in ("n", "steps", "batch_size", "columns"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
+    check_temperature(options.temperature)
+    if options.temperature != 1 and options.sampler not in FLOW_SAMPLERS:
+        raise InputError(
+            f"--temperature needs a sampler without noise of its own, not {options.sampler}; "
+            f"choose one of {', '.join(FLOW_SAMPLERS)}"
+        )
     shape = read_run(options.run).shape
-    image = len(shape) == 3 and shape[0] in (1, 3)
-    out = options.out or f"{options.run}/samples{'.png' if image else '.npy'}"
+    out = options.out or f"{options.run}/samples{'.png' if is_image(shape) else '.npy'}"
     check_format(out, shape)
     check_writable(out)
     info, model = open_run(options.run, options.device)
-    cond = {}
-    if options.label is not None:
-        classes = getattr(model.net, "num_classes", 0)
-        if not 0 <= options.label < classes:
-            right = f"one from 0 to {classes - 1}" if classes else "none, since this run has no classes"
-            raise InputError(f"--label={options.label} does not exist; give {right}")
-        cond["label"] = torch.full((), options.label, device=model.device)
+    cond = label_condition(model, options.label, 1)
+    prior = Prior((options.n, *info.shape), options.temperature * float(model.sde.sigma(model.sde.T)))
     begin, processes = time.monotonic(), parallel.join(model.device.type)
     rows, parts = processes.share(options.n), []
     if rows:
@@ -78,6 +92,7 @@ def run(options: Options) -> Result:
             shape=info.shape,
             seed=SeedRows(options.seed, rows),
             batch_size=options.batch_size,
+            prior=prior,
             full=True,
             progress=None if processes.main else False,
             **{name: value.expand(len(rows)) for name, value in cond.items()},

@@ -23,6 +23,10 @@ SamplerName = Literal[
 ]
 
 
+FLOW_SAMPLERS = ("dpm", "ddim", "probability-flow", "euler", "heun", "rk4", "bosh3", "dopri5", "tsit5")
+"""Those that follow the probability flow, so that the first noise decides all."""
+
+
 def make_sampler(name: str, sde: Any, snr: float | None = None) -> Any:
     """The solver called `name`; the signal-to-noise ratio of its corrector is the paper's (Table 5) unless given."""
     import scorefield as sf

@@ -1,0 +1,105 @@
+"""scorefield interpolate."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from scorefield.cli.common import (
+    Common,
+    Flag,
+    Name,
+    Result,
+    Unset,
+    check_count,
+    check_temperature,
+    check_writable,
+    open_run,
+    plural,
+)
+from scorefield.cli.items import check_tolerance, label_condition, model_input, open_items
+from scorefield.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """Paths between items of data, along great circles between their latent codes (Song et al. 2021, sec. 4.3).
+
+    Example: scorefield interpolate runs/digits --data digits --pairs 0,1 2,3 --out path.png
+    """
+
+    run: Annotated[str, tyro.conf.Positional, Name("RUN")]
+    """Folder that train wrote."""
+    data: Annotated[str, Name("DATA")] = "digits"
+    """digits (the held-out ones), a folder of images, or a .npy or .npz file."""
+    pairs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FROM,TO")] = ("0,1",)
+    """Numbers of the items at both ends of a path, the first being 0; one row of the picture for each pair."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 9
+    """Points on a path, both ends included."""
+    temperature: float = 1.0
+    """Factor on the codes; below 1 samples become more typical and less diverse."""
+    tolerance: float = 1e-5
+    """Relative and absolute tolerance of the solver."""
+    label: Annotated[int | None, Unset("INT")] = None
+    """Class of all items, where the run has classes."""
+    grey: Flag = False
+    """Turn colour images to grey where the run is grey."""
+    skip_broken: Flag = False
+    """Leave out files that are not images."""
+    out: Annotated[str | None, Unset("FILE")] = None
+    """.png (a row for each path), or .npy, .npz, .safetensors; path.png or .npy unless given."""
+
+
+def run(options: Options) -> Result:
+    """Do what the options ask."""
+    import torch
+
+    from scorefield.cli.output import check_format, is_image, write_samples
+    from scorefield.codes import interpolate
+    from scorefield.progress import Bar
+    from scorefield.solve.ode import Dopri5
+    from scorefield.train import read_run
+
+    check_count("--n", options.n)
+    if options.n < 2:
+        raise InputError(f"--n={options.n} is impossible; both ends belong to a path, so expected 2 or more")
+    check_tolerance(options.tolerance)
+    check_temperature(options.temperature)
+    info = read_run(options.run)
+    out = options.out or f"path{'.png' if is_image(info.shape) else '.npy'}"
+    check_format(out, info.shape)
+    data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
+    pairs = [_pair(word, len(data)) for word in options.pairs]
+    if not pairs:
+        raise InputError("--pairs needs a value, such as 0,1")
+    check_writable(out)
+    info, model = open_run(options.run, options.device)
+    cond = label_condition(model, options.label, 1)
+    begin, paths = time.monotonic(), []
+    solver = Dopri5(options.tolerance, options.tolerance)
+    with Bar("interpolating") as bar:
+        for pair in pairs:
+            first, last = model_input(data, pair, info).to(model.device)
+            paths.append(
+                interpolate(model, first, last, options.n, temperature=options.temperature, solver=solver, **cond)
+            )
+            bar(len(paths) / len(pairs))
+    low, high = info.range or model.sde.range
+    write_samples(out, torch.cat(paths), low, high, options.n)
+    seconds = time.monotonic() - begin
+    text = f"{plural(len(pairs), 'path')} of {options.n} points, {seconds:.1f} s: {out}"
+    return Result(text, {"out": out, "pairs": [list(p) for p in pairs], "n": options.n, "seconds": seconds})
+
+
+def _pair(word: str, size: int) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,18}),(\d{1,18})", word)
+    if not match:
+        raise InputError(f"--pairs={word!r} cannot be read; expected two numbers of items, such as 0,1")
+    first, last = int(match[1]), int(match[2])
+    if max(first, last) >= size:
+        raise InputError(f"--pairs={word!r}: there are {size} items, numbered from 0 to {size - 1}")
+    return first, last
