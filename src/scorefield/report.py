@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -27,7 +28,14 @@ th { font-weight: 600; } td:not(:first-child), th:not(:first-child) { text-align
 section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1.1rem 1.2rem; }
 section.wide { grid-column: 1 / -1; } figure { margin: 0; } img { max-width: 100%; height: auto; border-radius: .25rem; }
 img.pixels { image-rendering: pixelated; } img.plot { background: #fff; }
+svg { width: 100%; height: auto; } svg text { fill: var(--dim); font-size: 12px; } svg .grid { stroke: var(--line); }
+svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } svg circle { stroke: none; }
 """
+
+Points = Sequence[tuple[float, float]]
+_COLOURS = ("#3b76d6", "#d9822b", "#3a9d6b", "#b0509c")
+_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 640, 300, 64, 44, 24
+_MOST_POINTS = 800
 
 
 @dataclass
@@ -55,6 +63,20 @@ class Report:
         image = f'<img class="{kind}" alt="{escape(title)}" src="data:image/png;base64,{code}">'
         self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{image}</figure>", wide=wide)
 
+    def curves(
+        self,
+        title: str,
+        text: str,
+        lines: Mapping[str, Points],
+        labels: tuple[str, str],
+        *,
+        log_y: bool = False,
+        wide: bool = False,
+    ) -> None:
+        """Add a plot of named series of (x, y), drawn into the page itself; points that are not finite are left out."""
+        plot = _plot(lines, labels, log_y)
+        self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{plot}</figure>", wide=wide)
+
     def write(self, path: Path) -> None:
         """Write the page."""
         page = (
@@ -69,3 +91,67 @@ class Report:
     def _section(self, title: str, inner: str, wide: bool) -> None:
         mark = " class='wide'" if wide else ""
         self.parts.append(f"<section{mark}><h2>{escape(title)}</h2>{inner}</section>")
+
+
+def _plot(lines: Mapping[str, Points], labels: tuple[str, str], log_y: bool) -> str:
+    """An SVG line plot; one of no points is a sentence."""
+    kept = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]
+        for name, points in lines.items()
+    }
+    kept = {name: points[:: 1 + len(points) // _MOST_POINTS] for name, points in kept.items() if points}
+    if not kept:
+        return "<p>No figures yet.</p>"
+    xs, ys = ([point[i] for points in kept.values() for point in points] for i in (0, 1))
+    across = _Axis(xs, _LEFT, _WIDTH - 12, False)
+    up = _Axis(ys, _HEIGHT - _BELOW, _ABOVE, log_y)
+    parts = [
+        f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH - 12}' y1='{up(y):.1f}' y2='{up(y):.1f}'/>"
+        f"<text x='{_LEFT - 8}' y='{up(y) + 4:.1f}' text-anchor='end'>{y:.4g}</text>"
+        for y in up.ticks
+    ]
+    parts += [
+        f"<text x='{across(x):.1f}' y='{_HEIGHT - _BELOW + 18}' text-anchor='middle'>{x:.6g}</text>"
+        for x in across.ticks
+    ]
+    middle = (_LEFT + _WIDTH) / 2
+    parts.append(f"<text x='{middle}' y='{_HEIGHT - 6}' text-anchor='middle'>{escape(labels[0])}</text>")
+    parts.append(f"<text x='4' y='14'>{escape(labels[1])}</text>")
+    for i, (name, points) in enumerate(kept.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
+        if len(points) > 1:
+            parts.append(f"<polyline points='{path}' stroke='{colour}'/>")
+        if len(points) < 40:
+            parts += [f"<circle cx='{across(x):.1f}' cy='{up(y):.1f}' r='2.6' fill='{colour}'/>" for x, y in points]
+        if len(kept) > 1:
+            at = _WIDTH - 12 - 130 * (len(kept) - i) + 130
+            parts.append(f"<text x='{at}' y='14' text-anchor='end' style='fill:{colour}'>{escape(name)}</text>")
+    return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img'>{''.join(parts)}</svg>"
+
+
+class _Axis:
+    """Maps values to positions between two ends, and knows the round values in between."""
+
+    def __init__(self, values: Sequence[float], start: float, stop: float, log: bool) -> None:
+        low, high = (math.log10(v) if log else v for v in (min(values), max(values)))
+        if high - low < 1e-9 * max(1.0, abs(high)):
+            low, high = low - 0.5, high + 0.5
+        self._low, self._scale, self._start, self._log = low, (stop - start) / (high - low), start, log
+        self.ticks = _decades(low, high) if log and high - low > 1 else self._even(low, high)
+
+    def __call__(self, value: float) -> float:
+        return self._start + ((math.log10(value) if self._log else value) - self._low) * self._scale
+
+    def _even(self, low: float, high: float) -> list[float]:
+        if self._log:
+            low, high = 10**low, 10**high
+        rough = (high - low) / 5
+        unit = 10 ** math.floor(math.log10(rough))
+        step = unit * min((1, 2, 5, 10), key=lambda m: abs(m * unit - rough))
+        return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    step = math.ceil((high - low) / 6)
+    return [10.0**k for k in range(math.ceil(low), math.floor(high) + 1, step)]

@@ -6,10 +6,25 @@ from typing import Any
 
 from scorefield.train.config import OptimConfig, TrainConfig
 from scorefield.train.ema import EMA
+from scorefield.train.observe import Moment
+from scorefield.train.page import write_report
+from scorefield.train.posthoc import post_hoc_ema
 from scorefield.train.run import RunInfo, load, read_run
 from scorefield.train.trainer import Run, train
 
-__all__ = ["EMA", "OptimConfig", "Run", "RunInfo", "TrainConfig", "load", "read_run", "train"]
+__all__ = [
+    "EMA",
+    "Moment",
+    "OptimConfig",
+    "Run",
+    "RunInfo",
+    "TrainConfig",
+    "load",
+    "post_hoc_ema",
+    "read_run",
+    "train",
+    "write_report",
+]
 
 
 class _CallableModule(ModuleType):

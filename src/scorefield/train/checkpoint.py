@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -36,9 +38,14 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int = 3
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int | None = 3,
+    keep_best: bool = False,
 ) -> Path:
-    """Write `run`/step-NNNNNN, whole or not at all, then remove all but the newest `keep` checkpoints.
+    """Write `run`/step-NNNNNN, whole or not at all, then remove all but the newest `keep` checkpoints and the best one.
 
     Every group becomes NAME.safetensors, the state state.json, and SHA256SUMS lists the checksum of each (in the format
     of `sha256sum`).
@@ -59,8 +66,11 @@ def save_checkpoint(
             _write(part / name, content)
         _write(part / SUMS, "".join(sums).encode())
     try:
-        for old in list_checkpoints(run)[:-keep]:
-            remove_folder(old)
+        removable = [] if keep is None else list_checkpoints(run)[:-keep]
+        best = best_checkpoint(run) if keep_best and removable else None
+        for old in removable:
+            if old != best:
+                remove_folder(old)
     except OSError as error:
         raise cannot_write(run, error) from error
     return path
@@ -74,13 +84,33 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[5:]))
 
 
-def newest_checkpoint(run: Path, groups: tuple[str, ...] = ("model", "ema", "optimizer")) -> Checkpoint | None:
+def best_checkpoint(run: Path) -> Path | None:
+    """The checkpoint with the least held-out loss, or with the least running loss where none was held out; None if no
+    checkpoint states a loss."""
+    losses: dict[str, dict[Path, float]] = {"held_out_loss": {}, "running_loss": {}}
+    for path in list_checkpoints(run):
+        with contextlib.suppress(CheckpointError):
+            state = read_state(path)
+            for name, found in losses.items():
+                value = state.get(name)
+                if state["step"] and isinstance(value, float) and math.isfinite(value):
+                    found[path] = value
+    known = losses["held_out_loss"] or losses["running_loss"]
+    return min(known, key=known.__getitem__) if known else None
+
+
+def newest_checkpoint(
+    run: Path, groups: tuple[str, ...] = ("model", "ema", "optimizer"), among: list[Path] | None = None
+) -> Checkpoint | None:
     """The newest intact checkpoint of a run; None if it has none at all. A damaged newer one is reported in a warning.
+
+    Other arguments:
+        among: some of its checkpoints, oldest first; all by default.
 
     Raises:
         CheckpointError: there are checkpoints and every one is damaged.
     """
-    paths = list_checkpoints(run)
+    paths = list_checkpoints(run) if among is None else among
     faults: list[str] = []
     for path in reversed(paths):
         try:
@@ -126,6 +156,19 @@ def read_checkpoint(path: Path, groups: tuple[str, ...] = ("model", "ema", "opti
         )
     loaded = {group: safetensors.torch.load(contents[f"{group}.safetensors"]) for group in groups}
     return Checkpoint(path, int(state["step"]), loaded, state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint alone.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    content = _bytes(path, STATE)
+    if f"{hashlib.sha256(content).hexdigest()}  {STATE}\n".encode() not in _bytes(path, SUMS):
+        raise _damaged(path, f"checksum of {STATE} differs")
+    state: dict[str, Any] = json.loads(content)
+    return state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:

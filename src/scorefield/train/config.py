@@ -72,11 +72,17 @@ class TrainConfig:
     """Optimiser steps in all."""
     batch_size: int = 128
     """Items per step, over all processes."""
+    accumulate: int = 1
+    """Parts that a process cuts its share of a batch into, to need less memory; the gradient is that of the whole."""
     seed: int = 0
     """Decides data order, times, noise and dropout; the same seed gives the same run."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema: float = 0.999
     """Rate of the weight average, min(ema, (1 + n) / (10 + n)) after n updates; the paper: 0.999 VE, 0.9999 VP."""
+    power_ema: tuple[float, ...] = ()
+    """Widths (sigma_rel, such as 0.05 0.1) of power-function averages, from which `post_hoc_ema` makes any other."""
+    snapshot_every: int = 1000
+    """Steps between snapshots of the power-function averages."""
     weighting: Literal["noise", "likelihood", "none", "edm"] = "noise"
     """Weight of each noise level in the loss (see `dsm_loss`)."""
     times: Proposal = UniformTimes()  # noqa: RUF009 - a frozen value
@@ -105,16 +111,37 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep: int = 3
     """Checkpoints kept; older ones are removed."""
+    keep_best: bool = True
+    """Keep the checkpoint with the least held-out loss, or running loss where nothing is held out, beside the newest."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What a loss that is not finite or explodes does: stop, or go back to the last checkpoint and on with other data."""
+    rollbacks: int = 3
+    """Rollbacks after which a further divergence stops the run."""
+    explosion: float = 1000.0
+    """A loss so many times its running mean has exploded; 0 lets it."""
+    sample_every: int = 0
+    """Steps between sample grids from fixed seeds, in samples/; 0 draws none."""
+    sample_count: int = 16
+    """Samples in a grid."""
+    trackers: tuple[str, ...] | None = None
+    """Where figures go besides log.jsonl, by accelerate's names, such as wandb; tensorboard if it is installed."""
+    report: bool = True
+    """Write report.html at the end and with every sample grid."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+        positive = ("steps", "batch_size", "accumulate", "snapshot_every", "log_every", "checkpoint_every", "keep")
+        for name in (*positive, "sample_count"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2**63 - 1")
         _require(0 <= self.ema < 1, "ema", self.ema, "a rate from 0 up to 1, such as 0.999")
         _require(0 <= self.label_dropout <= 1, "label_dropout", self.label_dropout, "a share from 0 to 1")
-        _require(self.workers >= 0, "workers", self.workers, "0 or more")
+        for name in ("workers", "rollbacks", "explosion", "sample_every"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
+        for width in self.power_ema:
+            _require(0 < width < WIDEST, "power_ema", width, f"widths between 0 and {WIDEST}, such as 0.05 0.1")
         _choice("weighting", self.weighting, ("noise", "likelihood", "none", "edm"))
         _choice("reduce", self.reduce, ("mean", "sum"))
+        _choice("on_divergence", self.on_divergence, ("stop", "rollback"))
         _choice("precision", self.precision, ("fp32", "bf16", "fp16"))
         _require(callable(self.times), "times", self.times, "a proposal, such as scorefield.times.LogSNRTimes()")
 
@@ -133,7 +160,26 @@ class TrainConfig:
         return replace(self, **{k: v for k, v in changes.items() if k in own} | {"optim": optim})
 
 
-MAY_CHANGE = ("steps", "workers", "log_every", "checkpoint_every", "keep", "compile")
+WIDEST = 0.28
+"""The relative width of a uniform average is 12^(-1/2) = 0.289; wider ones would look away from the present."""
+
+MAY_CHANGE = (
+    "steps",
+    "workers",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "keep_best",
+    "compile",
+    "on_divergence",
+    "rollbacks",
+    "explosion",
+    "snapshot_every",
+    "sample_every",
+    "sample_count",
+    "trackers",
+    "report",
+)
 """Fields that a resumed run may change: they leave the computation as it was."""
 
 

@@ -29,6 +29,14 @@ class Batch:
     noise: Tensor
     label: Tensor | None
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into `count` equal pieces."""
+        if count == 1:
+            return [self]
+        label = [None] * count if self.label is None else self.label.chunk(count)
+        rest = (v.chunk(count) for v in (self.x0, self.t, self.weight, self.noise))
+        return [Batch(*values) for values in zip(*rest, label, strict=True)]
+
 
 @dataclass(frozen=True)
 class Feed:

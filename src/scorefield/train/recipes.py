@@ -16,7 +16,7 @@ from scorefield.objective import ddpm_loss
 from scorefield.sdes import VP
 from scorefield.times import LadderTimes, LogNormalTimes, UniformTimes
 from scorefield.train.config import OptimConfig, TrainConfig
-from scorefield.train.trainer import Loss
+from scorefield.train.loss import Loss
 
 
 @dataclass(frozen=True)

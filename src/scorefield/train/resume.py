@@ -33,7 +33,9 @@ def check_same_run(info: RunInfo, model: ScoreModel, data: Dataset, config: Trai
             f"{info.path} was trained on other data ({info.data['name']}, {info.data['size']} items; now {data.name}, "
             f"{data.size} items); {REMEDY}"
         )
-    old, new = info.config["arguments"], _as_json(encode(config))["arguments"]
+    # A field that an earlier version did not have stands at its default, which does what that version did.
+    fresh = _as_json(encode(TrainConfig()))["arguments"]
+    old, new = fresh | info.config["arguments"], _as_json(encode(config))["arguments"]
     for name, before, now in _differences(old, new):
         if name not in MAY_CHANGE:
             raise CheckpointError(f"{info.path} was trained with {name}={_short(before)}, not {_short(now)}; {REMEDY}")

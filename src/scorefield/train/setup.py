@@ -53,7 +53,9 @@ def make_accelerator(config: TrainConfig, device: str | None) -> Any:
         if torch.device(device or "").index is not None:
             torch.cuda.set_device(torch.device(device or ""))
     precision = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=precision)
+    # Processes without a GPU find each other only if accelerate is told that it is the CPU they work on.
+    cpu = kind == "cpu" or (kind is None and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     if kind and accelerator.device.type != kind:
         raise InputError(f"device={device} is not available here; this machine offers {accelerator.device.type}")
     return accelerator
@@ -67,6 +69,21 @@ def held(folder: Path, accelerator: Any) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def shared(value: Any, accelerator: Any) -> Any:
+    """The main process's value, on every process."""
+    if accelerator.num_processes == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def class_count(net: Any) -> int:
+    """The classes that a network knows, 0 for none."""
+    count = getattr(net, "num_classes", 0)
+    return int(count) if isinstance(count, int) else 0
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import signal
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,33 @@ from torch import Tensor, nn
 
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.files import remove_leftovers
-from scorefield.errors import DivergedError, InputError
+from scorefield.errors import DivergedError, InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
-from scorefield.objective import dsm_loss
 from scorefield.train.checkpoint import (
     Checkpoint,
+    list_checkpoints,
     load_optimizer,
     newest_checkpoint,
     optimizer_tensors,
+    read_checkpoint,
     save_checkpoint,
 )
 from scorefield.train.config import TrainConfig
-from scorefield.train.ema import EMA
-from scorefield.train.feed import Batch, Feed
+from scorefield.train.divergence import Divergence, Progress, describe
+from scorefield.train.ema import EMA, power_function
+from scorefield.train.feed import Feed
 from scorefield.train.guard import StopSignals
+from scorefield.train.loss import Loss, Objective, held_out_loss
+from scorefield.train.observe import Moment, Observer
 from scorefield.train.order import derived_seed
+from scorefield.train.posthoc import save_snapshot
 from scorefield.train.resume import check_same_run
 from scorefield.train.run import RUN_FILE, load_weights, read_run, write_run
-from scorefield.train.setup import held, make_accelerator, make_optimizer, own_randomness
-from scorefield.train.watch import Log, Watch
+from scorefield.train.setup import class_count, held, make_accelerator, make_optimizer, own_randomness, shared
 
-Loss = Callable[..., Tensor]
+Callback = Callable[[Moment], Any]
+POWER = "power-"
+"""Begins the names of the groups of a checkpoint that hold power-function averages."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Run:
         step: optimiser steps done, of `steps`.
         loss: mean loss since the last line of the log; NaN if no step was made.
         model: a copy of the model with the averaged weights, in eval mode, on the device it was trained on.
-        stopped: the signal that ended training early, else None.
+        stopped: what ended training early, a signal or "a callback", else None.
     """
 
     path: Path
@@ -71,6 +78,8 @@ def train(
     out: str | Path,
     config: TrainConfig | None = None,
     loss: Loss | None = None,
+    held_out: Dataset | Tensor | Any = None,
+    callbacks: Sequence[Callback] = (),
     device: str | None = None,
     progress: bool | None = None,
     **options: Any,
@@ -88,6 +97,9 @@ def train(
         config, **options: a TrainConfig, and fields to replace in it or in its `optim`, such as steps=, lr=, ema=.
 
     Other arguments:
+        held_out: data whose loss under the averaged weights is measured at every checkpoint, and decides which is best.
+        callbacks: functions that are called with a `Moment` after every step, on the main process; one that returns True
+            ends the training, which can be continued later.
         loss: per-sample loss (model, x0, t=, noise=, **cond) -> (B,) in place of `dsm_loss` with `config.weighting`.
         device: "cpu", "cuda", "cuda:1", "mps"; the best one there is by default.
         progress: True, False, or None for a progress bar on a terminal.
@@ -96,60 +108,56 @@ def train(
         InputError: an option, or data that does not fit the model; a run folder in use.
         CheckpointError: the folder belongs to another run, or none of its checkpoints is intact.
         OutputError: the folder is not writable, or the disk is full; the last good checkpoint stays.
-        DivergedError: the loss or its gradient is not finite; the last good checkpoint stays.
+        DivergedError: the loss or its gradient is not finite or has exploded, and the configuration is to stop, or has
+            rolled back often enough; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C, once the run is saved.
     """
     settings = (config or TrainConfig()).updated(**options)
-    items = as_dataset(data)
+    items, held_items = as_dataset(data), None if held_out is None else as_dataset(held_out)
     if model.shape is None:
         model.shape = items.shape
-    if model.shape != items.shape:
-        raise InputError(f"{items.name} has items of shape {items.shape} and the model expects {model.shape}")
+    for part in (items, held_items):
+        if part is not None and part.shape != model.shape:
+            raise InputError(f"{part.name} has items of shape {part.shape} and the model expects {model.shape}")
     folder = Path(out)
     with StopSignals() as signals:
         accelerator = make_accelerator(settings, device)
         with held(folder, accelerator), own_randomness(accelerator.device):
-            run = _Loop(model, items, settings, folder, accelerator, loss).run(signals, progress)
+            loop = _Loop(model, items, settings, folder, accelerator, loss, held_items, callbacks)
+            run = loop.run(signals, progress)
     if signals.received == signal.SIGINT:
         raise KeyboardInterrupt
     return run
 
 
-class _Objective(nn.Module):
-    """Mean weighted loss of a batch, as a module so that accelerate can wrap it for precision and for processes."""
-
-    def __init__(self, model: ScoreModel, config: TrainConfig, loss: Loss | None) -> None:
-        super().__init__()
-        self.model = model
-        self._sum = config.reduce == "sum"
-        self._weighting: Any = config.weighting
-        self._loss = loss
-
-    def forward(self, batch: Batch) -> Tensor:
-        cond: dict[str, Any] = {} if batch.label is None else {"label": batch.label}
-        if self._loss is not None:
-            each = self._loss(self.model, batch.x0, t=batch.t, noise=batch.noise, **cond)
-        else:
-            each = dsm_loss(self.model, batch.x0, self._weighting, t=batch.t, noise=batch.noise, **cond)
-        if each.shape != batch.t.shape:
-            raise InputError(
-                f"the loss returned shape {tuple(each.shape)}; expected one value a sample, {tuple(batch.t.shape)}"
-            )
-        each = each * batch.weight.to(each.dtype)
-        return 0.5 * each if self._sum else each / math.prod(batch.x0.shape[1:])
-
-
 class _Loop:
     def __init__(
-        self, model: ScoreModel, data: Dataset, config: TrainConfig, folder: Path, accelerator: Any, loss: Loss | None
+        self,
+        model: ScoreModel,
+        data: Dataset,
+        config: TrainConfig,
+        folder: Path,
+        accelerator: Any,
+        loss: Loss | None,
+        held_out: Dataset | None,
+        callbacks: Sequence[Callback],
     ) -> None:
-        if config.batch_size % accelerator.num_processes:
+        parts = accelerator.num_processes * config.accumulate
+        if config.batch_size % parts:
             raise InputError(
-                f"batch_size={config.batch_size} cannot be shared evenly by {accelerator.num_processes} processes; "
-                "choose a multiple"
+                f"batch_size={config.batch_size} cannot be shared evenly by {accelerator.num_processes} processes with "
+                f"accumulate={config.accumulate}; choose a multiple of {parts}"
             )
         self.model, self.data, self.config, self.folder, self.accelerator = model, data, config, folder, accelerator
-        self.labels = data.labels is not None and getattr(model.net, "num_classes", 0) > 0
+        self.loss, self.held_out, self.callbacks = loss, held_out, callbacks
+        classes = class_count(model.net)
+        self.labels = data.labels is not None and classes > 0
+        if data.labels is not None and self.labels and int(data.labels.max()) >= classes:
+            raise InputError(
+                f"{data.name} has class {int(data.labels.max())} and the network knows {classes} classes, from 0; "
+                "build it with more"
+            )
+        self.classes = classes if self.labels else 0
         self.feed = Feed(
             data, config, model.sde, self.labels, rank=accelerator.process_index, world=accelerator.num_processes
         )
@@ -162,101 +170,154 @@ class _Loop:
         if not self.parameters:
             raise InputError("the model has no parameters to train; give it a network")
         self.optimizer = make_optimizer(list(self.parameters), config)
-        self.objective, self.wrapped = accelerator.prepare(_Objective(model, config, loss), self.optimizer)
+        self.objective, self.wrapped = accelerator.prepare(Objective(model, config, loss), self.optimizer)
         self.ema = EMA(model, config.ema)
-        self.step, self.saved, self.seconds = 0, -1, 0.0
+        self.power = {width: EMA(model, power_function(width)) for width in config.power_ema}
+        self.at, self.saved = Progress(), -1
 
     def run(self, signals: StopSignals, progress: bool | None) -> Run:
         self._begin()
-        config, accelerator = self.config, self.accelerator
         was_training = self.model.training
         self.model.train()
-        total, count, mean, stop = 0.0, 0, math.nan, False
-        clock, log = time.monotonic(), Log(self.folder, self.step) if accelerator.is_main_process else None
-        raw = self.feed.raw(self.step, config.steps)
+        observer = Observer(
+            self.folder, self.at, self.model, self.data, self.config, self.classes, self.accelerator, progress
+        )
         try:
-            with Watch(self.step, config.steps, progress if accelerator.is_main_process else False) as watch:
-                for items in raw:
-                    lr = config.optim.lr_at(self.step, config.steps)
-                    value, norm, stop = self._update(items, lr, signals)
-                    self.step, total, count = self.step + 1, total + value, count + 1
-                    watch.step(self.step)
-                    mean = total / count
-                    if self.step % config.log_every == 0 or self.step == config.steps:
-                        now = time.monotonic()
-                        speed, self.seconds, clock = count / (now - clock), self.seconds + now - clock, now
-                        watch.report(self.step, mean, speed)
-                        if log is not None:
-                            log.write(
-                                step=self.step,
-                                loss=mean,
-                                grad_norm=norm,
-                                lr=lr,
-                                steps_per_second=speed,
-                                seconds=self.seconds,
-                            )
-                        total, count = 0.0, 0
-                    if stop or self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                        self._save()
-                    if stop:
+            with observer:
+                while True:
+                    try:
+                        stop = self._advance(signals, observer)
                         break
+                    except Divergence as error:
+                        self._roll_back(str(error), observer)
+                observer.page()
+        finally:
+            self.model.train(was_training)
+        name = None
+        if stop:
+            name = signal.Signals(signals.received).name if signals.received else "a callback"
+        return Run(self.folder, self.at.step, self.config.steps, observer.loss, self._averaged(), name)
+
+    def _advance(self, signals: StopSignals, observer: Observer) -> bool:
+        """Make steps until the last one or until asked to stop, which is returned."""
+        config, at = self.config, self.at
+        raw = self.feed.raw(at.batch, config.steps + at.skipped)
+        try:
+            for items in raw:
+                lr = config.optim.lr_at(at.step, config.steps)
+                value, norm, stop = self._update(items, lr, signals, observer)
+                at.take(value)
+                last = at.step == config.steps
+                observer.step(value, norm, lr)
+                stop = self._call_back(value, norm, lr) or stop
+                if self.power and (at.step % config.snapshot_every == 0 or last):
+                    self._snapshot()
+                if stop or last or at.step % config.checkpoint_every == 0:
+                    self._save(observer)
+                if config.sample_every and (last or at.step % config.sample_every == 0):
+                    observer.pictures(self._averaged)
+                    self.accelerator.wait_for_everyone()
+                if stop:
+                    return not last
         finally:
             raw.close()  # type: ignore[attr-defined]
-            self.model.train(was_training)
-        name = signal.Signals(signals.received).name if stop and signals.received else None
-        return Run(self.folder, self.step, config.steps, mean, self._averaged(), name)
+        return False
 
-    def _update(self, items: Any, lr: float, signals: StopSignals) -> tuple[float, float, bool]:
-        """One optimiser step; returns the loss, the norm of its gradient, and whether to stop."""
-        accelerator, config = self.accelerator, self.config
+    def _update(self, items: Any, lr: float, signals: StopSignals, observer: Observer) -> tuple[float, float, bool]:
+        """One optimiser step; returns the loss, the norm of its gradient, and whether to stop.
+
+        Raises:
+            Divergence: loss or gradient are not finite, or the loss has exploded; nothing was changed.
+        """
+        accelerator, config, at = self.accelerator, self.config, self.at
         # Dropout has no generator of its own to take, so the global one starts every step from (seed, step).
-        torch.manual_seed(derived_seed(config.seed, f"dropout {accelerator.process_index}", self.step))
-        batch = self.feed.batch(self.step, items, accelerator.device)
-        each = self.objective(batch)
-        loss = each.mean()
+        torch.manual_seed(derived_seed(config.seed, f"dropout {accelerator.process_index}", at.batch))
+        batch = self.feed.batch(at.batch, items, accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.wrapped.zero_grad()
-        accelerator.backward(loss)
+        losses: list[Tensor] = []
+        for part in batch.parts(config.accumulate):
+            # Processes need to add up their gradients only once a step, with the last part.
+            with accelerator.no_sync(self.objective) if len(losses) + 1 < config.accumulate else nullcontext():
+                losses.append(self.objective(part))
+                accelerator.backward(losses[-1].mean() / config.accumulate)
+        each = torch.cat([loss.detach() for loss in losses])
         norm = accelerator.clip_grad_norm_(list(self.parameters), config.optim.clip or math.inf)
-        report = torch.stack([loss.detach().float(), torch.tensor(float(signals.received is not None)).to(loss.device)])
+        wish = torch.tensor(float(signals.received is not None))
+        report = torch.stack([each.mean().float(), wish.to(each.device)])
         if accelerator.num_processes > 1:  # all processes stop at the same step, or they would wait for each other
             report = accelerator.reduce(report, "mean")
-        value, wish = report.tolist()
-        size = float(norm)
+        value, stop = report.tolist()
+        size, exploded = float(norm), at.exploded(value, config.explosion)
         # With fp16 the scaler finds steps whose gradient overflowed and leaves them out by itself.
-        if not math.isfinite(value) or not (math.isfinite(size) or config.precision == "fp16"):
-            raise DivergedError(self._divergence(each.detach(), batch, value))
+        if exploded or not math.isfinite(value) or not (math.isfinite(size) or config.precision == "fp16"):
+            raise Divergence(describe(each, batch.t, value, exploded, self.model.sde, accelerator))
         self.wrapped.step()
         self.ema.update()
-        return value, size, wish > 0
+        for average in self.power.values():
+            average.update()
+        observer.losses(batch, each)
+        return value, size, stop > 0
 
-    def _divergence(self, each: Tensor, batch: Batch, value: float) -> str:
-        bad = ~torch.isfinite(each)
-        worst = int(bad.nonzero()[0]) if bool(bad.any()) else int(each.argmax())
-        t = float(batch.t[worst])
-        what = f"the loss is {value}" if bool(bad.any()) or not math.isfinite(value) else "the gradient is not finite"
-        return (
-            f"training stopped at step {self.step}: {what}, first at noise level sigma={float(self.model.sde.sigma(t)):.3g} "
-            f"(t={t:.3g}); the checkpoint of step {max(self.saved, 0)} is intact; lower optim.lr or optim.clip"
-        )
+    def _call_back(self, loss: float, norm: float, lr: float) -> bool:
+        """Tell the callbacks; whether one of them wants to stop, agreed on by all processes."""
+        if not self.callbacks:
+            return False
+        wish = False
+        if self.accelerator.is_main_process:
+            moment = Moment(self.at.step, self.config.steps, loss, norm, lr, self.model, self.folder, self._averaged)
+            for callback in self.callbacks:
+                wish = callback(moment) is True or wish
+            self.model.train()
+        return bool(shared(wish, self.accelerator))
+
+    def _roll_back(self, what: str, observer: Observer) -> None:
+        """Return to the last regular checkpoint and leave out the batches up to the present one.
+
+        Raises:
+            DivergedError: the run is not to roll back, or did so often enough.
+        """
+        failed, config = self.at.step, self.config
+        told = f"training stopped at step {failed}: {what}; the checkpoint of step {max(self.saved, 0)} is intact; "
+        if config.on_divergence == "stop":
+            raise DivergedError(told + "lower optim.lr or optim.clip, or go on with on_divergence=rollback")
+        if self.at.rollbacks >= config.rollbacks:
+            raise DivergedError(told + f"it had rolled back {self.at.rollbacks} times; lower optim.lr or optim.clip")
+        before, bad = self.at.rollbacks, self.at.batch
+        # One that a signal left in between would make the outcome depend on when the signal came.
+        regular = [p for p in list_checkpoints(self.folder) if int(p.name[5:]) % config.checkpoint_every == 0]
+        checkpoint = newest_checkpoint(self.folder, self._groups(), among=regular or None)
+        if checkpoint is None:
+            raise DivergedError(told + "lower optim.lr or optim.clip")
+        self.accelerator.wait_for_everyone()
+        self._restore(checkpoint)
+        self.at.skipped, self.at.rollbacks = bad + 1 - self.at.step, before + 1
+        observer.start()
+        observer.event(rollback_from=failed, reason=what, skipped=self.at.skipped)
+        if self.accelerator.is_main_process:
+            line = f"step {failed}: {what}; rolled back to step {self.at.step}, leaving out its {bad + 1} first batches"
+            warnings.warn(line, ScorefieldWarning, stacklevel=4)
 
     def _begin(self) -> None:
-        """Continue from the newest intact checkpoint, or write the first one."""
-        main = self.accelerator.is_main_process
-        if main:
+        """Continue from the newest intact checkpoint, or write the first one; the main process finds out which."""
+        found: Checkpoint | None = None
+        if self.accelerator.is_main_process:
             remove_leftovers(self.folder)
-        checkpoint = None
-        if (self.folder / RUN_FILE).exists():
-            if check_same_run(read_run(self.folder), self.model, self.data, self.config) and main:
+            if (self.folder / RUN_FILE).exists():
+                if check_same_run(read_run(self.folder), self.model, self.data, self.config):
+                    write_run(self.folder, self.model, self.data, self.config, self.labels)
+                found = newest_checkpoint(self.folder, self._groups())
+            else:
                 write_run(self.folder, self.model, self.data, self.config, self.labels)
-            checkpoint = newest_checkpoint(self.folder)
-        elif main:
-            write_run(self.folder, self.model, self.data, self.config, self.labels)
-        if checkpoint is None:
-            self._save()  # finds out at once whether the folder can be written to
+        path = shared(None if found is None else found.path, self.accelerator)
+        if path is None:
+            self._save(None)  # finds out at once whether the folder can be written to
         else:
-            self._restore(checkpoint)
+            self._restore(found or read_checkpoint(path, self._groups()))
+
+    def _groups(self) -> tuple[str, ...]:
+        return ("model", "ema", "optimizer", *(f"{POWER}{width}" for width in self.power))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.step > self.config.steps:
@@ -264,37 +325,54 @@ class _Loop:
                 f"{self.folder} has {checkpoint.step} steps already, more than steps={self.config.steps}; "
                 "ask for more, or choose another --out"
             )
-        load_weights(self.model, checkpoint.tensors["model"], str(checkpoint.path))
-        load_optimizer(self.optimizer, self.parameters, checkpoint.tensors["optimizer"])
-        self.ema.load(checkpoint.tensors["ema"], checkpoint.state["ema_updates"])
-        if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
-            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
-        self.step = self.saved = checkpoint.step
-        self.seconds = checkpoint.state["seconds"]
+        tensors, state = checkpoint.tensors, checkpoint.state
+        load_weights(self.model, tensors["model"], str(checkpoint.path))
+        self.optimizer.state.clear()
+        load_optimizer(self.optimizer, self.parameters, tensors["optimizer"])
+        self.ema.load(tensors["ema"], state["ema_updates"])
+        for width, average in self.power.items():
+            average.load(tensors[f"{POWER}{width}"], state["ema_updates"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for field in fields(Progress):
+            setattr(self.at, field.name, state.get(field.name, field.default))
+        self.saved = self.at.step
 
-    def _save(self) -> None:
-        if self.accelerator.is_main_process and self.saved != self.step:
-            scaler = self.accelerator.scaler
-            save_checkpoint(
-                self.folder,
-                self.step,
-                {
-                    "model": self.model.state_dict(),
-                    "ema": self.ema.tensors,
-                    "optimizer": optimizer_tensors(self.optimizer, self.parameters),
-                },
-                {
-                    "ema_updates": self.ema.updates,
-                    "seconds": self.seconds,
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                    "seed": self.config.seed,
-                    "items_seen": self.step * self.config.batch_size,
-                    "torch": torch.__version__,
-                },
-                self.config.keep,
-            )
-        self.saved = self.step
+    def _save(self, observer: Observer | None) -> None:
+        if self.saved != self.at.step:
+            extra = {}
+            if self.held_out is not None and observer is not None:
+                extra["held_out_loss"] = held_out_loss(
+                    self._averaged(), self.held_out, self.config, self.loss, self.labels, self.accelerator
+                )
+                observer.event(**extra)
+            if self.accelerator.is_main_process:
+                self._write(extra)
+        self.saved = self.at.step
         self.accelerator.wait_for_everyone()
+
+    def _write(self, extra: dict[str, float]) -> None:
+        scaler, at = self.accelerator.scaler, self.at
+        groups = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.tensors,
+            "optimizer": optimizer_tensors(self.optimizer, self.parameters),
+        }
+        state = {
+            **asdict(at),
+            **extra,
+            "ema_updates": self.ema.updates,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "seed": self.config.seed,
+            "items_seen": at.batch * self.config.batch_size,
+            "torch": torch.__version__,
+        }
+        groups |= {f"{POWER}{width}": average.tensors for width, average in self.power.items()}
+        save_checkpoint(self.folder, at.step, groups, state, self.config.keep, self.config.keep_best)
+
+    def _snapshot(self) -> None:
+        if self.accelerator.is_main_process:
+            save_snapshot(self.folder, self.at.step, self.power)
 
     def _averaged(self) -> ScoreModel:
         model = copy.deepcopy(self.model)

@@ -33,18 +33,26 @@ class Log:
             with atomic_file(self.path, "w") as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
 
-    def write(self, **values: float) -> None:
-        """Append one line.
+    def write(self, **values: Any) -> None:
+        """Append one line of numbers, texts and lists of them.
 
         Raises:
             OutputError: the disk is full.
         """
-        line = json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()})
+        line = json.dumps(_strict(values))
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(run: str | Path) -> list[dict[str, Any]]:
