@@ -40,6 +40,16 @@ class Processes:
         dist.gather_object(list(items), parts)
         return [item for part in parts or [] for item in part]
 
+    def broadcast(self, value: Item) -> Item:
+        """The main process's value, on every process."""
+        if self.count == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
 
 def launched() -> Processes:
     """Rank and number of processes as the launcher states them, without joining the others."""

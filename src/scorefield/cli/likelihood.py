@@ -59,6 +59,7 @@ class Options(Common):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
+    from scorefield import parallel
     from scorefield.likelihood import log_prob
     from scorefield.progress import Bar
     from scorefield.solve.ode import Dopri5
@@ -76,18 +77,27 @@ def run(options: Options) -> Result:
     n = min(len(data), options.n or len(data))
     begin = time.monotonic()
     table = Table(Path(out), COLUMNS, _settings(options, data, model))
-    rows = table.resume(options.batch_size, n, options.overwrite)
+    processes, size = parallel.join(model.device.type), options.batch_size
+    rows = processes.broadcast(table.resume(size, n, options.overwrite) if processes.main else [])
     solver = Dopri5(options.tolerance, options.tolerance)
-    with Bar("likelihood") as bar:
-        for start in range(len(rows), n, options.batch_size):
-            index = range(start, min(start + options.batch_size, n))
-            x = model_input(data, index, info, options.seed).to(model.device)
-            seeds = [_item_seed(options.seed, i) for i in index]
-            lp = log_prob(model, x, options.trace, options.probes, seed=seeds, solver=solver, progress=False)
-            fresh = _rows(lp, index, data, info)
-            table.append(fresh)
-            rows += fresh
-            bar(len(rows) / n)
+    with Bar("likelihood", None if processes.main else False) as bar:
+        # Every process takes one batch of each round, so that the batches are those of a single process.
+        for start in range(len(rows), n, size * processes.count):
+            first = start + processes.rank * size
+            index = range(first, min(first + size, n))
+            fresh = []
+            if index:
+                x = model_input(data, index, info, options.seed).to(model.device)
+                seeds = [_item_seed(options.seed, i) for i in index]
+                lp = log_prob(model, x, options.trace, options.probes, seed=seeds, solver=solver, progress=False)
+                fresh = _rows(lp, index, data, info)
+            fresh = processes.gather(fresh)
+            if processes.main:
+                table.append(fresh)
+                rows += fresh
+                bar(len(rows) / n)
+    if not processes.main:
+        return Result("")
     return _summary(rows[:n], out, n, time.monotonic() - begin, data.levels is not None)
 
 

@@ -71,15 +71,6 @@ def held(folder: Path, accelerator: Any) -> Iterator[None]:
         yield
 
 
-def shared(value: Any, accelerator: Any) -> Any:
-    """The main process's value, on every process."""
-    if accelerator.num_processes == 1:
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, 0)
-    return box[0]
-
-
 def class_count(net: Any) -> int:
     """The classes that a network knows, 0 for none."""
     count = getattr(net, "num_classes", 0)

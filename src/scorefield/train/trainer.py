@@ -19,6 +19,7 @@ from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.files import remove_leftovers
 from scorefield.errors import DivergedError, InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
+from scorefield.parallel import Processes
 from scorefield.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -39,7 +40,7 @@ from scorefield.train.order import derived_seed
 from scorefield.train.posthoc import save_snapshot
 from scorefield.train.resume import check_same_run
 from scorefield.train.run import RUN_FILE, load_weights, read_run, write_run
-from scorefield.train.setup import class_count, held, make_accelerator, make_optimizer, own_randomness, shared
+from scorefield.train.setup import class_count, held, make_accelerator, make_optimizer, own_randomness
 
 Callback = Callable[[Moment], Any]
 POWER = "power-"
@@ -150,6 +151,7 @@ class _Loop:
             )
         self.model, self.data, self.config, self.folder, self.accelerator = model, data, config, folder, accelerator
         self.loss, self.held_out, self.callbacks = loss, held_out, callbacks
+        self.processes = Processes(accelerator.process_index, accelerator.num_processes)
         classes = class_count(model.net)
         self.labels = data.labels is not None and classes > 0
         if data.labels is not None and self.labels and int(data.labels.max()) >= classes:
@@ -270,7 +272,7 @@ class _Loop:
             for callback in self.callbacks:
                 wish = callback(moment) is True or wish
             self.model.train()
-        return bool(shared(wish, self.accelerator))
+        return self.processes.broadcast(wish)
 
     def _roll_back(self, what: str, observer: Observer) -> None:
         """Return to the last regular checkpoint and leave out the batches up to the present one.
@@ -310,7 +312,7 @@ class _Loop:
                 found = newest_checkpoint(self.folder, self._groups())
             else:
                 write_run(self.folder, self.model, self.data, self.config, self.labels)
-        path = shared(None if found is None else found.path, self.accelerator)
+        path = self.processes.broadcast(None if found is None else found.path)
         if path is None:
             self._save(None)  # finds out at once whether the folder can be written to
         else:
