@@ -1,8 +1,9 @@
-"""Data: items of one shape with a known range, from arrays, image folders and the embedded digits."""
+"""Data: items of one shape with a known range, from arrays, images, tar shards, other libraries, and the embedded digits."""
 
 from scorefield.data.arrays import array, digits
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.folder import images
 from scorefield.data.source import open_data
+from scorefield.data.wrapped import huggingface, sequence
 
-__all__ = ["Dataset", "array", "as_dataset", "digits", "images", "open_data"]
+__all__ = ["Dataset", "array", "as_dataset", "digits", "huggingface", "images", "open_data", "sequence"]

@@ -115,7 +115,8 @@ def flip_where(chosen: Tensor, x: Tensor) -> Tensor:
 
 
 def as_dataset(data: Any) -> Dataset:
-    """A Dataset from one, from a tensor or array (N, *), or from a sized sequence of tensors or (tensor, label) pairs.
+    """A Dataset from one, from a tensor or array (N, *), a Hugging Face dataset, or anything with a length and an index
+    that gives x or (x, label), x being a tensor or a Pillow image, as torch and torchvision datasets do.
 
     Float values are taken as they are; uint8 has 256 levels.
 
@@ -123,6 +124,7 @@ def as_dataset(data: Any) -> Dataset:
         InputError: something else, or nothing in it.
     """
     from scorefield.data.arrays import array
+    from scorefield.data.wrapped import huggingface, sequence
 
     if isinstance(data, Dataset):
         if not data.size:
@@ -130,32 +132,10 @@ def as_dataset(data: Any) -> Dataset:
         return data
     if isinstance(data, Tensor | np.ndarray):
         return array(data)
+    if hasattr(data, "features") and hasattr(data, "column_names"):
+        return huggingface(data)
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise InputError(
             f"data is a {type(data).__name__}; give a Dataset, a tensor or array (N, *), or a sequence of tensors"
         )
-    if not len(data):
-        raise InputError("data is empty; give at least one item")
-    return _from_sequence(data)
-
-
-def _from_sequence(items: Any) -> Dataset:
-    def item(i: int) -> tuple[Tensor, int | None]:
-        pair = items[i]
-        value, label = (pair[0], int(pair[1])) if isinstance(pair, tuple | list) else (pair, None)
-        return torch.as_tensor(value), label
-
-    first, label = item(0)
-    if first.dtype != torch.uint8 and not first.is_floating_point():
-        raise InputError(f"items of data have dtype {first.dtype}; give uint8 or float tensors")
-
-    def read(indices: Sequence[int]) -> Tensor:
-        values = [item(i)[0] for i in indices]
-        for i, value in zip(indices, values, strict=True):
-            if value.shape != first.shape:
-                raise InputError(f"item {i} of data has shape {tuple(value.shape)}; the first has {tuple(first.shape)}")
-        return torch.stack(values)
-
-    labels = None if label is None else torch.tensor([item(i)[1] for i in range(len(items))])
-    levels = 256 if first.dtype == torch.uint8 else None
-    return Dataset("data", tuple(first.shape), len(items), read, levels=levels, labels=labels, slow=True)
+    return sequence(data)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,25 +87,39 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
     """
     file = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                if not convert and channels == 1 and _has_colour(opened):
-                    raise BrokenImage(
-                        f"{path} has 3 channels (it is in colour) and 1 (grey) is expected; convert it first"
-                    )
-                picture = ImageOps.exif_transpose(opened)
-                picture = _to_mode(picture, MODES[channels])
+        with quiet_pillow(), Image.open(file) as opened:
+            return image_tensor(opened, channels, size, convert, str(path))
     except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
         raise cannot_read(path, error) from error
     except BrokenImage:
         raise
     except Exception as error:  # a damaged file can raise anything from within a decoder
         raise BrokenImage(f"{path} {_fault(file, error)}") from error
+
+
+def image_tensor(
+    opened: Image.Image, channels: int, size: tuple[int, int] | None, convert: bool = True, name: str = "image"
+) -> Tensor:
+    """A Pillow image as uint8 (channels, height, width), treated as by `images`; size=None keeps its own.
+
+    Raises:
+        BrokenImage: (convert=False) it is in colour where grey is expected.
+    """
+    if not convert and channels == 1 and _has_colour(opened):
+        raise BrokenImage(f"{name} has 3 channels (it is in colour) and 1 (grey) is expected; convert it first")
+    picture = _to_mode(ImageOps.exif_transpose(opened), MODES[channels])
     if size is not None and picture.size != (size[1], size[0]):
         picture = ImageOps.fit(picture, (size[1], size[0]), method=Image.Resampling.BICUBIC)
     pixels = np.array(picture, dtype=np.uint8)
     return torch.from_numpy(pixels.reshape(picture.height, picture.width, channels)).permute(2, 0, 1).contiguous()
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Let pictures of any size through without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _has_colour(picture: Image.Image) -> bool:
