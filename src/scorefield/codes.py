@@ -31,6 +31,9 @@ def interpolate(
     Main arguments:
         temperature: factor on the codes; below 1 it trades diversity for typicality.
 
+    Other arguments:
+        cond: passed to the network; tensors with one row hold for all points.
+
     Raises:
         ValueError: n < 2, or a temperature that is not positive.
     """
@@ -38,8 +41,13 @@ def interpolate(
         raise ValueError(f"n={n}: both ends belong to the path, so at least 2 points are needed")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: a positive factor on the codes is needed")
-    codes = encode(model, torch.stack([a, b]), solver, **cond)
-    path: Tensor = decode(model, temperature * slerp(codes[0], codes[1], n), solver, **cond)
+
+    def rows(count: int) -> dict[str, Any]:
+        one_row = {k: v for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == 1}
+        return cond | {k: v.expand(count, *v.shape[1:]) for k, v in one_row.items()}
+
+    codes = encode(model, torch.stack([a, b]), solver, **rows(2))
+    path: Tensor = decode(model, temperature * slerp(codes[0], codes[1], n), solver, **rows(n))
     return path
 
 

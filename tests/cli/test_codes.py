@@ -72,7 +72,7 @@ def test_codes_of_a_class(cli, items, tmp_path):
     run, codes = tiny_run(tmp_path / "labelled", labels=True), tmp_path / "codes.npz"
     for command in (
         ["encode", run, "--data", items, "--batch-size", 3, "--out", codes],
-        ["decode", run, codes, "--out", tmp_path / "x.npy"],
+        ["decode", run, codes, "--out", tmp_path / "back.npy"],
         ["interpolate", run, "--data", items, "-n", 3, "--out", tmp_path / "path.npy"],
     ):
         status, _, err = cli(*command, *LOOSE, "--label", 2)
