@@ -3,7 +3,8 @@
 from scorefield.data.arrays import array, digits
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.folder import images
+from scorefield.data.shards import shards
 from scorefield.data.source import open_data
 from scorefield.data.wrapped import huggingface, sequence
 
-__all__ = ["Dataset", "array", "as_dataset", "digits", "huggingface", "images", "open_data", "sequence"]
+__all__ = ["Dataset", "array", "as_dataset", "digits", "huggingface", "images", "open_data", "sequence", "shards"]

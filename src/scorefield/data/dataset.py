@@ -33,6 +33,7 @@ class Dataset:
         classes: names of the classes.
         names: what one item is called, such as its file name; None for its index.
         slow: reading an item takes so long (decoding, a disk) that it is worth doing ahead.
+        groups: sizes of the runs of items that lie together (shards), which training visits a few at a time.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     names: Callable[[int], str] | None = None
     slow: bool = False
+    groups: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.size
@@ -68,6 +70,7 @@ class Dataset:
             read=lambda wanted: read([indices[i] for i in wanted]),
             labels=None if self.labels is None else self.labels[torch.as_tensor(list(indices))],
             names=lambda i: names(indices[i]) if names else str(indices[i]),
+            groups=(),
         )
 
     def item_name(self, index: int) -> str:

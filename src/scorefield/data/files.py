@@ -16,6 +16,13 @@ from scorefield.errors import cannot_write
 TEMPORARY = ".tmp-"
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $SCOREFIELD_CACHE, else scorefield in the user's cache folder."""
+    if own := os.environ.get("SCOREFIELD_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
+
+
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """A file object whose content appears under `path` when the block ends well, and not at all otherwise.

@@ -57,7 +57,8 @@ class Feed:
         share = self._share()
 
         def pick(step: int) -> list[int]:
-            return batch_indices(self.config.seed, step, self.config.batch_size, self.data.size)[share]
+            order = batch_indices(self.config.seed, step, self.config.batch_size, self.data.size, self.data.groups)
+            return order[share]
 
         def read(indices: list[int]) -> Raw:
             labels = self.data.labels[torch.tensor(indices)] if self.labels and self.data.labels is not None else None
