@@ -24,8 +24,10 @@ from torch import Tensor
 
 from scorefield import ScoreModel, presets
 from scorefield.likelihood.divergence import Forward, Hutchinson, Linearizer, Reverse, TorchForward
+from scorefield.likelihood.logprob import AugmentedFlow
+from scorefield.solve.integrate import Field
 
-WAYS = ("value", "auto", "forward", "reverse", "torch.func.jvp", "official")
+WAYS = ("value", "auto", "forward", "lean", "reverse", "torch.func.jvp", "official")
 
 
 @cache
@@ -58,11 +60,13 @@ def ways(name: str, preset: str, batch: int) -> Callable[[], object]:
         return value
     if name == "official":
         return official
-    linearizer = Linearizer("auto")
+    linearizer = Linearizer("lean" if name == "lean" else "auto")
     chosen = {"forward": Forward, "reverse": Reverse, "torch.func.jvp": TorchForward}
     if name in chosen:
         linearizer.chosen = chosen[name]
-    return lambda: Hutchinson(probe, linearizer)(velocity, x)
+    flow = AugmentedFlow(Field(model, {}, batch), x.shape[1:], x.dtype, Hutchinson(probe, linearizer), linearizer, [0])
+    y = torch.cat([x.double().flatten(1), torch.zeros(batch, 1, dtype=torch.float64)], 1)
+    return lambda: flow.velocity(y, t)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def test_hutch_plus_plus_with_a_full_sketch_is_the_exact_density(mixture):
     assert float((lp.nats - mixture.log_prob(x, T_MIN)).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("mode", ["forward", "lean", "reverse"])
 def test_both_ways_of_differentiating_agree(mixture, mode):
     x = mixture.sample(2, seed=1)
     lp = sf.log_prob(mixture, x, probes=2, seed=0, mode=mode, solver=sf.RK4(), steps=10)
@@ -190,7 +190,7 @@ def test_draws_from_the_moments_prior_have_its_moments(cov):
         ({"trace": "trace"}, "hutchinson, exact, hutch"),
         ({"distribution": "normal"}, "rademacher, gaussian"),
         ({"probes": 0}, "at least one probe"),
-        ({"mode": "backward"}, "auto, forward, reverse"),
+        ({"mode": "backward"}, "auto, forward, lean, reverse"),
         ({"mode": "forward", "grad": True}, "mode='reverse'"),
         ({"prior": "moments"}, "data="),
         ({"data": torch.zeros(3, 4)}, "prior='moments'"),
@@ -203,3 +203,22 @@ def test_draws_from_the_moments_prior_have_its_moments(cov):
 def test_bad_arguments_are_named(mixture, options, message):
     with pytest.raises(ValueError, match=message):
         sf.log_prob(mixture, torch.zeros(2, 4, dtype=torch.float64), **options)
+
+
+def test_adaptive_steps_of_each_sample_do_not_cost_the_forward_mode(monkeypatch):
+    """With per-sample times the network has to be tried on the whole batch, or it looks as if it had no tangents."""
+    from scorefield.likelihood import divergence
+
+    seen = []
+    wanted = divergence.Linearizer.__call__
+
+    def spy(self, *args, **kwargs):
+        result = wanted(self, *args, **kwargs)
+        seen.append(self.chosen)
+        return result
+
+    monkeypatch.setattr(divergence.Linearizer, "__call__", spy)
+    torch.manual_seed(0)
+    model = sf.ScoreModel(sf.nn.MLP(3), sf.VP(), "noise", shape=(3,))
+    sf.log_prob(model, torch.randn(4, 3), seed=0, solver=sf.Dopri5(1e-2, 1e-2))
+    assert set(seen) == {divergence.Forward}

@@ -17,10 +17,10 @@ from scorefield.likelihood.dual import Dual, Meter, UnsupportedOperation
 from scorefield.noise import Noise
 
 Function: TypeAlias = "Callable[[Tensor], Tensor]"
-Mode: TypeAlias = Literal["auto", "forward", "reverse"]
+Mode: TypeAlias = Literal["auto", "forward", "lean", "reverse"]
 TraceMethod: TypeAlias = Literal["hutchinson", "exact", "hutch++"]
 Distribution: TypeAlias = Literal["rademacher", "gaussian"]
-MODES: tuple[str, ...] = ("auto", "forward", "reverse")
+MODES: tuple[str, ...] = ("auto", "forward", "lean", "reverse")
 TRACES: tuple[str, ...] = ("hutchinson", "exact", "hutch++")
 DISTRIBUTIONS: tuple[str, ...] = ("rademacher", "gaussian")
 
@@ -126,7 +126,8 @@ class Linearizer:
     """Chooses, at the first evaluation, how a velocity is differentiated, and stays with it.
 
     Attributes:
-        mode: "forward", "reverse", or "auto" for forward where every operation of the network has a tangent rule.
+        mode: "forward" ("lean" for half the batch at a time), "reverse", or "auto" for forward where every operation of
+            the network has a tangent rule.
         grad: keep the graph of the products, which needs reverse mode.
         chosen: the class in use, None before the first evaluation.
     """
@@ -138,8 +139,8 @@ class Linearizer:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r} is unknown; choose one of {', '.join(MODES)}")
-        if self.grad and self.mode == "forward":
-            raise ValueError("mode='forward' keeps no graph: gradients of the likelihood need mode='reverse'")
+        if self.grad and self.mode in ("forward", "lean"):
+            raise ValueError(f"mode={self.mode!r} keeps no graph: gradients of the likelihood need mode='reverse'")
         if self.grad or self.mode == "reverse":
             self.chosen = Reverse
 
@@ -147,11 +148,11 @@ class Linearizer:
         """`function` linearised at x (B, *); `batched` announces many directions at once."""
         if self.chosen is None:
             try:
-                pushforward(function, x.detach()[:1], torch.zeros_like(x[:1]).unsqueeze(0))
+                pushforward(function, x.detach(), torch.zeros_like(x).unsqueeze(0))  # all rows: t may have as many
                 self.chosen = Forward
             except Exception:
                 # Whatever went wrong under duals, a true mistake will be met again, and reported, without them.
-                self.chosen = TorchForward if self.mode == "forward" else Reverse
+                self.chosen = TorchForward if self.mode in ("forward", "lean") else Reverse
         if issubclass(self.chosen, Forward):
             return self.chosen(function, x)
         # Fused attention has neither a second derivative nor one over many directions at once.

@@ -104,7 +104,8 @@ def log_prob(
             Rademacher probes; not with seed.
         distribution: "rademacher", of the least variance, or "gaussian".
         mode: "forward" or "reverse" differentiation; "auto" is forward where the network has only operations with a
-            tangent rule, which is faster and keeps no graph, else reverse.
+            tangent rule, which is faster and keeps no graph, else reverse; "lean" is forward on one half of the batch
+            after the other, for half the memory.
         memory: bytes that the exact trace may use for directions in flight.
         solver: Dopri5(1e-5, 1e-5) by default; any Runge-Kutta method, for example RK4().
         steps, grid: fixed steps, as in `sample`.
@@ -134,7 +135,7 @@ def log_prob(
             part = x[rows]
             divergence = estimator(trace, part, draws, probes, distribution, linearizer, memory)
             columns = divergence.columns
-            flow = _Augmented(
+            flow = AugmentedFlow(
                 whole.rows(torch.arange(n)[rows]), tuple(x.shape[1:]), x.dtype, divergence, linearizer, [0]
             )
             # The state is kept in float64: thousands of nats would lose digits in float32.
@@ -176,8 +177,8 @@ def _fixed_grid(
 
 
 @dataclass
-class _Augmented:
-    """Velocity of (x, integral of the divergence): (B, D + K), K columns of the divergence."""
+class AugmentedFlow:
+    """What `log_prob` integrates: the velocity of (x, integral of the divergence): (B, D + K), K columns of the divergence."""
 
     field: Field
     event: tuple[int, ...]
@@ -187,7 +188,16 @@ class _Augmented:
     calls: list[int]
 
     def velocity(self, y: Tensor, t: Time) -> Tensor:
+        """The velocity of every part, like y (B, D + K)."""
         self.calls[0] += 1
+        if self.linearizer.mode != "lean":
+            return self._at(y, t)
+        halves = torch.arange(len(y)).tensor_split(2)
+        return torch.cat(
+            [self.rows(i)._at(y[i], t[i] if isinstance(t, Tensor) and t.ndim else t) for i in halves if len(i)]
+        )
+
+    def _at(self, y: Tensor, t: Time) -> Tensor:
         d = math.prod(self.event)
         x = y[:, :d].reshape(-1, *self.event).to(self.dtype)
 
@@ -203,14 +213,14 @@ class _Augmented:
     sde = property(_refuse)
     denoise = noise = score = _refuse
 
-    def rows(self, index: Tensor) -> _Augmented:
+    def rows(self, index: Tensor) -> AugmentedFlow:
         """The flow for a subset of the samples."""
-        return _Augmented(
+        return AugmentedFlow(
             self.field.rows(index), self.event, self.dtype, self.divergence.rows(index), self.linearizer, self.calls
         )
 
 
-def _solve(solver: Solver, flow: _Augmented, y: Tensor, times: Tensor | None, t_min: float, tick: Tick) -> Solution:
+def _solve(solver: Solver, flow: AugmentedFlow, y: Tensor, times: Tensor | None, t_min: float, tick: Tick) -> Solution:
     if times is None:
         assert isinstance(solver, EmbeddedRungeKutta)
         sde, columns = flow.field.sde, flow.divergence.columns
