@@ -11,6 +11,7 @@ import torch
 
 from scorefield.errors import CheckpointError, OutputError, ScorefieldWarning
 from scorefield.train.checkpoint import (
+    best_checkpoint,
     list_checkpoints,
     load_optimizer,
     newest_checkpoint,
@@ -42,6 +43,32 @@ def test_only_the_newest_are_kept(tmp_path):
     assert newest_checkpoint(tmp_path, GROUPS).step == 1_000_000
 
 
+def losing(run, step, **state):
+    return save_checkpoint(run, step, {"model": {}}, state, keep=2, keep_best=True)
+
+
+def test_best_is_kept_beside_the_newest(tmp_path):
+    for step, loss in enumerate([9.0, 5.0, 2.0, 6.0, 4.0, 3.0, 8.0]):
+        losing(tmp_path, step, running_loss=loss)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-000002", "step-000005", "step-000006"]
+    assert best_checkpoint(tmp_path).name == "step-000002"
+
+
+def test_held_out_loss_decides_where_there_is_one(tmp_path):
+    losing(tmp_path, 1, running_loss=1.0)
+    losing(tmp_path, 2, running_loss=3.0, held_out_loss=2.0)
+    losing(tmp_path, 3, running_loss=2.0, held_out_loss=4.0)
+    losing(tmp_path, 4, running_loss=2.0, held_out_loss=float("nan"))
+    assert best_checkpoint(tmp_path).name == "step-000002"
+
+
+def test_damaged_best_is_passed_over(tmp_path):
+    losing(tmp_path, 1, running_loss=1.0)
+    losing(tmp_path, 2, running_loss=2.0)
+    (tmp_path / "step-000001" / "state.json").write_text("{")
+    assert best_checkpoint(tmp_path).name == "step-000002"
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "state.json", "SHA256SUMS"])
 def test_file_cut_to_half_falls_back_with_one_line(tmp_path, name):
     save(tmp_path, 1)
@@ -51,6 +78,17 @@ def test_file_cut_to_half_falls_back_with_one_line(tmp_path, name):
         assert newest_checkpoint(tmp_path, GROUPS).step == 1
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "state.json", "SHA256SUMS"])
+def test_truncation_at_every_byte_is_found(tmp_path, name):
+    path = save(tmp_path, 1)
+    whole = (path / name).read_bytes()
+    for length in range(len(whole)):
+        (path / name).write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="damaged") as caught:
+            read_checkpoint(path, GROUPS)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "SHA256SUMS"])
@@ -64,7 +102,7 @@ def test_missing_file_is_damage(tmp_path, name):
 def test_any_flipped_bit_is_found(tmp_path):
     path = save(tmp_path, 1)
     rng = random.Random(0)
-    for _ in range(100):
+    for _ in range(200):
         file = rng.choice(sorted(path.iterdir()))
         whole = file.read_bytes()
         broken = bytearray(whole)

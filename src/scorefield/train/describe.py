@@ -23,6 +23,8 @@ CLASSES: dict[str, str] = {
     "NCSN": "scorefield.nn",
     "NCSNv2": "scorefield.nn",
     "NoiseScales": "scorefield.nn",
+    "WideResNet": "scorefield.nn",
+    "VectorClassifier": "scorefield.nn",
     "DDPMScore": "scorefield.nn.discrete",
     "SMLDLabels": "scorefield.nn.discrete",
     "UniformTimes": "scorefield.times",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from scorefield.data.files import atomic_file
 from scorefield.errors import CheckpointError, cannot_read
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
-from scorefield.train.checkpoint import newest_checkpoint, save_checkpoint
+from scorefield.train.checkpoint import best_checkpoint, newest_checkpoint, read_checkpoint, save_checkpoint
 from scorefield.train.describe import build_model, describe_model, encode
 
 RUN_FILE = "run.json"
@@ -141,14 +141,15 @@ def load(
     net: nn.Module | None = None,
     sde: GaussianSDE | None = None,
     clock: Any = None,
+    step: int | Literal["newest", "best"] = "newest",
     device: str | torch.device = "cpu",
 ) -> ScoreModel:
     """The model of a run with its averaged weights, ready to sample (eval mode).
 
-    Weights come from the newest checkpoint whose checksums hold; a damaged newer one is reported in a warning.
-
     Main arguments:
         run: the folder.
+        step: which checkpoint: the newest whose checksums hold, a damaged newer one being reported in a warning; the
+            best, with the least held-out loss (running loss where nothing was held out); or that of a step.
         net, sde, clock: parts of the model that are classes of your own; run.json cannot rebuild these.
 
     Raises:
@@ -157,9 +158,13 @@ def load(
     """
     info = read_run(run)
     model = build_model(info.model, net=net, sde=sde, clock=clock, where=str(run))
-    checkpoint = newest_checkpoint(info.path, ("ema",))
+    if step == "newest":
+        checkpoint = newest_checkpoint(info.path, ("ema",))
+    else:
+        path = best_checkpoint(info.path) if step == "best" else info.path / f"step-{step:06d}"
+        checkpoint = None if path is None else read_checkpoint(path, ("ema",))
     if checkpoint is None:
-        raise CheckpointError(f"{run} has no checkpoint yet; train it first")
+        raise CheckpointError(f"{run} has no {'' if step == 'newest' else 'best '}checkpoint yet; train it first")
     load_weights(model, checkpoint.tensors["ema"], str(checkpoint.path))
     return model.to(device).eval()
 
