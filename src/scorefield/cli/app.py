@@ -21,6 +21,8 @@ COMMANDS = {
     "encode": "latent codes of data under a run",
     "decode": "data from latent codes",
     "interpolate": "paths between items of data, through their latent codes",
+    "classifier": "train a classifier of noised data, to guide a run",
+    "generate": "draw samples of a class",
     "inpaint": "fill in the unknown part of an image",
     "presets": "the configurations of the paper, all or one",
     "convert": "make a run of an official checkpoint",

@@ -73,12 +73,16 @@ def open_run(path: str, device: str | None) -> tuple[RunInfo, ScoreModel]:
     """What a run is, and its model with averaged weights on the device.
 
     Raises:
-        InputError: not a run, no intact checkpoint, or no such device.
+        InputError: not a run, no intact checkpoint, no such device, or a classifier.
     """
     from scorefield.train import load, read_run
+    from scorefield.train.classify import is_classifier
 
     info = read_run(path)
-    return info, load(path, device=pick_device(device))
+    model = load(path, device=pick_device(device))
+    if is_classifier(model):
+        raise InputError(f"{path} is a classifier, not a score model; give the folder that train wrote")
+    return info, model
 
 
 def plural(n: int, noun: str) -> str:

@@ -45,6 +45,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = arguments(locals())
+        self.num_classes = num_classes
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth={depth}: a wide residual network has 6 n + 4 layers, such as 10, 16, 22, 28")
         act = nn.SiLU()
@@ -99,6 +100,7 @@ class VectorClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.config = arguments(locals())
+        self.num_classes = num_classes
         self.act = nn.SiLU()
         half = max(width // 2, 2)
         self.conditioning = Conditioning(FourierFeatures(half, fourier_scale), 2 * half, width, 0, self.act)
