@@ -24,6 +24,7 @@ COMMANDS = {
     "classifier": "train a classifier of noised data, to guide a run",
     "generate": "draw samples of a class",
     "inpaint": "fill in the unknown part of an image",
+    "statistics": "range, spread and greatest distance of data, and what they suggest",
     "presets": "the configurations of the paper, all or one",
     "convert": "make a run of an official checkpoint",
     "demo": "train on handwritten digits, sample, score and inpaint, in minutes",

@@ -22,7 +22,7 @@ class Options(Common):
     preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
     """digits, vectors (any array), or a configuration of the paper, such as ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
-    """digits, a folder of images, or a .npy or .npz file; the preset's own unless given."""
+    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; the preset's own unless given."""
     out: Annotated[str | None, Unset("FOLDER")] = None
     """Folder of the run; runs/PRESET unless given."""
     levels: Annotated[int | None, Unset("INT")] = None

@@ -1,0 +1,75 @@
+"""scorefield statistics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import tyro
+
+from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, plural
+from scorefield.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """What one pass over data tells: range, mean, sigma_data, constant pixels, and sigma_max by the greatest distance.
+
+    Example: scorefield statistics photos/ --size 64
+    """
+
+    data: Annotated[str, tyro.conf.Positional, Name("DATA")]
+    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME?..., or hf:NAME?..."""
+    size: Annotated[int | None, Unset("PIXELS")] = None
+    """Height and width that images are brought to; 32 unless given."""
+    channels: Annotated[int | None, Unset("INT")] = None
+    """1 grey, 3 colour; 3 unless given."""
+    levels: Annotated[int | None, Unset("INT")] = None
+    """Number of values of integer data; 256 for 8-bit data."""
+    range: Annotated[tuple[float, float] | None, Unset("LOW HIGH")] = None
+    """Values of float data that go to the ends of the model's range; unscaled unless given."""
+    compare: int = 5000
+    """Items among which the greatest distance is sought."""
+    seed: int = 0
+    """Chooses them, where there are more."""
+    skip_broken: Flag = False
+    """Leave out files that are not images."""
+
+
+def run(options: Options) -> Result:
+    """Do what the options ask."""
+    from scorefield.data import open_data, statistics
+
+    for name in ("size", "channels", "levels"):
+        check_count(f"--{name}", getattr(options, name))
+    if options.compare < 2:
+        raise InputError(f"--compare={options.compare} is impossible; expected 2 or more")
+    shape = None
+    if options.size is not None or options.channels is not None:
+        shape = (options.channels or 3, options.size or 32, options.size or 32)
+    data = open_data(
+        options.data,
+        shape,
+        levels=options.levels,
+        range=options.range,
+        convert=True,
+        skip_broken=options.skip_broken,
+    )
+    found = statistics(data, compare=options.compare, seed=options.seed)
+    unit = found.to((0.0, 1.0))
+    exact = found.compared == found.count
+    pairs = "all pairs" if exact else f"pairs of {found.compared} items, so at least"
+    where = "as stored" if found.range is None else "on [-1, 1]"
+    lines = [
+        f"{options.data}: {plural(found.count, 'item')} of shape {found.shape}"
+        + (f", {plural(len(found.labels), 'class' if len(found.labels) == 1 else 'classe')}" if found.labels else ""),
+        f"range {found.low:.4g} to {found.high:.4g}, mean {found.mean:.4f}, sigma_data {found.std:.4f} ({where})",
+        f"sigma_max {unit.distance:.4g} for VE ({'as stored' if found.range is None else 'data on [0, 1]'}; {pairs})",
+    ]
+    if found.constant:
+        lines.append(
+            f"warning: {plural(found.constant, 'entry' if found.constant == 1 else 'entrie')} never change; "
+            "dequantise integer data (--dequantize), or drop them: they have no density"
+        )
+    values = {**asdict(found), "shape": list(found.shape), "sigma_data": found.std, "sigma_max": unit.distance}
+    return Result("\n".join(lines), values | {"exact": exact})
