@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from scorefield.cli.common import Common, Flag, Name, Result, Unset
-from scorefield.errors import InputError
+from scorefield.errors import DivergedError, InputError
+from scorefield.parallel import launched
 from scorefield.train.config import OptimConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from scorefield.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +27,7 @@ class Options(Common):
     preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
     """digits, vectors (any array), or a configuration of the paper, such as ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
-    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; the preset's own unless given."""
+    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; the preset's own by default."""
     out: Annotated[str | None, Unset("FOLDER")] = None
     """Folder of the run; runs/PRESET unless given."""
     levels: Annotated[int | None, Unset("INT")] = None
@@ -33,6 +38,10 @@ class Options(Common):
     """Turn colour images to grey where the preset is grey."""
     skip_broken: Flag = False
     """Leave out files that are not images."""
+    labels: Flag = False
+    """Train class-conditionally, on the classes of the data: its sub-folders, or the digits' own."""
+    held_out: Annotated[str | None, Unset("DATA")] = None
+    """Data whose loss decides which checkpoint is the best; digits means the held-out thousand."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -77,18 +86,40 @@ def run(options: Options) -> Result:
         raise InputError(
             f"--data is missing; preset {options.preset} has no data of its own, so give a folder or a file"
         )
-    data = open_data(
-        source,
-        chosen.shape,
-        levels=options.levels,
-        range=options.range,
-        convert=options.grey,
-        skip_broken=options.skip_broken,
-    )
     out = options.out or f"runs/{options.preset}"
     device = pick_device(options.device)
-    model = chosen.build(data, options.config.seed)
-    done = train(model, data, out=out, config=options.config, loss=chosen.loss, device=device, progress=True)
+    processes = launched()
+
+    def opened(name: str, shape: tuple[int, ...] | None, train: bool) -> Dataset:
+        return open_data(
+            name,
+            shape,
+            train=train,
+            levels=options.levels,
+            range=options.range,
+            labels=options.labels,
+            convert=options.grey,
+            skip_broken=options.skip_broken,
+        )
+
+    data = opened(source, chosen.shape, True)
+    held_out = None if options.held_out is None else opened(options.held_out, data.shape, False)
+    model = chosen.build(data, options.config.seed, options.labels)
+    try:
+        done = train(
+            model,
+            data,
+            out=out,
+            config=options.config,
+            loss=chosen.loss,
+            held_out=held_out,
+            device=device,
+            progress=processes.main,
+        )
+    except DivergedError:
+        if processes.main:
+            raise
+        sys.exit(1)  # every process knows, and one of them tells
     state = "finished" if done.finished else f"stopped by {done.stopped}; the same command goes on from here"
     loss = f", loss {done.loss:.4g}" if done.loss == done.loss else ""
     values = {"out": out, "step": done.step, "steps": done.steps, "finished": done.finished}

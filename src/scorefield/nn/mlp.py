@@ -43,7 +43,7 @@ class MLP(nn.Module):
         self.config = arguments(locals())
         if embedding not in ("positional", "fourier"):
             raise ValueError(f"embedding={embedding!r} is unknown; choose one of positional, fourier")
-        self.features = features
+        self.features, self.num_classes = features, num_classes
         self.act = nn.SiLU()
         half = max(width // 2, 2)
         read: nn.Module = FourierFeatures(half, fourier_scale)

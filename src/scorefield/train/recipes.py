@@ -39,11 +39,30 @@ class Recipe:
     data: str | None = None
     loss: Loss | None = None
 
-    def build(self, data: Dataset, seed: int) -> ScoreModel:
-        """The model with the fresh weights of a seed; the global generator stays as it was."""
+    def build(self, data: Dataset, seed: int, labels: bool = False) -> ScoreModel:
+        """The model with the fresh weights of a seed; the global generator stays as it was.
+
+        Other arguments:
+            labels: give the network the classes of the data.
+
+        Raises:
+            InputError: the data has no classes, or the network takes none.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.model(data)
+            model = self.model(data)
+            return self._with_classes(model, data) if labels else model
+
+    def _with_classes(self, model: ScoreModel, data: Dataset) -> ScoreModel:
+        if data.labels is None:
+            raise InputError(f"{data.name} has no classes; give images in sub-folders, one for each class")
+        arguments = getattr(model.net, "config", {})
+        if "num_classes" not in arguments:
+            raise InputError(f"the network of preset {self.name} ({type(model.net).__name__}) takes no classes")
+        count = len(data.classes) or int(data.labels.max()) + 1
+        network: Callable[..., Any] = type(model.net)
+        model.net = network(**{**arguments, "num_classes": count})
+        return model
 
 
 OWN = ("digits", "density", "vectors")
