@@ -27,7 +27,7 @@ class Options(Common):
     preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
     """digits, vectors (any array), or a configuration of the paper, such as ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
-    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; the preset's own by default."""
+    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; else the preset's own."""
     out: Annotated[str | None, Unset("FOLDER")] = None
     """Folder of the run; runs/PRESET unless given."""
     levels: Annotated[int | None, Unset("INT")] = None
