@@ -74,13 +74,13 @@ class GaussianMixture(ScoreModel):
     def score(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         logits, whitened, _, _ = self._parts(x, t)
         r = torch.softmax(logits, 1)
-        return -torch.einsum("bk,kij,bkj->bi", r, self._on(x)[2], whitened).reshape(x.shape).to(x.dtype)
+        return -torch.einsum("kij,bkj->bi", self._on(x)[2], r.unsqueeze(2) * whitened).reshape(x.shape).to(x.dtype)
 
     def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         logits, whitened, alpha, _ = self._parts(x, t)
         r = torch.softmax(logits, 1)
         means, spectrum, basis = self._on(x)
-        shift = torch.einsum("bk,kij,bkj->bi", r, basis, spectrum * whitened)
+        shift = torch.einsum("kij,bkj->bi", basis, r.unsqueeze(2) * spectrum * whitened)
         return (r @ means + alpha * shift).reshape(x.shape).to(x.dtype)
 
     def noise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
