@@ -25,6 +25,8 @@ COMMANDS = {
     "generate": "draw samples of a class",
     "inpaint": "fill in the unknown part of an image",
     "statistics": "range, spread and greatest distance of data, and what they suggest",
+    "colorize": "colours for a grey image",
+    "restore": "samples of the images that explain a measurement",
     "presets": "the configurations of the paper, all or one",
     "convert": "make a run of an official checkpoint",
     "demo": "train on handwritten digits, sample, score and inpaint, in minutes",

@@ -48,6 +48,8 @@ class Options(Common):
     """Crop and resize image and mask to the size of the run's images."""
     out: Annotated[str, Name("FILE")] = "inpainted.png"
     """.png (a grid if there are several), or .npy, .npz, .safetensors."""
+    panel: Annotated[str | None, Unset("FILE")] = None
+    """Also write before, what is known, completions, mean and standard deviation in a row."""
 
 
 def run(options: Options) -> Result:
@@ -55,6 +57,7 @@ def run(options: Options) -> Result:
     import torch
 
     from scorefield.cli.output import check_format, write_samples
+    from scorefield.cli.panel import panel
     from scorefield.inverse import Mask, Replace
     from scorefield.sample import sample
     from scorefield.train import read_run
@@ -66,7 +69,8 @@ def run(options: Options) -> Result:
         raise InputError(
             f"{options.run} was trained on items of shape {info.shape}, not on images; inpaint needs images"
         )
-    check_format(options.out, info.shape)
+    for path in filter(None, (options.out, options.panel)):
+        check_format(path, info.shape)
     picture, low, high = _picture(options, "image", info), *info.range
     mask = _picture(options, "mask", info) >= 128
     known = torch.tensor(mask.numpy() != options.invert)
@@ -75,7 +79,8 @@ def run(options: Options) -> Result:
         raise InputError(
             f"--mask {options.mask} leaves {what}; white is known and black is filled in (--invert: the reverse)"
         )
-    check_writable(options.out)
+    for path in filter(None, (options.out, options.panel)):
+        check_writable(path)
     info, model = open_run(options.run, options.device)
     x = picture.unsqueeze(0).float() / 255 * (high - low) + low
     operator = Mask(known.to(model.device))
@@ -88,10 +93,15 @@ def run(options: Options) -> Result:
         steps=options.steps,
         shape=info.shape,
         seed=options.seed,
+        batch_size=options.batch_size,
         hooks=[Replace(operator, y)],
         full=True,
     )
     write_samples(options.out, result.x, low, high)
+    if options.panel is not None:
+        intensities = picture.float() / 255
+        tiles = panel(result.x, low, high, torch.where(known, intensities, 0.5), intensities)
+        write_samples(options.panel, tiles, low, high, len(tiles))
     seconds, calls = time.monotonic() - begin, float(result.nfe.double().mean())
     text = f"{plural(options.n, 'completion')}, {calls:.0f} network calls each, {seconds:.1f} s: {options.out}"
     return Result(text, {"out": options.out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})

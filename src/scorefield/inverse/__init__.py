@@ -3,6 +3,7 @@
 from scorefield.inverse.calibration import Calibration, calibrate
 from scorefield.inverse.ddrm import DDRM
 from scorefield.inverse.linear import linearize, matrix_of, pseudo_inverse
+from scorefield.inverse.methods import Restored, restore
 from scorefield.inverse.nonlinear import Clip, PhaseRetrieval
 from scorefield.inverse.operators import (
     Blur,
@@ -39,6 +40,7 @@ __all__ = [
     "PhaseRetrieval",
     "Posterior",
     "Replace",
+    "Restored",
     "bicubic",
     "calibrate",
     "color_matrix",
@@ -47,5 +49,6 @@ __all__ = [
     "pseudo_inverse",
     "random_projection",
     "repaint",
+    "restore",
     "twisted_smc",
 ]

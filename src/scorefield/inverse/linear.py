@@ -103,14 +103,15 @@ def conjugate_gradients(apply: Map, b: Tensor, iterations: int, tolerance: float
 def pseudo_inverse(
     operator: Measurement, y: Tensor, like: Tensor, iterations: int = 100, tolerance: float = 0.0
 ) -> Tensor:
-    """A^+ y = A^T (A A^T)^{-1} y for y in the range of a linear A, like `like`.
+    """A^+ y, the solution of A^T A x = A^T y in the range of A^T for a linear A, like `like`.
 
-    Where A A^T is the identity on its range, as for a mask, one iteration is exact.
+    Whatever of y no x can explain, such as noise where a mask hides everything, is left out. Where A^T A is a projection,
+    as for a mask, one iteration is exact.
     """
     a = linearize(operator, like)
     exact = 4 * torch.finfo(like.dtype).eps
-    u = conjugate_gradients(lambda u: a.forward(a.adjoint(u)), y, iterations, max(tolerance, exact))
-    return a.adjoint(u).detach()
+    x = conjugate_gradients(lambda v: a.adjoint(a.forward(v)), a.adjoint(y), iterations, max(tolerance, exact))
+    return x.detach()
 
 
 def matrix_of(operator: Measurement, shape: tuple[int, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class PhaseRetrieval:
     dims: int = 2
     oversample: int = 2
 
+    linear: ClassVar[bool] = False
+
     def __call__(self, x: Tensor) -> Tensor:
         """|F pad(x)|."""
         sides = x.shape[x.ndim - self.dims :]
@@ -31,7 +34,10 @@ class PhaseRetrieval:
 
 @dataclass(frozen=True)
 class Clip:
-    """Over-exposure: `gain` x cut to [low, high] (high dynamic range from a clipped image).
+    """Over-exposure: zero + gain (x - zero), cut to [low, high] (high dynamic range from a clipped image).
+
+    Main arguments:
+        gain: exposure. low, high: the ends of what can be recorded. zero: the value that no exposure changes, such as black.
 
     Raises:
         ValueError: low is not below high.
@@ -40,6 +46,9 @@ class Clip:
     gain: float = 2.0
     low: float = -1.0
     high: float = 1.0
+    zero: float = 0.0
+
+    linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -47,4 +56,4 @@ class Clip:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The clipped image, like x."""
-        return (self.gain * x).clamp(self.low, self.high)
+        return (self.zero + self.gain * (x - self.zero)).clamp(self.low, self.high)
