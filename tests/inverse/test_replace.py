@@ -124,3 +124,11 @@ def test_known_entries_carry_the_noise_of_their_time():
     x = hook(torch.zeros(1, 2).double(), torch.tensor(0.5).double(), Field(model), FromFunction(1, lambda: z))
     mean, std = sf.VP().kernel(hook.y, 0.5)
     assert torch.allclose(x, torch.tensor([[1.0, 0.0]]) * (mean + std * z))
+
+
+def test_noise_on_hidden_entries_of_a_measurement_is_left_out():
+    known = torch.tensor([True, False, True, False])
+    hidden = sf.Mask(known)
+    y = torch.tensor([[1.0, 5.0, -2.0, float(7)]])
+    back = sf.inverse.pseudo_inverse(hidden, y, torch.zeros(1, 4))
+    assert torch.equal(back, torch.tensor([[1.0, 0.0, -2.0, 0.0]]))

@@ -70,6 +70,13 @@ def test_outside_the_range_the_denoised_value_stays_inside() -> None:
     assert bool((denoised.abs() <= 1).all())
 
 
+def test_a_value_held_to_be_impossible_has_a_posterior_mean() -> None:
+    logits = torch.zeros(1, 1, len(CELLS))
+    logits[..., 0] = 200.0  # paper for certain, and ink is seen
+    shift = posterior_shift(torch.tensor([[0.9]]), torch.tensor([[0.001]]), logits, EDGES.float())
+    assert bool(torch.isfinite(shift).all())
+
+
 def test_flow_has_the_density_of_the_histogram() -> None:
     """A model whose histograms depend on nothing is a product of histograms, whose density is known."""
     edges = torch.tensor([-1.0, -0.5, 0.25, 1.0], dtype=torch.float64)

@@ -13,6 +13,8 @@ from .unet import UNet
 
 FAR = 5.0
 """Standard deviations outside the data's range beyond which the denoised value no longer changes."""
+SMALLEST = 1e-9
+"""Density that every cell keeps, so that a value the network held to be impossible still has a posterior mean."""
 FARTHEST = 9.0
 """Standard deviations at which a cell's ends are cut: what lies beyond weighs nothing, and would cost denormal numbers."""
 
@@ -114,7 +116,7 @@ def posterior_shift(y: Tensor, noise: Tensor, logits: Tensor, edges: Tensor) -> 
     inside = torch.relu(y - edges[0] + FAR * noise) + edges[0] - FAR * noise
     inside = edges[-1] + FAR * noise - torch.relu(edges[-1] + FAR * noise - inside)
     mass, moment = cell_moments(inside.unsqueeze(-1), noise.unsqueeze(-1), edges)
-    height = torch.softmax(logits - torch.log(edges.diff()), -1)
+    height = torch.softmax(logits - torch.log(edges.diff()), -1) + SMALLEST
     return (height * moment).sum(-1) / (height * mass).sum(-1) + (inside - y) / noise
 
 
