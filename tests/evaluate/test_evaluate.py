@@ -13,6 +13,7 @@ from scorefield.data import array
 from scorefield.errors import InputError
 from scorefield.evaluate import FeatureNetwork, compare, extract, open_features, reference_features
 from scorefield.evaluate.samples import quantised, stored_samples
+from scorefield.parallel import Processes
 from scorefield.solve.exponential import DPMSolver
 
 DIMS = 3
@@ -68,6 +69,22 @@ def test_samples_are_taken_up_where_they_were_left(normal, tmp_path, monkeypatch
     torch.testing.assert_close(again.tensor(), whole.tensor())
     other = stored_samples(normal, 10, tmp_path / "b", **(options | {"seed": 3}))
     assert not torch.equal(other.tensor(), whole.tensor()[:10])
+
+
+class Apart(Processes):
+    """A process that meets the others only through the files."""
+
+    def gather(self, items):
+        return list(items)
+
+
+def test_processes_share_the_samples_of_one(normal, tmp_path):
+    options = {"solver": DPMSolver(), "steps": 5, "seed": 2}
+    alone = stored_samples(normal, 150, tmp_path / "a", **options)
+    assert stored_samples(normal, 150, tmp_path / "b", processes=Apart(1, 2), **options) is None
+    assert [p.name for p in (tmp_path / "b").glob("*/*")] == ["00000064.safetensors"]
+    both = stored_samples(normal, 150, tmp_path / "b", processes=Apart(0, 2), **options)
+    assert torch.equal(both.tensor(), alone.tensor())
 
 
 def test_samples_are_rounded_to_the_levels_of_the_data():
