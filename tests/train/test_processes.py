@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from scorefield.cli import main
 from scorefield.errors import InputError
 from scorefield.noise import SeedRows
 from scorefield.parallel import Processes
+from scorefield.train import TrainConfig
+from scorefield.train.shard import check_shardable
 from scorefield.train.watch import read_log
 
 TRAIN = [
@@ -34,6 +37,7 @@ TRAIN = [
     "12",
     "--no-report",
 ]
+TRAIN += ["--trackers", "--power-ema", "0.1", "--snapshot-every", "25", "--checkpoint-every", "25"]
 
 needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available() and hasattr(os, "fork")),
@@ -115,6 +119,22 @@ def test_two_processes_have_the_losses_and_weights_of_one(runs):
 
 
 @needs_gloo
+def test_sharded_training_has_the_weights_of_one_process_and_goes_on_as_one(runs, tmp_path):
+    # Two processes hold half of everything each; then one goes on from their checkpoint of the middle.
+    words = [*TRAIN, "--data", runs / "cloud.npy", "--out", tmp_path, "--accumulate", 2]
+    scorefield(2, *words, "--shard", "--sample-every", 30, "--held-out", runs / "cloud.npy")
+    files = ("step-000050/model", "step-000050/ema", "step-000050/optimizer", "snapshots/step-000050/0.1")
+    for attempt in ("sharded", "continued"):
+        if attempt == "continued":
+            shutil.rmtree(tmp_path / "step-000050")
+            scorefield(1, *words)
+        for file in files:
+            mine, one = (load_file(run / f"{file}.safetensors") for run in (tmp_path, runs / "1"))
+            for name, value in one.items():
+                torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=1e-5)
+
+
+@needs_gloo
 def test_two_processes_draw_the_samples_of_one(runs, tmp_path):
     # An odd number, so that the shares differ, and a sampler that draws noise at every step.
     options = ["-n", 5, "--sampler", "pc", "--steps", 4, "--seed", 3, "--batch-size", 2]
@@ -165,6 +185,13 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(run_training):
     whole, parts = run_training("whole"), run_training("parts", accumulate=4)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_sharded_is_named():
+    with pytest.raises(InputError, match=r"not for optim\.name=muon"):
+        check_shardable(TrainConfig().updated(name="muon"))
+    with pytest.raises(InputError, match="not for precision=fp16"):
+        check_shardable(TrainConfig(precision="fp16"))
 
 
 def test_batch_that_cannot_be_cut_evenly_is_refused(run_training):

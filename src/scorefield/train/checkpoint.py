@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from scorefield.data.files import atomic_folder, flush, remove_folder
 from scorefield.errors import CheckpointError, ScorefieldWarning, cannot_write
+from scorefield.train.shard import cut, whole
 
 FORMAT = 1
 SUMS = "SHA256SUMS"
@@ -174,7 +175,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
     """The state of an optimiser as tensors called SLOT/PARAMETER, such as exp_avg/net.stem.weight."""
     return {
-        f"{slot}/{name}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        f"{slot}/{name}": whole(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
         for parameter, name in names.items()
         for slot, value in optimizer.state.get(parameter, {}).items()
     }
@@ -189,7 +190,8 @@ def load_optimizer(
         slot, _, name = key.partition("/")
         parameter = parameters[name]
         if value.shape == parameter.shape and value.ndim:
-            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            part = cut(value, parameter)
+            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(part)
         elif optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"):
             value = value.to(parameter.device)
         optimizer.state[parameter][slot] = value

@@ -99,6 +99,8 @@ class TrainConfig:
     """Share of labels that are withheld, so that a network with classes also learns the data without (Ho & Salimans)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network's products; weights and sums stay in float32."""
+    shard: bool = False
+    """Spread weights, averages and optimiser state over the processes (FSDP), for networks that do not fit one device."""
     channels_last: bool = False
     """Memory format of image networks, faster on most hardware."""
     compile: bool = False
@@ -171,6 +173,7 @@ MAY_CHANGE = (
     "keep",
     "keep_best",
     "compile",
+    "shard",
     "on_divergence",
     "rollbacks",
     "explosion",

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scorefield.train.shard import local
+
 Decay = Callable[[int], float]
 """The decay d of the n-th update, n = 1, 2, ...: the average moves by 1 - d of its distance from the weights."""
 
@@ -50,6 +52,8 @@ def power_of_width(sigma_rel: float) -> float:
 class EMA:
     """Running average of a module's floating-point parameters and buffers; the rest is copied.
 
+    Of a module that is spread over processes each averages its own part.
+
     Main arguments:
         module: whose weights to follow; the average starts at them.
         decay: of each update; a number is the rate of `warmed_up`.
@@ -88,4 +92,4 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     kept = module.state_dict(keep_vars=True)
     for name, value in kept.items():
         if isinstance(value, Tensor):
-            yield name, value.detach()
+            yield name, local(value.detach())

@@ -134,13 +134,14 @@ class Observer:
 
     def pictures(self, model: Callable[[], ScoreModel]) -> None:
         """Draw samples from fixed seeds into samples/, and write the report anew."""
-        if not self._main:
-            return
         begin, count, step = time.monotonic(), self._config.sample_count, self._at.step
+        averaged = model() if self._main or self._config.shard else None  # parts of it may lie in other processes
+        if averaged is None or not self._main:
+            return
         cond: dict[str, Any] = {}
         if self._classes:
             cond["label"] = torch.arange(count, device=self._accelerator.device) % self._classes
-        x = sample(model(), count, shape=self._shape, seed=self._config.seed, progress=False, **cond)
+        x = sample(averaged, count, shape=self._shape, seed=self._config.seed, progress=False, **cond)
         place = self._run / SAMPLES / f"step-{step:06d}"
         if len(self._shape) == 3 and self._shape[0] in (1, 3):
             side = max(self._shape[1:])

@@ -17,7 +17,7 @@ from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
 from scorefield.train.checkpoint import list_checkpoints, read_checkpoint, read_state, save_checkpoint
 from scorefield.train.describe import build_model
-from scorefield.train.ema import EMA, power_of_width
+from scorefield.train.ema import power_of_width
 from scorefield.train.run import load_weights, read_run
 
 FOLDER = "snapshots"
@@ -25,13 +25,13 @@ POOR_FIT = 0.1
 """Relative error of the profile from which on its user is told."""
 
 
-def save_snapshot(run: Path, step: int, averages: Mapping[float, EMA]) -> Path:
+def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]]) -> Path:
     """Write `run`/snapshots/step-NNNNNN with the power-function averages, by their widths.
 
     Raises:
         OutputError: the disk is full or the folder is not writable.
     """
-    tensors = {str(width): average.tensors for width, average in averages.items()}
+    tensors = {str(width): average for width, average in averages.items()}
     return save_checkpoint(run / FOLDER, step, tensors, {"widths": list(averages)}, keep=None)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.files import remove_leftovers
@@ -23,28 +21,24 @@ from scorefield.parallel import Processes
 from scorefield.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
-    load_optimizer,
     newest_checkpoint,
-    optimizer_tensors,
     read_checkpoint,
     save_checkpoint,
 )
 from scorefield.train.config import TrainConfig
 from scorefield.train.divergence import Divergence, Progress, describe
-from scorefield.train.ema import EMA, power_function
 from scorefield.train.feed import Feed
 from scorefield.train.guard import StopSignals
-from scorefield.train.loss import Loss, Objective, held_out_loss
+from scorefield.train.loss import Loss, held_out_loss
 from scorefield.train.observe import Moment, Observer
 from scorefield.train.order import derived_seed
 from scorefield.train.posthoc import save_snapshot
 from scorefield.train.resume import check_same_run
-from scorefield.train.run import RUN_FILE, load_weights, read_run, write_run
-from scorefield.train.setup import class_count, held, make_accelerator, make_optimizer, own_randomness
+from scorefield.train.run import RUN_FILE, read_run, write_run
+from scorefield.train.setup import class_count, held, make_accelerator, own_randomness
+from scorefield.train.weights import Weights
 
 Callback = Callable[[Moment], Any]
-POWER = "power-"
-"""Begins the names of the groups of a checkpoint that hold power-function averages."""
 
 
 @dataclass(frozen=True)
@@ -163,18 +157,8 @@ class _Loop:
         self.feed = Feed(
             data, config, model.sde, self.labels, rank=accelerator.process_index, world=accelerator.num_processes
         )
-        model.to(accelerator.device)
-        if config.channels_last and len(data.shape) == 3:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.compile and isinstance(model.net, nn.Module):
-            model.net.compile()
-        self.parameters = {p: name for name, p in model.named_parameters() if p.requires_grad}
-        if not self.parameters:
-            raise InputError("the model has no parameters to train; give it a network")
-        self.optimizer = make_optimizer(list(self.parameters), config)
-        self.objective, self.wrapped = accelerator.prepare(Objective(model, config, loss), self.optimizer)
-        self.ema = EMA(model, config.ema)
-        self.power = {width: EMA(model, power_function(width)) for width in config.power_ema}
+        self.weights = Weights(model, config, loss, accelerator)
+        self.model = self.weights.model
         self.at, self.saved = Progress(), -1
 
     def run(self, signals: StopSignals, progress: bool | None) -> Run:
@@ -195,10 +179,11 @@ class _Loop:
                 observer.page()
         finally:
             self.model.train(was_training)
+        self.weights.finish()
         name = None
         if stop:
             name = signal.Signals(signals.received).name if signals.received else "a callback"
-        return Run(self.folder, self.at.step, self.config.steps, observer.loss, self._averaged(), name)
+        return Run(self.folder, self.at.step, self.config.steps, observer.loss, self.weights.averaged(), name)
 
     def _advance(self, signals: StopSignals, observer: Observer) -> bool:
         """Make steps until the last one or until asked to stop, which is returned."""
@@ -212,12 +197,12 @@ class _Loop:
                 last = at.step == config.steps
                 observer.step(value, norm, lr)
                 stop = self._call_back(value, norm, lr) or stop
-                if self.power and (at.step % config.snapshot_every == 0 or last):
+                if config.power_ema and (at.step % config.snapshot_every == 0 or last):
                     self._snapshot()
                 if stop or last or at.step % config.checkpoint_every == 0:
                     self._save(observer)
                 if config.sample_every and (last or at.step % config.sample_every == 0):
-                    observer.pictures(self._averaged)
+                    observer.pictures(self.weights.averaged)
                     self.accelerator.wait_for_everyone()
                 if stop:
                     return not last
@@ -235,32 +220,19 @@ class _Loop:
         # Dropout has no generator of its own to take, so the global one starts every step from (seed, step).
         torch.manual_seed(derived_seed(config.seed, f"dropout {accelerator.process_index}", at.batch))
         batch = self.feed.batch(at.batch, items, accelerator.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.wrapped.zero_grad()
-        losses: list[Tensor] = []
-        for part in batch.parts(config.accumulate):
-            # Processes need to add up their gradients only once a step, with the last part.
-            with accelerator.no_sync(self.objective) if len(losses) + 1 < config.accumulate else nullcontext():
-                losses.append(self.objective(part))
-                accelerator.backward(losses[-1].mean() / config.accumulate)
-        each = torch.cat([loss.detach() for loss in losses])
-        norm = accelerator.clip_grad_norm_(list(self.parameters), config.optim.clip or math.inf)
+        each, norm = self.weights.backward(batch, lr)
         wish = torch.tensor(float(signals.received is not None))
         report = torch.stack([each.mean().float(), wish.to(each.device)])
         if accelerator.num_processes > 1:  # all processes stop at the same step, or they would wait for each other
             report = accelerator.reduce(report, "mean")
         value, stop = report.tolist()
-        size, exploded = float(norm), at.exploded(value, config.explosion)
+        exploded = at.exploded(value, config.explosion)
         # With fp16 the scaler finds steps whose gradient overflowed and leaves them out by itself.
-        if exploded or not math.isfinite(value) or not (math.isfinite(size) or config.precision == "fp16"):
+        if exploded or not math.isfinite(value) or not (math.isfinite(norm) or config.precision == "fp16"):
             raise Divergence(describe(each, batch.t, value, exploded, self.model.sde, accelerator))
-        self.wrapped.step()
-        self.ema.update()
-        for average in self.power.values():
-            average.update()
+        self.weights.update()
         observer.losses(batch, each)
-        return value, size, stop > 0
+        return value, norm, stop > 0
 
     def _call_back(self, loss: float, norm: float, lr: float) -> bool:
         """Tell the callbacks; whether one of them wants to stop, agreed on by all processes."""
@@ -268,7 +240,9 @@ class _Loop:
             return False
         wish = False
         if self.accelerator.is_main_process:
-            moment = Moment(self.at.step, self.config.steps, loss, norm, lr, self.model, self.folder, self._averaged)
+            moment = Moment(
+                self.at.step, self.config.steps, loss, norm, lr, self.model, self.folder, self._averaged_on_main
+            )
             for callback in self.callbacks:
                 wish = callback(moment) is True or wish
             self.model.train()
@@ -289,7 +263,7 @@ class _Loop:
         before, bad = self.at.rollbacks, self.at.batch
         # One that a signal left in between would make the outcome depend on when the signal came.
         regular = [p for p in list_checkpoints(self.folder) if int(p.name[5:]) % config.checkpoint_every == 0]
-        checkpoint = newest_checkpoint(self.folder, self._groups(), among=regular or None)
+        checkpoint = newest_checkpoint(self.folder, self.weights.names(), among=regular or None)
         if checkpoint is None:
             raise DivergedError(told + "lower optim.lr or optim.clip")
         self.accelerator.wait_for_everyone()
@@ -309,17 +283,14 @@ class _Loop:
             if (self.folder / RUN_FILE).exists():
                 if check_same_run(read_run(self.folder), self.model, self.data, self.config):
                     write_run(self.folder, self.model, self.data, self.config, self.labels)
-                found = newest_checkpoint(self.folder, self._groups())
+                found = newest_checkpoint(self.folder, self.weights.names())
             else:
                 write_run(self.folder, self.model, self.data, self.config, self.labels)
         path = self.processes.broadcast(None if found is None else found.path)
         if path is None:
             self._save(None)  # finds out at once whether the folder can be written to
         else:
-            self._restore(found or read_checkpoint(path, self._groups()))
-
-    def _groups(self) -> tuple[str, ...]:
-        return ("model", "ema", "optimizer", *(f"{POWER}{width}" for width in self.power))
+            self._restore(found or read_checkpoint(path, self.weights.names()))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.step > self.config.steps:
@@ -327,13 +298,8 @@ class _Loop:
                 f"{self.folder} has {checkpoint.step} steps already, more than steps={self.config.steps}; "
                 "ask for more, or choose another --out"
             )
-        tensors, state = checkpoint.tensors, checkpoint.state
-        load_weights(self.model, tensors["model"], str(checkpoint.path))
-        self.optimizer.state.clear()
-        load_optimizer(self.optimizer, self.parameters, tensors["optimizer"])
-        self.ema.load(tensors["ema"], state["ema_updates"])
-        for width, average in self.power.items():
-            average.load(tensors[f"{POWER}{width}"], state["ema_updates"])
+        self.weights.restore(checkpoint)
+        state = checkpoint.state
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for field in fields(Progress):
@@ -345,38 +311,34 @@ class _Loop:
             extra = {}
             if self.held_out is not None and observer is not None:
                 extra["held_out_loss"] = held_out_loss(
-                    self._averaged(), self.held_out, self.config, self.loss, self.labels, self.accelerator
+                    self.weights.averaged(), self.held_out, self.config, self.loss, self.labels, self.accelerator
                 )
                 observer.event(**extra)
+            groups = self.weights.groups()
             if self.accelerator.is_main_process:
-                self._write(extra)
+                self._write(groups, extra)
         self.saved = self.at.step
         self.accelerator.wait_for_everyone()
 
-    def _write(self, extra: dict[str, float]) -> None:
+    def _write(self, groups: dict[str, dict[str, Tensor]], extra: dict[str, float]) -> None:
         scaler, at = self.accelerator.scaler, self.at
-        groups = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.tensors,
-            "optimizer": optimizer_tensors(self.optimizer, self.parameters),
-        }
         state = {
             **asdict(at),
             **extra,
-            "ema_updates": self.ema.updates,
+            "ema_updates": self.weights.ema.updates,
             "scaler": None if scaler is None else scaler.state_dict(),
             "seed": self.config.seed,
             "items_seen": at.batch * self.config.batch_size,
             "torch": torch.__version__,
         }
-        groups |= {f"{POWER}{width}": average.tensors for width, average in self.power.items()}
         save_checkpoint(self.folder, at.step, groups, state, self.config.keep, self.config.keep_best)
 
     def _snapshot(self) -> None:
+        averages = self.weights.snapshot()
         if self.accelerator.is_main_process:
-            save_snapshot(self.folder, self.at.step, self.power)
+            save_snapshot(self.folder, self.at.step, averages)
 
-    def _averaged(self) -> ScoreModel:
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(self.ema.tensors)
-        return model.eval()
+    def _averaged_on_main(self) -> ScoreModel:
+        if self.weights.sharded:
+            raise InputError("averaged() needs all processes, and callbacks run on one; leave out shard=True")
+        return self.weights.averaged()
