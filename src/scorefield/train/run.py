@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from scorefield.bundled import run_folder
 from scorefield.data.dataset import Dataset, Range
 from scorefield.data.files import atomic_file
 from scorefield.errors import CheckpointError, cannot_read
@@ -103,12 +104,12 @@ def _write(
 
 
 def read_run(path: str | Path) -> RunInfo:
-    """What the run in a folder is.
+    """What the run in a folder is, or the bundled model of this name.
 
     Raises:
         CheckpointError: the folder is not that of a run, or its description is damaged.
     """
-    folder = Path(path)
+    folder = run_folder(path)
     if folder.is_dir() and not (folder / RUN_FILE).exists():
         raise CheckpointError(
             f"{path} is not a run (it holds no {RUN_FILE}); give the folder that train wrote with --out"
@@ -147,7 +148,7 @@ def load(
     """The model of a run with its averaged weights, ready to sample (eval mode).
 
     Main arguments:
-        run: the folder.
+        run: the folder, or "digits" for the bundled model.
         step: which checkpoint: the newest whose checksums hold, a damaged newer one being reported in a warning; the
             best, with the least held-out loss (running loss where nothing was held out); or that of a step.
         net, sde, clock: parts of the model that are classes of your own; run.json cannot rebuild these.

@@ -1,0 +1,16 @@
+"""Models that come with the package, reachable by name wherever a run folder is expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BUNDLED = ("digits",)
+"""`digits`: a density model of 28 x 28 handwritten digits (see models/digits/README.md)."""
+
+
+def run_folder(run: str | Path) -> Path:
+    """The folder of a run: the path itself, or that of a bundled model of this name where no such path exists."""
+    path = Path(run)
+    if str(run) in BUNDLED and not path.exists():
+        return Path(__file__).parent / "models" / str(run)
+    return path
