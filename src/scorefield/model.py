@@ -64,8 +64,8 @@ class ScoreModel(nn.Module):
         self.sigma_data = sigma_data
         self.batch: int | None = None
         """Number of samples, where the model holds a condition for each of them (see `rows`)."""
-        self.tuned: dict[int, Any] = {}
-        """Solvers fitted to this model by `scorefield.tune`, by number of steps: what `sample` uses by default."""
+        self.tuned: dict[tuple[int, ...], Any] = {}
+        """Solvers that `sample` has fitted to this model, by number of steps and event shape (`solve.tuned.cached`)."""
 
     @classmethod
     def from_score(

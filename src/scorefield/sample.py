@@ -29,6 +29,7 @@ from scorefield.solve.integrate import (
     integrate_adaptive,
 )
 from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
+from scorefield.solve.tuned import cached
 from scorefield.times import GridFn, GridName, sampling_grid
 
 PILOT_SEED = 0x5C0EF1E1D
@@ -75,11 +76,18 @@ def sample(
     """n samples of a model, (n, *shape), in the dtype and on the device of `x_init`, else of the model.
 
     Main arguments:
-        solver: DPMSolver(order=2) by default. Adaptive solvers choose their own steps unless `steps` or `grid` is given.
+        solver: by default one fitted to the model (see below); adaptive ones choose their own steps unless `steps` or
+            `grid` is given.
         steps: number of steps; the solver's own default.
         seed: an int, one int for each sample, or a torch.Generator. Sample i of an int seed depends on (seed, i) alone,
             so neither batch size nor batch-mates matter; a sample with a seed of its own is sample 0 of that seed.
         batch_size: samples at a time; all at once by default.
+
+    Without `solver`, the first call follows a few pilot trajectories with random numbers of their own, fits a grid and the
+    weights of a multistep method to them (see `scorefield.tune`), and keeps them in `model.tuned` until a weight of the
+    model changes. That costs about as much as sampling eight times the pilots, which are 8 for images and up to 512 for
+    vectors; it is not part of `nfe`, and `steps` steps are `steps` evaluations. Where a fit would not be for what is asked
+    (guidance, hooks, cond, t_start, t_min, grid, denoise, grad; steps outside 2 to 64) it is DPMSolver(order=2).
 
     Other arguments:
         grid: name, function or tensor of times (see `scorefield.times.sampling_grid`).
@@ -100,8 +108,7 @@ def sample(
     Raises:
         ValueError: an argument out of range, or a shape that does not fit.
     """
-    solver = DPMSolver() if solver is None else solver
-    if not isinstance(solver, Solver):
+    if solver is not None and not isinstance(solver, Solver):
         raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Heun()")
     if n < 1:
         raise ValueError(f"n={n}: at least one sample is needed")
@@ -121,6 +128,15 @@ def sample(
             )
     dtype = model.dtype if x_init is None else x_init.dtype
     device = model.device if x_init is None else x_init.device
+    if solver is None:
+        solver = DPMSolver()
+        count = solver.default_steps if steps is None else steps
+        plain = not (hooks or cond or grad) and grid is None and t_start is None and t_min is None and denoise is None
+        # A guided model, which reads another one, is too stiff to be fitted to.
+        single = model.batch is None and not isinstance(model.net, ScoreModel)
+        if plain and single and 2 <= count <= 64 and device.type != "meta":
+            with Bar("fitting the sampler to the model, once", progress) as bar:
+                solver = cached(model, count, event, dtype, device, bar) or solver
     first = _resolve_prior(model, prior, (n, *event))
     adaptive = isinstance(solver, EmbeddedRungeKutta | AdaptiveSDE) and steps is None and grid is None
     count, where = solver.default_steps if steps is None else steps, solver.grid if grid is None else grid

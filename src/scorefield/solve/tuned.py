@@ -7,26 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
 from scorefield.noise import Noise, Seed, source
 from scorefield.sde import GaussianSDE
-from scorefield.solve.integrate import Field, Solver, integrate
+from scorefield.solve.integrate import Field, Solver, Tick, integrate
 from scorefield.solve.unipc import UniPC
 from scorefield.times import FittedGrid, sampling_grid
 
 NODES = 128
 """Times of the reference path. UniPC of order 3 on that many has a relative error of about 1e-5."""
-PILOT = 32_768
+PILOT = 16_384
 """Numbers in the pilot ensemble."""
 MEMORY = 5
 """Evaluations that a step combines."""
-RIDGE = 1e-6
+RIDGE = 1e-9
 """Relative weight that keeps the combination near DDIM's where the pilots do not decide it."""
 TRIED = 4
 """Grids that are run, of those that look best on the reference path."""
+LAST = (0.1, 0.25, 0.5, 1.0, 2.0)
+"""Noise levels sigma / alpha of the last evaluation that are considered, times the number of steps."""
 
 Row = tuple[float, ...]
 
@@ -114,15 +117,21 @@ def pilot(
     *,
     shape: Sequence[int] | None = None,
     pilots: int | None = None,
+    nodes: int = NODES,
     seed: Seed = 0,
-    t_min: float = 1e-5,
+    t_min: float | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    tick: Tick | None = None,
     **cond: Any,
 ) -> Reference:
-    """Reference trajectories of a model, from T to t_min; `NODES` evaluations of each pilot.
+    """Reference trajectories of a model, from T to t_min; `nodes` evaluations of each pilot.
 
     Main arguments:
         shape: event shape, where the model does not know it.
-        pilots: number of trajectories; by default enough for 32,768 numbers, at least 16 and at most 512.
+        pilots: number of trajectories; by default enough for 16,384 numbers, at least 8 and at most 512.
+        nodes: times of the reference. t_min: where it ends, with E[x_0 | x]; `sde.t_min` by default.
+        dtype, device: the model's own by default. tick: called with the fraction that is done.
         cond: passed to the network; tensors with `pilots` rows go with the pilots.
 
     Raises:
@@ -131,13 +140,13 @@ def pilot(
     event = tuple(shape) if shape is not None else model.shape
     if event is None:
         raise ValueError("the model does not know its event shape; give shape=, such as shape=(3, 32, 32)")
-    n = pilots or max(16, min(512, PILOT // math.prod(event)))
+    n = pilots or max(8, min(512, PILOT // math.prod(event)))
     field, sde = Field(model, cond, n), model.sde
     noise = source(seed, n)
-    times = sampling_grid(sde, NODES - 1, sde.T, t_min, "log_snr")
-    x = sde.prior((n, *event)).draw(noise, model.dtype, model.device)
+    times = sampling_grid(sde, nodes - 1, sde.T, sde.t_min if t_min is None else t_min, "log_snr")
+    x = sde.prior((n, *event)).draw(noise, dtype or model.dtype, device or model.device)
     recorder = _Recorder([], [])
-    x = integrate(recorder, field, x, times, noise)
+    x = integrate(recorder, field, x, times, noise, tick=tick)
     end = field.denoise(x, times[-1])
     return Reference(field, times, torch.stack([*recorder.states, x]), torch.stack([*recorder.denoised, end]), end)
 
@@ -166,7 +175,7 @@ def tune(
     shape: Sequence[int] | None = None,
     pilots: int | None = None,
     seed: Seed = 0,
-    t_min: float = 1e-5,
+    t_min: float | None = None,
     **cond: Any,
 ) -> Tuned:
     """A solver of `steps` evaluations fitted to a model: a grid of equal local errors, and least-squares weights.
@@ -178,92 +187,148 @@ def tune(
 
     Main arguments:
         reference: a `pilot` of the same model, to fit several numbers of steps to; the rest is then not needed.
-        t_min: where the reference stops and takes E[x_0 | x]. Other arguments: as in `pilot`.
+        t_min: where the reference stops and takes E[x_0 | x], `sde.t_min` by default. Other arguments: as in `pilot`.
 
     Raises:
-        ValueError: a number of steps below 2 or above 64, or an event shape that is not known.
+        ValueError: a number of steps below 2 or above half the times of the reference (64), or an unknown event shape.
     """
-    if not 2 <= steps <= NODES // 2:
-        raise ValueError(f"steps={steps}: give a number of steps from 2 to {NODES // 2}")
+    longest = (NODES if reference is None else len(reference.times)) // 2
+    if not 2 <= steps <= longest:
+        raise ValueError(f"steps={steps}: give a number of steps from 2 to {longest}")
     path = reference or pilot(model, shape=shape, pilots=pilots, seed=seed, t_min=t_min, **cond)
-    grids = [fit_grid(path, order) for order in (1, 2, 3)]
+    return _best_fit(path, steps)[1]
+
+
+@torch.no_grad()
+def cached(
+    model: ScoreModel,
+    steps: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    tick: Tick | None = None,
+) -> Tuned | None:
+    """What `tune` makes of a model, from a smaller pilot, kept in `model.tuned` until a weight of the model changes.
+
+    It takes max(48, 4 steps) + 4 steps evaluations of each pilot, about those of eight samples for each pilot.
+
+    Returns:
+        None where no finite solver came out.
+    """
+    key, state = (steps, *shape), _fingerprint(model, dtype, device)
+    kept = model.tuned.get(key)
+    if kept is None or kept[0] != state:
+        path = pilot(model, shape=shape, nodes=max(48, 4 * steps), dtype=dtype, device=device, tick=tick)
+        error, solver = _best_fit(path, steps)
+        kept = (state, solver if math.isfinite(error) else None)
+        model.tuned[key] = kept
+    found: Tuned | None = kept[1]
+    return found
+
+
+def _fingerprint(model: ScoreModel, *rest: object) -> tuple[object, ...]:
+    """Changes when a weight does: by assignment, or in place (torch counts those)."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return (*rest, model.training, *((v.data_ptr(), 0 if v.is_inference() else v._version) for v in tensors))
+
+
+def _best_fit(path: Reference, steps: int) -> tuple[float, Tuned]:
+    """The best solver of those tried, after its error on the pilots held out."""
+    look = _Look(path)
     candidates = {
         nodes
-        for grid in grids
-        for last in (0.1, 0.25, 0.5, 1.0, 2.0)
-        for nodes in _nodes(path, grid, steps, last / steps)
+        for order in (1, 2, 3)
+        for last in LAST
+        for nodes in _nodes(path, fit_grid(path, order), steps, last / steps)
     }
-    looks = {nodes: _fit_on_path(path, nodes) for nodes in candidates}
-    fits = [_fit_greedily(path, nodes) for nodes in sorted(candidates, key=lambda nodes: looks[nodes])[:TRIED]]
-    return min(fits, key=lambda fit: fit[0])[1]
+    fits = [_fit_greedily(path, nodes) for nodes in sorted(candidates, key=look.error)[:TRIED]]
+    return min(fits, key=lambda fit: fit[0])
 
 
 def _nodes(reference: Reference, grid: FittedGrid, n: int, last: float) -> list[tuple[int, ...]]:
-    """Indices into the reference path of n times of the grid, the last at sigma / alpha = `last`; none if that is outside."""
+    """Indices into the reference path of n times of the grid, the last at sigma / alpha = `last` or where the path ends."""
     sde, times = reference.field.sde, reference.times
-    end = float(sde.inverse_log_snr(-2 * math.log(last)))
-    if not float(times[-1]) < end < float(times[0]):
+    end = max(float(times[-1]), float(sde.inverse_log_snr(-2 * math.log(last))))
+    if end >= float(times[0]):
         return []
     wanted = grid(sde, n - 1, float(times[0]), end)
     index = torch.searchsorted(-times, -wanted).clamp_max(len(times) - 1).tolist()
     for i in range(1, n):
         index[i] = max(index[i], index[i - 1] + 1)
-    return [tuple(index)] if index[-1] < len(times) else []
+    for i in range(n - 1, 0, -1):
+        index[i] = min(index[i], len(times) - n + i)
+    return [tuple(index)]
 
 
-def _fit_on_path(reference: Reference, nodes: Sequence[int]) -> float:
-    """Error at the end to be expected from least-squares steps that each start on the flow; costs no evaluation."""
-    share, total = reference.share(), 0.0
-    for i, a in enumerate(nodes):
-        seen = [reference.denoised[nodes[j]] for j in range(i, max(-1, i - MEMORY), -1)]
-        target, weight = _target(reference, nodes, i), 1.0 if i + 1 == len(nodes) else float(share[nodes[i + 1]])
-        _, residual = _least_squares(reference, nodes, i, [reference.states[a], *seen], target, slice(None))
-        total += float((weight * residual).square().mean())
-    return total
+class _Look:
+    """What can be told of a grid from the reference path alone, without an evaluation.
+
+    All inner products of the path's states and denoised samples, over the pilots to be fitted to, are taken once.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference, self.share = reference, reference.share().tolist()
+        kept = _fitted(reference)
+        every = torch.cat([reference.states[:, kept], reference.denoised[:, kept], reference.end[None, kept]])
+        rows = every.double().flatten(1)
+        self.gram: np.ndarray = (rows @ rows.T / rows.shape[1]).cpu().numpy()
+
+    def error(self, nodes: Sequence[int]) -> float:
+        """Error at the end to be expected from least-squares steps that each start on the flow."""
+        m, total = len(self.reference.times), 0.0
+        for i, a in enumerate(nodes):
+            last = i + 1 == len(nodes)
+            to = 2 * m if last else nodes[i + 1]
+            index = [a, *(m + nodes[j] for j in range(i, max(-1, i - MEMORY), -1))]
+            gram, side = self.gram[np.ix_(index, index)], self.gram[index, to]
+            weights = _weights(gram, side, _ddim(self.reference, nodes, i))
+            missing = self.gram[to, to] - 2 * weights @ side + weights @ gram @ weights
+            total += max(missing, 0.0) * (1.0 if last else self.share[to] ** 2)
+        return total
 
 
 def _fit_greedily(reference: Reference, nodes: Sequence[int]) -> tuple[float, Tuned]:
-    """The solver on these nodes, after the mean square error at the end on the quarter of the pilots that is held out."""
-    x = reference.states[nodes[0]]
-    fitted = slice(0, len(x) - len(x) // 4)
+    """The solver on these nodes, after its root-mean-square error at the end on the pilots held out."""
+    x, kept = reference.states[nodes[0]], _fitted(reference)
     seen: list[Tensor] = []
     rows = []
     for i, a in enumerate(nodes):
         seen = [reference.field.denoise(x, reference.times[a]), *seen][:MEMORY]
-        weights, _ = _least_squares(reference, nodes, i, [x, *seen], _target(reference, nodes, i), fitted)
-        x = sum((w * v for w, v in zip(weights, [x, *seen], strict=True)), torch.zeros_like(x))
-        rows.append(weights)
-    error = (x - reference.end)[fitted.stop :].double().square().mean()
-    solver = Tuned(tuple(reference.times[list(nodes)].tolist()), tuple(rows))
-    return (float(error) if torch.isfinite(error) else math.inf), solver
+        target = reference.end if i + 1 == len(nodes) else reference.states[nodes[i + 1]]
+        flat = torch.stack([part[kept].double().flatten() for part in (x, *seen, target)])
+        products = (flat @ flat.T).cpu().numpy()
+        weights = _weights(products[:-1, :-1], products[:-1, -1], _ddim(reference, nodes, i))
+        x = sum((float(w) * part for w, part in zip(weights, [x, *seen], strict=True)), torch.zeros_like(x))
+        rows.append(tuple(weights.tolist()))
+    error = float((x - reference.end)[kept.stop :].double().square().mean().sqrt())
+    return error if math.isfinite(error) else math.inf, Tuned(tuple(reference.times[list(nodes)].tolist()), tuple(rows))
 
 
-def _target(reference: Reference, nodes: Sequence[int], i: int) -> Tensor:
-    return reference.end if i + 1 == len(nodes) else reference.states[nodes[i + 1]]
+def _fitted(reference: Reference) -> slice:
+    """The pilots that weights are fitted to; a quarter is held out."""
+    n = reference.states.shape[1]
+    return slice(0, n - n // 4)
 
 
-def _least_squares(
-    reference: Reference, nodes: Sequence[int], i: int, features: Sequence[Tensor], target: Tensor, rows: slice
-) -> tuple[Row, Tensor]:
-    """Weights of the features that come nearest to the target on some rows, with a pull towards DDIM; and the residual."""
-    sde, t = reference.field.sde, reference.times[nodes[i]]
+def _ddim(reference: Reference, nodes: Sequence[int], i: int) -> tuple[float, float]:
+    """Weights of x and D in the i-th step of DDIM; the step after the last node is D itself."""
     if i + 1 == len(nodes):
-        kept, gained = 0.0, 1.0
-    else:
-        s = reference.times[nodes[i + 1]]
-        kept = float(sde.sigma(s) / sde.sigma(t))
-        gained = float(sde.alpha(s)) - kept * float(sde.alpha(t))
-    start = torch.zeros(len(features), dtype=torch.float64)
-    start[0], start[1] = kept, gained
-    columns = torch.stack([f.double().flatten() for f in features], 1)
-    part = torch.stack([f[rows].double().flatten() for f in features], 1)
-    missing = target[rows].double().flatten() - part @ start.to(part.device)
-    gram, side = (part.T @ part).cpu(), (part.T @ missing).cpu()
-    size = gram.diagonal().sqrt().clamp_min(1e-300)
-    scaled = gram / size.outer(size) + RIDGE * torch.eye(len(features), dtype=torch.float64)
-    weights = start + torch.linalg.solve(scaled, side / size) / size
-    residual = target.double().flatten() - columns @ weights.to(columns.device)
-    return tuple(weights.tolist()), residual
+        return 0.0, 1.0
+    sde, t, s = reference.field.sde, reference.times[nodes[i]], reference.times[nodes[i + 1]]
+    kept = float(sde.sigma(s) / sde.sigma(t))
+    return kept, float(sde.alpha(s)) - kept * float(sde.alpha(t))
+
+
+def _weights(gram: np.ndarray, side: np.ndarray, start: tuple[float, float]) -> np.ndarray:
+    """Least-squares weights from inner products of the features and with the target, pulled towards those of `start`."""
+    base = np.zeros(len(side))
+    base[:2] = start
+    size = np.sqrt(gram.diagonal()).clip(1e-300)
+    scaled = gram / np.outer(size, size) + RIDGE * np.eye(len(side))
+    if not np.isfinite(scaled).all():
+        return np.full(len(side), np.nan)
+    found: np.ndarray = base + np.linalg.solve(scaled, (side - gram @ base) / size) / size
+    return found
 
 
 def _finite(lam: Tensor) -> Tensor:
