@@ -41,6 +41,7 @@ from scorefield.solve.unipc import UniPC
 if TYPE_CHECKING:
     from scorefield.codes import identifiability, outlier_scores
     from scorefield.data import digits, images
+    from scorefield.publish import from_pretrained, push_to_hub, save_pretrained
     from scorefield.train import load, train
 
 __version__ = "0.1.0"
@@ -53,6 +54,9 @@ _LATER = {
     "images": "scorefield.data",
     "identifiability": "scorefield.codes",
     "outlier_scores": "scorefield.codes",
+    "from_pretrained": "scorefield.publish",
+    "push_to_hub": "scorefield.publish",
+    "save_pretrained": "scorefield.publish",
 }
 _MODULES = ("codes", "data", "evaluate", "nn", "official", "presets", "pretrained", "times")
 
@@ -112,12 +116,15 @@ __all__ = [
     "digits",
     "dsm_loss",
     "encode",
+    "from_pretrained",
     "identifiability",
     "images",
     "load",
     "log_prob",
     "outlier_scores",
+    "push_to_hub",
     "sample",
+    "save_pretrained",
     "slerp",
     "train",
     "tune",

@@ -28,6 +28,7 @@ COMMANDS = {
     "statistics": "range, spread and greatest distance of data, and what they suggest",
     "colorize": "colours for a grey image",
     "restore": "samples of the images that explain a measurement",
+    "push": "publish a run on the Hugging Face hub, with a model card",
     "presets": "the configurations of the paper, all or one",
     "convert": "make a run of an official checkpoint",
     "demo": "train on handwritten digits, sample, score and inpaint, in minutes",
