@@ -58,7 +58,7 @@ _LATER = {
     "push_to_hub": "scorefield.publish",
     "save_pretrained": "scorefield.publish",
 }
-_MODULES = ("codes", "data", "evaluate", "nn", "official", "presets", "pretrained", "times")
+_MODULES = ("codes", "data", "evaluate", "nn", "official", "presets", "pretrained", "publish", "times")
 
 __all__ = [
     "DDIM",
