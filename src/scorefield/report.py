@@ -138,7 +138,7 @@ class _Axis:
         if high - low < 1e-9 * max(1.0, abs(high)):
             low, high = low - 0.5, high + 0.5
         self._low, self._scale, self._start, self._log = low, (stop - start) / (high - low), start, log
-        self.ticks = _decades(low, high) if log and high - low > 1 else self._even(low, high)
+        self.ticks = _decades(low, high) if log and high - low > 0.7 else self._even(low, high)
 
     def __call__(self, value: float) -> float:
         return self._start + ((math.log10(value) if self._log else value) - self._low) * self._scale
@@ -153,5 +153,8 @@ class _Axis:
 
 
 def _decades(low: float, high: float) -> list[float]:
+    """Round values between 10^low and 10^high, fewer a decade the more decades there are."""
     step = math.ceil((high - low) / 6)
-    return [10.0**k for k in range(math.ceil(low), math.floor(high) + 1, step)]
+    digits = (1, 2, 5) if high - low < 2.5 else (1,)
+    values = [d * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1, step) for d in digits]
+    return [v for v in values if 10**low <= v <= 10**high]
