@@ -66,6 +66,16 @@ def test_grids_come_on_schedule_and_from_the_same_seeds(run_training, tmp_path):
     np.testing.assert_allclose(shown[2:66:8, 2:66:8], pixel, atol=1)
 
 
+def test_a_stop_is_not_kept_waiting(run_training, tmp_path):
+    def stop(moment):
+        return moment.step == 14
+
+    train_pictures(run_training, "run", callbacks=[stop], **WATCHED)
+    state = read_state(tmp_path / "run" / "step-000014")
+    assert "held_out_loss" not in state
+    assert [p.name for p in (tmp_path / "run" / "samples").iterdir()] == ["step-000007.png"]
+
+
 def test_samples_that_are_no_pictures_are_arrays(run_training, tmp_path):
     run_training(sample_every=10, sample_count=5, steps=10)
     assert np.load(tmp_path / "run" / "samples" / "step-000010.npy").shape == (5, 2)

@@ -199,9 +199,10 @@ class _Loop:
                 stop = self._call_back(value, norm, lr) or stop
                 if config.power_ema and (at.step % config.snapshot_every == 0 or last):
                     self._snapshot()
+                # Whoever asks to stop may kill in a few seconds, so what takes time is left out then.
                 if stop or last or at.step % config.checkpoint_every == 0:
-                    self._save(observer)
-                if config.sample_every and (last or at.step % config.sample_every == 0):
+                    self._save(None if stop else observer)
+                if config.sample_every and not stop and (last or at.step % config.sample_every == 0):
                     observer.pictures(self.weights.averaged)
                     self.accelerator.wait_for_everyone()
                 if stop:
@@ -307,6 +308,7 @@ class _Loop:
         self.saved = self.at.step
 
     def _save(self, observer: Observer | None) -> None:
+        """Write a checkpoint, with its held-out loss where there is an observer to tell."""
         if self.saved != self.at.step:
             extra = {}
             if self.held_out is not None and observer is not None:
