@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import scorefield as sf
 from scorefield import inverse
-from scorefield.inverse.posterior import METHODS
+from scorefield.inverse.methods import METHOD_STEPS
 
 torch.set_num_threads(1)
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -23,29 +22,28 @@ def load(name: str):
     return module
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["deconvolution", "tomography"])
-def test_ones_own_operator_works_in_every_method(name, method):
-    """The mean is nearer to the truth than the prior's is, and the claimed error is of the size of the real one."""
-    module = load(name)
-    options = {"zeta": 0.3} if method == "dps" else {}
-    truth, mean, std = module.main(8, method=method, **options)
+def test_the_examples_run_and_claim_the_error_that_they_have(name):
+    truth, mean, std = load(name).main(8)
     error = float((mean - truth).square().mean().sqrt())
-    assert error < 0.6 * float((truth - module.prior().means[0]).square().mean().sqrt())
     assert 0.5 * error < float(std.mean()) < 2 * error
 
 
+@pytest.mark.parametrize("method", METHOD_STEPS)
 @pytest.mark.parametrize(("name", "operator"), [("deconvolution", "Smear"), ("tomography", "Shadows")])
-def test_ones_own_operator_works_with_ddrm_and_particles(name, operator):
+def test_ones_own_operator_works_in_every_method(name, operator, method):
+    """The mean of the samples is nearer to the truth than the prior's is."""
     module = load(name)
-    model, measure = module.prior(), getattr(module, operator)()
+    model, measure, noise = module.prior(), getattr(module, operator)(), 0.02
     truth = model.sample(1, seed=3)
-    y = measure(truth)
-    x = sf.sample(model, 8, sf.DDRM(measure, y, 0.02), seed=0)
-    nearer = float((truth[0] - model.means[0]).norm())
-    assert float((x.mean(0) - truth[0]).norm()) < 0.6 * nearer
-    particles = sf.twisted_smc(model, measure, y, 0.1, particles=32, steps=50)
-    assert float((particles.mean() - truth[0]).norm()) < 0.8 * nearer
+    clean = measure(truth)
+    y = clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(truth)
+    # Isotropic particles in the 216 dimensions of tomography need a measurement that is not so sharp.
+    steps = {"mmps": 20, "tmpd": 12, "smc": 12, "dps": 200, "diffpir": 30, "repaint": 15}.get(method)
+    found = inverse.restore(model, measure, y, 0.1 if method == "smc" else noise, 8, method, steps=steps)
+    assert found.samples.shape == (1, 8, *model.shape)
+    share = 0.8 if method == "smc" else 0.6
+    assert (found.mean()[0] - truth[0]).norm() < share * (truth[0] - model.means[0]).norm()
 
 
 def test_the_examples_operators_are_linear_with_the_adjoint_that_differentiation_finds():

@@ -114,8 +114,11 @@ def pseudo_inverse(
     return x.detach()
 
 
-def matrix_of(operator: Measurement, shape: tuple[int, ...]) -> Tensor:
+def matrix_of(operator: Measurement, shape: tuple[int, ...], like: Tensor | None = None) -> Tensor:
     """A linear operator as a matrix (M, D) float64, D = prod(shape); complex measurements give two rows each.
+
+    Other arguments:
+        like: a tensor of the dtype and on the device that the operator works in; float64 on the CPU otherwise.
 
     Raises:
         ValueError: more than 4096 entries.
@@ -123,8 +126,8 @@ def matrix_of(operator: Measurement, shape: tuple[int, ...]) -> Tensor:
     d = math.prod(shape)
     if d > DENSE:
         raise ValueError(f"the operator acts on {d} entries; it is written out as a matrix only up to {DENSE}")
-    columns = parts(operator)[0](torch.eye(d, dtype=torch.float64).reshape(d, *shape))
-    return real_rows(columns).detach().T
+    given = torch.eye(d, dtype=torch.float64) if like is None else torch.eye(d, dtype=like.dtype, device=like.device)
+    return real_rows(parts(operator)[0](given.reshape(d, *shape))).detach().double().T
 
 
 def real_rows(y: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ METHOD_STEPS: dict[str, int] = {
     "ddrm": 50,
     "replace": 100,
     "repaint": 50,
-    "smc": 100,
+    "smc": 50,
 }
 """The methods, and their steps unless others are asked for."""
 NOISELESS = ("replace", "repaint")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from scorefield.guide.wrapped import check_rows
-from scorefield.inverse.linear import parts, pseudo_inverse, rows_of
+from scorefield.inverse.linear import matrix_of, parts, pseudo_inverse, real_rows, rows_of
 from scorefield.inverse.operators import Operator
 from scorefield.noise import Noise
 from scorefield.sde import GaussianSDE, expand
 from scorefield.solve.integrate import Field
 from scorefield.times import GridFn, sampling_grid
+
+SMALL = 1024
+"""Largest number of entries for which the pseudo-inverse of an operator without adjoint is written out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class Replace:
 
     operator: Operator
     y: Tensor
+    _inverse: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def batch(self) -> int | None:
@@ -60,7 +64,16 @@ class Replace:
 
     def _put(self, x: Tensor, known: Tensor) -> Tensor:
         # In two terms: a masked entry minus itself is exactly zero, so that known entries come out bitwise.
-        return (x - pseudo_inverse(self.operator, self._apply(x), x)) + pseudo_inverse(self.operator, known, x)
+        return (x - self._lift(self._apply(x), x)) + self._lift(known, x)
+
+    def _lift(self, y: Tensor, x: Tensor) -> Tensor:
+        """A^+ y, like x. Where the adjoint would have to be found by differentiation, a small matrix is written out once."""
+        if parts(self.operator)[1] is not None or x[0].numel() > SMALL:
+            return pseudo_inverse(self.operator, y, x)
+        if "matrix" not in self._inverse:
+            self._inverse["matrix"] = torch.linalg.pinv(matrix_of(self.operator, tuple(x.shape[1:]), x)).T
+        rows = real_rows(y)
+        return (rows @ self._inverse["matrix"].to(rows)).reshape(x.shape).to(x.dtype)
 
     def _apply(self, x: Tensor) -> Tensor:
         return parts(self.operator)[0](x)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from scorefield.inverse.linear import Measurement, parts, real_rows
+from scorefield.inverse.linear import Measurement, dot, from_real_rows, linearize, parts, real_rows
+from scorefield.inverse.local import Local, local, log_normal
 from scorefield.model import ScoreModel
 from scorefield.noise import Noise, Seed, source
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
 from scorefield.times import GridFn, GridName, sampling_grid
+
+Covariance: TypeAlias = Literal["auto", "full", "isotropic"]
+FULL = 64
+"""Largest number of dimensions whose covariances are computed in full unless asked for otherwise."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,22 @@ def twisted_smc(
     *,
     particles: int = 256,
     steps: int = 100,
-    grid: GridName | GridFn = "log_snr",
+    grid: GridName | GridFn | None = None,
+    covariance: Covariance = "auto",
     resample_below: float = 0.5,
     seed: Seed = 0,
     **cond: Any,
 ) -> Particles:
     r"""Twisted sequential Monte Carlo (Wu et al. 2023, Alg. 1), for any differentiable measurement with Gaussian noise.
 
-    Particles move by an ancestral step with the score of a guess of p(y | x_t), N(y; A D, noise^2 + sigma^2 / (alpha^2 +
-    sigma^2)), and are weighted by p(x_s | x_t) guess(x_s) / (guess(x_t) proposal(x_s | x_t)). Whatever the guess, the
-    weighted particles tend to the posterior of the sampler itself as their number grows; that of the model, as the
-    steps do too. The ancestral step has the best isotropic variance (Bao et al. 2022, Theorem 1), estimated from the
-    particles by one random probe each, so that few steps suffice.
+    Particles are weighted by p(x_s | x_t) guess(x_s) / (guess(x_t) proposal(x_s | x_t)), with a guess of p(y | x_t). Whatever
+    the guess, the weighted particles tend to the posterior of the sampler itself as their number grows; that of the model,
+    as the steps do too.
+
+    With the full covariance C of x_0 given x_t (`Local`), p(x_s | x_t) has the exact first two moments, the guess is
+    N(y; A D, noise^2 + A C A^T) and the proposal is the best there is; on Gaussian data all weights are equal and the
+    particles are exact in any number of steps. With an isotropic one, for many dimensions, C is its mean variance, which a
+    random probe of each particle finds (Bao et al. 2022, Theorem 1), and the proposal moves by the guess's score.
 
     Main arguments:
         operator: A, linear or not. y: one measurement, (1, *). noise: its standard deviation.
@@ -76,7 +85,11 @@ def twisted_smc(
         steps: ancestral steps.
 
     Other arguments:
-        grid: as in `sample`. resample_below: share of effective particles under which they are resampled.
+        covariance: "full" costs a network product for each dimension and (particles, d, d) numbers; "isotropic" three
+            products in all; "auto" is full up to 64 dimensions.
+        grid: as in `sample`; uniform with the full covariance, which needs no small steps but where modes part, and
+            "log_snr" with an isotropic one. resample_below: share of
+            effective particles under which they are resampled.
         seed: as in `sample`. cond: passed to the network.
 
     Raises:
@@ -88,16 +101,20 @@ def twisted_smc(
         raise ValueError(f"particles={particles}: at least two are needed")
     if not noise > 0:
         raise ValueError(f"noise={noise}: the measurement noise is positive")
+    if covariance not in ("auto", "full", "isotropic"):
+        raise ValueError(f"covariance={covariance!r} is unknown; choose auto, full or isotropic")
     if model.shape is None:
         raise ValueError("the model does not know its event shape; build it with shape=")
     sde = model.sde
-    times = sampling_grid(sde, steps, sde.T, sde.t_min, grid)
+    full = covariance == "full" or (covariance == "auto" and math.prod(model.shape) <= FULL)
+    times = sampling_grid(sde, steps, sde.T, sde.t_min, grid or ("uniform" if full else "log_snr"))
     flow = Field(model, cond, particles)
     draws = source(seed, particles)
     with torch.no_grad():
         x = sde.prior((particles, *model.shape)).draw(draws, model.dtype, model.device)
         cloud = _Cloud(torch.zeros(particles, dtype=torch.float64, device=x.device))
-        integrate(_Twisted(operator, y, noise, resample_below, float(times[-1]), cloud), flow, x, times, draws)
+        kind = _Full if full else _Isotropic
+        integrate(kind(operator, y, noise, resample_below, float(times[-1]), cloud), flow, x, times, draws)
     assert cloud.data is not None
     weights = torch.softmax(cloud.log_weights, 0)
     evidence = cloud.log_evidence + float(_log_mean(cloud.log_weights))
@@ -116,7 +133,7 @@ class _Cloud:
 
 @dataclass(frozen=True, eq=False)
 class _Twisted(Solver):
-    """A step of all particles; the samples of the batch interact, which is why this solver is not public."""
+    """A step of all particles; the samples of the batch interact, which is why these solvers are not public."""
 
     operator: Measurement
     y: Tensor
@@ -127,18 +144,90 @@ class _Twisted(Solver):
 
     order: ClassVar[float] = 1
 
+    def begin(self, guess: Tensor) -> None:
+        """The first weights: the particles come from the prior."""
+        self.cloud.log_weights = guess
+        self.cloud.ess.append(_ess(guess))
+
+    def chosen(self, noise: Noise) -> Tensor | None:
+        """Indices of the particles that go on, where the weights have become too uneven."""
+        cloud = self.cloud
+        if float(cloud.ess[-1]) >= self.resample_below * len(cloud.log_weights):
+            return None
+        index = _systematic(cloud.log_weights, noise)
+        cloud.log_evidence += float(_log_mean(cloud.log_weights))
+        cloud.log_weights = torch.zeros_like(cloud.log_weights)
+        return index
+
+    def weigh(self, log_ratio: Tensor) -> None:
+        """Multiply the weights after a step."""
+        self.cloud.log_weights = self.cloud.log_weights + log_ratio
+        self.cloud.ess.append(_ess(self.cloud.log_weights))
+
+
+class _Full(_Twisted):
+    """Steps with the full covariance."""
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        cloud, sde = self.cloud, field.sde
+        sde = field.sde
+        if state is None:
+            state = local(field, x, t, self.operator, self.y, self.noise)
+            self.begin(state.guess)
+        if (index := self.chosen(noise)) is not None:
+            x, state = x[index], state.rows(index)
+        here: Local = state
+        a, v = sde.transition_coefficients(s, t)
+        shrink = float(torch.square(sde.sigma(s) / sde.sigma(t)))
+        gain, base = float(sde.alpha(s) * v / sde.sigma(t) ** 2), float(v) * shrink
+        z = noise.normal((len(x), 2 * here.data.shape[1] + here.residual.shape[1]), torch.float64, x.device)
+        d = here.data.shape[1]
+        first, fresh, misfit = z[:, :d], z[:, d : 2 * d], z[:, 2 * d :]
+        drawn = here.condition(_colour(here, first), misfit, self.noise)
+        away = gain * drawn + math.sqrt(base) * fresh
+        x = (float(a) * shrink * x.double().flatten(1) + gain * here.data + away).reshape(x.shape).to(x.dtype)
+        # What the law at t says of y once x_s is known; the law at s replaces it.
+        known = base + gain**2 * here.spread
+        residual = here.residual - here.measured(here.turn(gain * here.spread / known, away))
+        expected = log_normal(residual, here.covariance_factor(base * here.spread / known, self.noise))
+        there = local(field, x, s, self.operator, self.y, self.noise)
+        ratio = there.guess - expected
+        if float(s) == self.end:
+            ratio = ratio + self._finish(there, x, noise)
+        self.weigh(ratio)
+        return x, there
+
+    def _finish(self, there: Local, x: Tensor, noise: Noise) -> Tensor:
+        """Draw x_0 from the last law; returns what the curvature of the operator makes of the weights."""
+        z = noise.normal((len(x), there.data.shape[1] + there.residual.shape[1]), torch.float64, x.device)
+        first, misfit = z[:, : there.data.shape[1]], z[:, there.data.shape[1] :]
+        drawn = there.condition(_colour(there, first), misfit, self.noise)
+        data = (there.data + drawn).reshape(x.shape)
+        self.cloud.data = data.to(x.dtype)
+        call, adjoint = parts(self.operator)
+        if adjoint is not None:
+            return torch.zeros_like(there.guess)
+        straight = there.residual - there.measured(drawn)
+        curved = real_rows(self.y.to(x.device)).double() - real_rows(call(self.cloud.data)).double()
+        change: Tensor = (torch.square(straight) - torch.square(curved)).sum(1) / (2 * self.noise**2)
+        return change
+
+
+def _colour(law: Local, z: Tensor) -> Tensor:
+    """U diag(l)^(1/2) z."""
+    return (law.basis @ (torch.sqrt(law.spread) * z).unsqueeze(2)).squeeze(2)
+
+
+class _Isotropic(_Twisted):
+    """Steps with one variance for all directions and particles."""
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        sde = field.sde
         if state is None:
             state = self._guess(field, x, t, noise)
-            cloud.log_weights = state[1]
-            cloud.ess.append(_ess(cloud.log_weights))
+            self.begin(state[1])
         data, guess, pull, spread = state
-        if float(cloud.ess[-1]) < self.resample_below * len(x):
-            chosen = _systematic(cloud.log_weights, noise)
-            x, data, guess, pull = x[chosen], data[chosen], guess[chosen], pull[chosen]
-            cloud.log_evidence += float(_log_mean(cloud.log_weights))
-            cloud.log_weights = torch.zeros_like(cloud.log_weights)
+        if (index := self.chosen(noise)) is not None:
+            x, data, guess, pull = x[index], data[index], guess[index], pull[index]
         a, v = sde.transition_coefficients(s, t)
         shrink = torch.square(sde.sigma(s) / sde.sigma(t))
         gain = sde.alpha(s) * v / sde.sigma(t) ** 2
@@ -150,9 +239,8 @@ class _Twisted(Solver):
         drift = moved / std
         ratio = -(0.5 * torch.square(drift) + drift * z).flatten(1).double().sum(1)
         state = self._guess(field, x, s, noise)
-        cloud.log_weights = cloud.log_weights + ratio + state[1] - guess
-        cloud.ess.append(_ess(cloud.log_weights))
-        cloud.data = state[0]
+        self.weigh(ratio + state[1] - guess)
+        self.cloud.data = state[0]
         return x, state
 
     def _guess(self, field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -161,21 +249,32 @@ class _Twisted(Solver):
         At the end the guess is the likelihood itself.
         """
         sde = field.sde
-        spread = 0.0 if float(t) == self.end else float(1 / (1 + torch.exp(sde.log_snr(t))))
+        ratio = sde.sigma(t) ** 2 / sde.alpha(t)
         with torch.enable_grad():
             live = x.detach().requires_grad_()
             data = field.denoise(live, t)
-            a = parts(self.operator)[0](data)
-            residual = real_rows(self.y.to(device=a.device, dtype=a.dtype) - a)
-            variance = self.noise**2 + spread
-            misfit = torch.square(residual).double().sum(1) / (2 * variance)
-            (slope,) = torch.autograd.grad(misfit.sum(), live, retain_graph=True)
+            a = linearize(self.operator, data)
+            residual = real_rows(self.y.to(device=a.value.device, dtype=a.value.dtype) - a.value).detach()
+
+            def spread(probe: Tensor) -> Tensor:
+                """C probe."""
+                (back,) = torch.autograd.grad(data, live, probe, retain_graph=True)
+                return ratio.to(back.device) * back.double()
+
             probe = noise.rademacher(x)
-            (back,) = torch.autograd.grad(data, live, probe)
-        trace = (back.double() * probe.double()).mean()
-        known = (sde.sigma(t) ** 2 / sde.alpha(t)).to(trace.device) * trace
+            known = (spread(probe) * probe).mean().clamp_min(0.0)
+            signs = from_real_rows(noise.rademacher(residual), a.value)
+            # M = A C A^T has the mean eigenvalue tr M / m, but tr M^2 / tr M is nearer to the largest: with less, the particles
+            # would overshoot along it.
+            turned = a.forward(spread(a.adjoint(signs)).to(x.dtype))
+            seen = dot(turned, turned).sum() / dot(signs, turned).sum().clamp_min(1e-30)
+            last = float(t) == self.end
+            variance = self.noise**2 + (0.0 if last else float(seen.clamp_min(0.0)))
+            pull = a.adjoint(from_real_rows(residual, a.value) / variance)
+            (slope,) = torch.autograd.grad(data, live, pull)
+        misfit = torch.square(residual).double().sum(1) / (2 * variance)
         size = residual.shape[1] * 0.5 * math.log(2 * math.pi * variance)
-        return data.detach(), -misfit.detach() - size, -slope, known.clamp_min(0.0)
+        return data.detach(), -misfit - size, slope, known
 
 
 def _ess(log_weights: Tensor) -> Tensor:
