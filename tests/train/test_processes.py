@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from scorefield.errors import InputError
 from scorefield.noise import SeedRows
 from scorefield.parallel import Processes
 from scorefield.train import TrainConfig
+from scorefield.train.setup import check_plain
 from scorefield.train.shard import check_shardable
 from scorefield.train.watch import read_log
 
@@ -192,6 +194,21 @@ def test_what_cannot_be_sharded_is_named():
         check_shardable(TrainConfig().updated(name="muon"))
     with pytest.raises(InputError, match="not for precision=fp16"):
         check_shardable(TrainConfig(precision="fp16"))
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_sharding_of_accelerate_is_refused(kind):
+    from accelerate import DistributedType
+
+    with pytest.raises(InputError, match=f"configured for {kind}; leave that out and give shard=True"):
+        check_plain(SimpleNamespace(distributed_type=DistributedType(kind)))
+
+
+def test_accelerates_own_accumulation_does_not_count(run_training, monkeypatch):
+    plain = run_training("plain", steps=10)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    again = run_training("again", steps=10)
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), again.model.parameters(), strict=True))
 
 
 def test_batch_that_cannot_be_cut_evenly_is_refused(run_training):

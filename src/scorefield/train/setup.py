@@ -37,11 +37,14 @@ def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch
 def make_accelerator(config: TrainConfig, device: str | None) -> Any:
     """An accelerate.Accelerator for a device and precision.
 
+    What a configuration of accelerate says about precision and accumulation does not count: a run does what run.json says.
+
     Raises:
-        InputError: the device does not exist here.
+        InputError: the device does not exist here, or accelerate is configured for a way of sharding of its own.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     if not torch.distributed.is_initialized():
         # accelerate keeps the precision and device of the first run of a process for all later ones.
@@ -55,10 +58,23 @@ def make_accelerator(config: TrainConfig, device: str | None) -> Any:
     precision = "no" if config.precision == "fp32" else config.precision
     # Processes without a GPU find each other only if accelerate is told that it is the CPU they work on.
     cpu = kind == "cpu" or (kind is None and not torch.cuda.is_available() and not torch.backends.mps.is_available())
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    whole = GradientAccumulationPlugin(num_steps=1)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, gradient_accumulation_plugin=whole)
+    check_plain(accelerator)
     if kind and accelerator.device.type != kind:
         raise InputError(f"device={device} is not available here; this machine offers {accelerator.device.type}")
     return accelerator
+
+
+def check_plain(accelerator: Any) -> None:
+    """Refuse accelerate's own FSDP, DeepSpeed and the like, whose weights the averages and checkpoints would not see whole.
+
+    Raises:
+        InputError: accelerate is configured for one of them.
+    """
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):
+        raise InputError(f"accelerate is configured for {kind}; leave that out and give shard=True (--shard) instead")
 
 
 @contextmanager
