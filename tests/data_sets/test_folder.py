@@ -43,6 +43,32 @@ def test_image_outside_every_subfolder_has_no_class(folder):
         images(folder, 8, labels=True)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
+def test_every_mode_becomes_grey_and_colour(tmp_path, mode):
+    Image.new("L", (4, 4), 255).convert("I" if mode.startswith("I") else mode).convert(mode).save(tmp_path / "a.tiff")
+    for channels in (1, 3):
+        assert images(tmp_path, 4, channels=channels)[0].unique().tolist() == [255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(tmp_path, orientation):
+    upright = np.array([[0, 60, 120], [180, 220, 250]], np.uint8)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: upright.T[::-1],
+        7: upright.T[::-1, ::-1],
+        8: upright.T[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    assert images(tmp_path, (2, 3), channels=1)[0][0].tolist() == upright.tolist()
+
+
 def test_exif_rotation_is_applied(tmp_path):
     picture = Image.fromarray(np.array([[0, 0], [255, 255]], np.uint8))
     exif = Image.Exif()

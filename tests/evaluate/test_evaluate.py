@@ -122,6 +122,16 @@ def test_held_out_digits_are_near_the_training_digits_and_noise_is_not():
     assert near["precision"].value > 0.9 > far["precision"].value
 
 
+def test_pairs_of_large_sets_are_thinned_evenly(monkeypatch):
+    monkeypatch.setattr("scorefield.evaluate.judge.PAIRED", 50)
+    sorted_by_class = torch.arange(200.0).reshape(-1, 1).repeat(1, 2)
+    found = compare(open_features("raw"), sorted_by_class, sorted_by_class + 0.1)
+    assert found["kid"].n == found["precision"].n == 50
+    assert found["frechet"].n == 200
+    assert found["coverage"].value == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_network_of_ones_own_by_file_or_by_function(tmp_path):
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 5)).requires_grad_(False)
     torch.jit.save(torch.jit.trace(linear, torch.zeros(2, 1, 28, 28)), tmp_path / "net.pt")

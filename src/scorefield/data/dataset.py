@@ -88,7 +88,8 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A short hash of the size, the shape and a few items, by which a resumed run knows its data again."""
-        digest = hashlib.sha256(repr((self.size, self.shape, self.levels, self.range)).encode())
+        about = (self.size, self.shape, self.levels, self.range, *([self.groups] if self.groups else []))
+        digest = hashlib.sha256(repr(about).encode())  # the groups, since the order of training depends on them
         probes = sorted({self.size * i // 8 for i in range(8)} | {self.size - 1})
         digest.update(self.read(probes).contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scorefield.errors import InputError
 
-CHUNK = 1024
+CHUNK = 512
 """Rows of a matrix of pairs that are in memory at a time."""
 
 
