@@ -139,3 +139,29 @@ def test_a_sample_that_cannot_finish_gets_a_status():
     broken = sf.ScoreModel.from_score(lambda x, t: torch.full_like(x, math.nan), sf.VP(), (2,))
     with pytest.warns(RuntimeWarning, match="finite"):
         assert sf.sample(broken, 1, sf.Dopri5(), seed=0, full=True).status.tolist() != [0]
+
+
+def test_the_largest_norm_holds_every_entry_to_the_tolerance():
+    """One entry of 400 moves; averaged over all, its error may be twenty times the tolerance."""
+    d, v = 400, 0.01
+    variance = torch.ones(d, dtype=torch.float64)
+    variance[0] = v
+    sde = sf.VP()
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = sde.alpha(t).reshape(-1, 1), sde.sigma(t).reshape(-1, 1)
+        return -x / (alpha**2 * variance + sigma**2)
+
+    x = torch.ones(1, d, dtype=torch.float64)
+    model = sf.ScoreModel.from_score(score, sde)
+    first, last = (
+        float(sde.alpha(1e-5) ** 2 * v + sde.sigma(1e-5) ** 2),
+        float(sde.alpha(1.0) ** 2 * v + sde.sigma(1.0) ** 2),
+    )
+    exact = math.sqrt(last / first)
+    errors = [
+        abs(float(sf.encode(model, x, sf.Dopri5(1e-4, 1e-4, norm=norm))[0, 0]) - exact) / exact
+        for norm in ("rms", "max")
+    ]
+    assert errors[1] < 1e-3  # some steps of 1e-4
+    assert errors[0] > 5 * errors[1]

@@ -205,6 +205,8 @@ class Pair(Protocol):
     @property
     def atol(self) -> float: ...
     @property
+    def norm(self) -> str: ...
+    @property
     def max_steps(self) -> int: ...
     @property
     def min_step(self) -> float: ...
@@ -226,9 +228,9 @@ def integrate_adaptive(
 ) -> Solution:
     """Adaptive loop from t_start to t_end, in either direction, with a step size of its own for every sample.
 
-    The error norm is the root mean square of error / (atol + rtol max(|x|, |x_new|)) over one sample; a step is accepted
-    where it is at most 1, and the next step is 0.9 norm^(-1 / order) times as long (Hairer, Norsett & Wanner, II.4).
-    Finished samples leave the batch.
+    The error norm is the root mean square (or the largest) of error / (atol + rtol max(|x|, |x_new|)) over one sample; a
+    step is accepted where it is at most 1, and the next step is 0.9 norm^(-1 / order) times as long (Hairer, Norsett &
+    Wanner, II.4). Finished samples leave the batch.
 
     Other arguments:
         save: times at which to record the path, by cubic Hermite interpolation.
@@ -258,7 +260,8 @@ def integrate_adaptive(
         nfe[live] += cost
         # Step sizes are no part of the function to be differentiated: their slopes are noise, and infinite at error 0.
         scale = solver.atol + solver.rtol * torch.maximum(x.detach().abs(), x_new.detach().abs())
-        norm = _rms(error.detach() / scale)
+        ratio = error.detach() / scale
+        norm = _rms(ratio) if solver.norm == "rms" else ratio.abs().flatten(1).amax(1).double()
         finite = torch.isfinite(norm)
         accept = norm <= 1
         safe = torch.where(finite, norm, 1e10).clamp_min(1e-10)
