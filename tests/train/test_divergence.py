@@ -103,9 +103,10 @@ def test_an_explosion_is_told_from_an_ordinary_loss(run_training):
         assert run_training("free", loss=failing([120], 1e5), explosion=0.0, **options).finished
 
 
-def test_a_stopped_run_may_go_on_with_rollback(run_training):
+def test_a_stopped_run_has_its_report_and_may_go_on_with_rollback(run_training, tmp_path):
     with pytest.raises(DivergedError, match="on_divergence=rollback"):
         run_training(loss=failing([13]))
+    assert (tmp_path / "run" / "report.html").exists()
     bad = failing([3])  # the thirteenth batch is the fourth after step 10
     with pytest.warns(ScorefieldWarning, match="step 13"):
         assert run_training(loss=bad, on_divergence="rollback").finished

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.files import atomic_file
+from scorefield.errors import DivergedError
 from scorefield.model import ScoreModel
 from scorefield.plot import image_grid, save_image
 from scorefield.sample import sample
@@ -94,6 +95,8 @@ class Observer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watch.__exit__(kind, error, trace)
+        if error is None or isinstance(error, DivergedError):
+            self.page()
         if self._trackers is not None:
             self._trackers.close()
 

@@ -176,7 +176,6 @@ class _Loop:
                         break
                     except Divergence as error:
                         self._roll_back(str(error), observer)
-                observer.page()
         finally:
             self.model.train(was_training)
         self.weights.finish()
