@@ -14,3 +14,8 @@ def run_folder(run: str | Path) -> Path:
     if str(run) in BUNDLED and not path.exists():
         return Path(__file__).parent / "models" / str(run)
     return path
+
+
+def results_folder(run: str | Path) -> Path:
+    """Where results of a run go unless told otherwise: its folder, or the current one for a bundled model."""
+    return Path(run) if run_folder(run) == Path(run) else Path()

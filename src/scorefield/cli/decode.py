@@ -30,7 +30,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     codes: Annotated[str, tyro.conf.Positional, Name("CODES")]
     """.npz or .npy file of codes, such as encode writes."""
     temperature: float = 1.0

@@ -20,7 +20,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     data: Annotated[str, Name("DATA")] = "digits"
     """digits (the held-out ones), a folder of images, an image, or a .npy or .npz file."""
     n: Annotated[int | None, Unset("INT", "-n")] = None

@@ -24,7 +24,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     data: Annotated[str, Name("DATA")] = "digits"
     """digits (the held-out ones), a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000
@@ -55,6 +55,7 @@ class Options(Common):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
+    from scorefield.bundled import results_folder
     from scorefield.data.files import atomic_file
     from scorefield.evaluate import evaluate
     from scorefield.parallel import launched
@@ -69,7 +70,7 @@ def run(options: Options) -> Result:
     if not options.n and not options.likelihood and not options.loss:
         raise InputError("nothing to do; give -n, --likelihood or --loss a positive number")
     info = read_run(options.run)
-    out = options.out or f"{options.run}/evaluation.json"
+    out = options.out or str(results_folder(options.run) / "evaluation.json")
     check_writable(out)
     sampler = make_sampler(options.sampler, decode(info.model["sde"]), options.snr)
     found = evaluate(

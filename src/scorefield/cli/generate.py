@@ -23,7 +23,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     label: int
     """The class."""
     classifier: Annotated[str | None, Unset("RUN")] = None

@@ -23,7 +23,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     image: Annotated[str, Name("FILE")]
     """The image, of the size of the run's images."""
     mask: Annotated[str, Name("FILE")]
@@ -69,7 +69,7 @@ def run(options: Options) -> Result:
         raise InputError(
             f"{options.run} was trained on items of shape {info.shape}, not on images; inpaint needs images"
         )
-    for path in filter(None, (options.out, options.panel)):
+    for path in [p for p in (options.out, options.panel) if p is not None]:
         check_format(path, info.shape)
     picture, low, high = _picture(options, "image", info), *info.range
     mask = _picture(options, "mask", info) >= 128
@@ -79,7 +79,7 @@ def run(options: Options) -> Result:
         raise InputError(
             f"--mask {options.mask} leaves {what}; white is known and black is filled in (--invert: the reverse)"
         )
-    for path in filter(None, (options.out, options.panel)):
+    for path in [p for p in (options.out, options.panel) if p is not None]:
         check_writable(path)
     info, model = open_run(options.run, options.device)
     x = picture.unsqueeze(0).float() / 255 * (high - low) + low

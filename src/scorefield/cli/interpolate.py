@@ -33,7 +33,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     data: Annotated[str, Name("DATA")] = "digits"
     """digits (the held-out ones), a folder of images, or a .npy or .npz file."""
     pairs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FROM,TO")] = ("0,1",)

@@ -32,7 +32,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     data: Annotated[str, Name("DATA")] = "digits"
     """digits (the held-out ones), a folder of images, an image, or a .npy or .npz file."""
     n: Annotated[int | None, Unset("INT", "-n")] = None
@@ -60,6 +60,7 @@ class Options(Common):
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield import parallel
+    from scorefield.bundled import results_folder
     from scorefield.likelihood import log_prob
     from scorefield.progress import Bar
     from scorefield.solve.ode import Dopri5
@@ -69,7 +70,7 @@ def run(options: Options) -> Result:
         check_count("--" + name.replace("_", "-"), getattr(options, name))
     check_tolerance(options.tolerance)
     info = read_run(options.run)
-    out = options.out or f"{options.run}/likelihood.csv"
+    out = options.out or str(results_folder(options.run) / "likelihood.csv")
     check_suffix(out)
     data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
     check_writable(out)

@@ -22,7 +22,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     repo: Annotated[str | None, tyro.conf.Positional, Unset("OWNER/NAME")] = None
     """Where to publish; made if it does not exist."""
     folder: Annotated[str | None, Unset("FOLDER")] = None

@@ -19,7 +19,7 @@ class Options(Common):
     """
 
     run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    """Folder that train wrote, or digits for the bundled model."""
     image: Annotated[str, Name("FILE")]
     """The measurement: an image, or .npy (fourier and phase: always). With --simulate, the clean image."""
     operator: Annotated[str, Name("NAME")]

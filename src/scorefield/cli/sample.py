@@ -31,8 +31,8 @@ class Options(Common):
     Example: scorefield sample runs/digits -n 64 --sampler pc --steps 1000 --out x.png
     """
 
-    run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote."""
+    run: Annotated[str, tyro.conf.Positional, Name("RUN")] = "digits"
+    """Folder that train wrote; the bundled model of digits unless given."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """Number of samples."""
     sampler: SamplerName = "dpm"
@@ -52,7 +52,7 @@ class Options(Common):
     columns: Annotated[int | None, Unset("INT")] = None
     """Images in a row of the picture."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """.png (a grid), or .npy, .npz, .safetensors (floats in the model's range); RUN/samples.png or .npy unless given."""
+    """.png (a grid), or .npy, .npz, .safetensors (floats in the model's range); samples.png or .npy in RUN unless given."""
 
 
 def run(options: Options) -> Result:
@@ -60,6 +60,7 @@ def run(options: Options) -> Result:
     import torch
 
     from scorefield import parallel
+    from scorefield.bundled import results_folder
     from scorefield.cli.output import check_format, is_image, write_samples
     from scorefield.noise import SeedRows
     from scorefield.sample import sample
@@ -75,7 +76,7 @@ def run(options: Options) -> Result:
             f"choose one of {', '.join(FLOW_SAMPLERS)}"
         )
     shape = read_run(options.run).shape
-    out = options.out or f"{options.run}/samples{'.png' if is_image(shape) else '.npy'}"
+    out = options.out or str(results_folder(options.run) / f"samples{'.png' if is_image(shape) else '.npy'}")
     check_format(out, shape)
     check_writable(out)
     info, model = open_run(options.run, options.device)
