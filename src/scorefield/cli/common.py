@@ -119,11 +119,14 @@ def check_writable(path: str | Path) -> None:
     import tempfile
 
     target = Path(path)
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
         if target.is_dir():
             raise IsADirectoryError(21, "Is a directory")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent):
             pass
+        for folder in missing:  # what fails from here on leaves nothing behind
+            folder.rmdir()
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -59,7 +59,7 @@ def solve(work: Work, measuring: Callable[[tuple[int, ...], float, float], Measu
     y = _simulated(seen, before, noise, options.seed) if before is not None else _read(work, seen)
     if work.panel is not None and Path(work.panel).suffix.lower() in (".npy", ".npz", ".safetensors"):
         raise InputError(f"cannot write {work.panel}: a panel is a picture; use .png")
-    for path in filter(None, (options.out, work.panel)):
+    for path in [p for p in (options.out, work.panel) if p is not None]:
         check_writable(path)
     info, model = open_run(options.run, options.device)
     begin = time.monotonic()

@@ -78,6 +78,7 @@ class Table:
                 buffer.write(json.dumps({**finite, SETTINGS: self.settings}) + "\n")
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8", newline="") as file:
                 file.write(buffer.getvalue())
                 flush(file)
