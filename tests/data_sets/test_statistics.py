@@ -21,6 +21,12 @@ def test_figures_are_those_of_numpy_on_all_the_data():
     assert found.distance == pytest.approx(pdist(x.reshape(300, -1)).max(), rel=1e-6)
 
 
+def test_greatest_distance_is_that_of_all_pairs():
+    for seed in range(20):
+        x = torch.randn(60, 2, generator=torch.Generator().manual_seed(seed)).square()
+        assert statistics(x).distance == pytest.approx(pdist(x.double().numpy()).max(), rel=1e-6)
+
+
 def test_a_small_spread_about_a_large_mean_is_not_lost():
     x = 1e4 + 1e-1 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
     assert statistics(x).std == pytest.approx(float(x.double().std(correction=0)), rel=1e-6)
