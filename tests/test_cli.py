@@ -219,7 +219,7 @@ def test_overview_lists_the_commands(cli):
     ("args", "words"),
     [
         (["trian"], ["unknown command 'trian'", "did you mean train"]),
-        (["sample"], ["RUN is missing"]),
+        (["likelihood"], ["RUN is missing"]),
         (["train"], ["PRESET is missing"]),
         (["inpaint", "r", "--mask", "m.png"], ["--image is missing"]),
         (["train", "digit"], ["preset 'digit' is unknown", "did you mean digits"]),
