@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from scorefield.bundled import run_folder
 from scorefield.data.dataset import Range
 from scorefield.data.files import atomic_folder, flush
 from scorefield.errors import CheckpointError, InputError, ScorefieldError
@@ -122,7 +123,7 @@ def from_pretrained(
     nothing else is fetched: the files of a stranger run no code.
 
     Main arguments:
-        name: a folder (of `save_pretrained`, or of a run), or a hub name such as somebody/model.
+        name: a folder (of `save_pretrained`, or of a run), the bundled "digits", or a hub name such as somebody/model.
         revision: a branch, tag or commit of the hub.
         net, sde, clock: as in `load`.
 
@@ -146,8 +147,8 @@ def fetch(name: str | Path, *, revision: str | None = None) -> Path:
         CheckpointError: neither a folder nor a name that a hub could know.
         InputError: the hub cannot be reached or has no such model, or huggingface_hub is not installed.
     """
-    if Path(name).is_dir():
-        return Path(name)
+    if (folder := run_folder(name)).is_dir():
+        return folder
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(name)):
         raise CheckpointError(f"{name} is neither a folder nor a name of the hub (OWNER/NAME); check the path")
     hub = _hub()

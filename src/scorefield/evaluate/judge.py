@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scorefield import parallel
+from scorefield.bundled import results_folder
 from scorefield.data.dataset import Dataset, Range, as_dataset
 from scorefield.data.source import open_data
 from scorefield.errors import InputError
@@ -94,7 +95,7 @@ def evaluate(
     processes, and the result is that of one.
 
     Main arguments:
-        source: a model, or the folder of a run.
+        source: a model, the folder of a run, or the name of a bundled model.
         data: what the samples are compared with: a name as on the command line ("digits" are the held-out ones), a
             Dataset, a tensor, or a dataset of torch or Hugging Face.
         n: number of samples; 0 draws none.
@@ -106,7 +107,8 @@ def evaluate(
         reference: compare with only the first so many items.
         solver, steps, seed, batch_size: of the samples, as in `sample`.
         neighbours: k of precision, recall, density and coverage.
-        samples: folder for the samples, which a later call takes up; RUN/evaluation for a run, else none are kept.
+        samples: folder for the samples, which a later call takes up; RUN/evaluation for a run (./evaluation for a
+            bundled model), else none are kept.
         cache: folder for features of reference data; the user's cache folder unless given.
         device: where to compute, for a run; a model stays where it is.
 
@@ -125,7 +127,7 @@ def evaluate(
     else:
         info = read_run(source)
         model = load(source, device=device)
-        folder, interval = Path(source) / "evaluation" if samples is None else samples, info.range
+        folder, interval = results_folder(source) / "evaluation" if samples is None else samples, info.range
         items = _items(data, info.shape, info.levels, info.data.get("range"))
         dequantised = bool(info.config.get("arguments", {}).get("dequantize"))
         if items.levels != info.levels:
