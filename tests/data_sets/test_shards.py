@@ -8,11 +8,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import scorefield as sf
 from scorefield.data import shards
 from scorefield.data.shards import expand
 from scorefield.errors import InputError
+from scorefield.train import OptimConfig
 from scorefield.train.order import batch_indices
 
 
@@ -136,3 +139,25 @@ def test_order_visits_every_item_once_and_few_shards_at_a_time():
     first = {owner[i]: k for k, i in reversed(list(enumerate(order)))}
     assert max(sum(first[g] <= k <= last[g] for g in first) for k in range(len(order))) <= 8
     assert order != batch_indices(1, 0, sum(groups), sum(groups), groups)
+
+
+def test_training_on_shards_resumes_bit_for_bit(folder, tmp_path):
+    for s in range(10):
+        with tarfile.open(folder / f"v{s}.tar", "w") as archive:
+            for k in range(5):
+                buffer = io.BytesIO()
+                np.save(buffer, np.array([s, k], np.float32) / 10)
+                add(archive, f"{k}.npy", buffer.getvalue())
+    data = shards(f"{folder}/v{{0..9}}.tar")
+
+    def trained(name, *steps):
+        for count in steps:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = sf.ScoreModel(sf.nn.MLP(2, width=8, depth=1), sf.VP(), shape=(2,))
+            options = {"batch_size": 7, "optim": OptimConfig(warmup=2), "report": False, "trackers": ()}
+            sf.train(model, data, steps=count, out=tmp_path / name, device="cpu", progress=False, **options)
+        return sf.load(tmp_path / name).state_dict()
+
+    whole, parts = trained("whole", 12), trained("parts", 5, 12)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
