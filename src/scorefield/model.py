@@ -130,7 +130,8 @@ class ScoreModel(nn.Module):
         y = self.net(inner.to(dtype), clock, **cond).to(x.dtype)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
-        return expand(own, x) * x + expand(out, x) * y
+        scaled, own = expand(out, x) * y, expand(own, x)  # then in place: fresh memory costs more than the sum
+        return scaled.add_(own * x) if own.ndim == 0 else scaled.addcmul_(own, x)
 
     def _read_clock(self, t: Tensor, views: _Views) -> Tensor:
         if self.clock == "t":

@@ -168,7 +168,7 @@ def sample(
             tick = _portion(bar, rows, n)
             own = [_portion_of(hook, index, x.ndim) for hook in hooks]
             part = _portion_of(solver, index, x.ndim)
-            parts.append(_run(part, field, x, times, adaptive, final, draws, own, tick))
+            parts.append(_run(part, field, x, times, adaptive, final, draws, own, tick, full))
     result = _join(parts)
     _warn(result.status)
     return result if full else result.x
@@ -267,9 +267,10 @@ def _run(
     draws: Noise,
     hooks: Sequence[Hook],
     tick: Tick,
+    full: bool,
 ) -> Solution:
     if adaptive:
-        save = times[torch.linspace(0, len(times) - 1, 33).round().long()]
+        save = times[torch.linspace(0, len(times) - 1, 33).round().long()] if full else times[:0]
         ends = (float(times[0]), float(times[-1]))
         if isinstance(solver, AdaptiveSDE):
             result = integrate_adaptive(solver, solver.flow(field, draws), x, *ends, save, tick)
@@ -285,7 +286,7 @@ def _run(
         )
         return Solution(x, result.nfe + 1, result.status, path, at)
     path_log = Path(len(times) - 1)
-    x = integrate(solver, field, x, times, draws, hooks, path_log, tick)
+    x = integrate(solver, field, x, times, draws, hooks, path_log if full else None, tick)
     if final:
         x = field.denoise(x, times[-1])
         for hook in hooks:
@@ -293,6 +294,8 @@ def _run(
             x = x if finish is None else finish(x)
         path_log.states.append(x)
         path_log.times.append(0.0)
+    if not full:
+        path_log = Path(1, states=[x], times=[0.0])
     return _solution(field, x, path_log)
 
 

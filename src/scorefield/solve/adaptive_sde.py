@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class AdaptiveSDE(Solver):
     min_step: float = 1e-12
 
     order: ClassVar[float] = 1
+    norm: ClassVar[Literal["rms", "max"]] = "rms"
     default_steps: ClassVar[int] = 200
 
     def __post_init__(self) -> None:

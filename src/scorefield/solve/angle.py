@@ -54,7 +54,8 @@ def integrate_flow(
     longest = LONGEST_STEP * max(1.0, tolerance / 1e-5) ** (1 / solver.order)
     y = turned.shrink(x, ends[0])
     result = integrate_adaptive(solver, turned, y, begin, end, _angle(sde, times), tick, longest)
-    path = torch.stack([turned.grow(y, t) for y, t in zip(result.path, times, strict=True)])
+    grown = [turned.grow(y, t) for y, t in zip(result.path, times, strict=True)]
+    path = torch.stack(grown) if grown else result.path
     return replace(result, x=turned.grow(result.x, ends[1]), path=path, times=times)
 
 
@@ -77,8 +78,9 @@ class _Turned:
         x = self.grow(y, t)
         v = self.flow.velocity(x, t)
         if self.dims is None:
-            moved = v - expand(growth, x) * x
-            return expand(1 / (speed * torch.sqrt(squared)), x) * moved
+            scale = 1 / (speed * torch.sqrt(squared))
+            moved = expand(scale, v) * v
+            return moved.addcmul_(expand(-scale * growth, x).to(x.device), x)  # in place: as in `ode._combine`
         d = self.dims
         moved = (v[:, :d] - expand(growth, x) * x[:, :d]) * expand(1 / torch.sqrt(squared), x)
         return torch.cat([moved, v[:, d:] - d * expand(growth, x)], 1) * expand(1 / speed, x)
@@ -98,7 +100,7 @@ class _Turned:
         """x from y."""
         r = expand(_radius(self.sde, t), y)
         if self.dims is None:
-            return r * y
+            return y if bool((r == 1).all()) else r * y
         return torch.cat([r * y[:, : self.dims], y[:, self.dims :] + self._log_volume(t, y)], 1)
 
     def _log_volume(self, t: Tensor, x: Tensor) -> Tensor:

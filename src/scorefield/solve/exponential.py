@@ -51,7 +51,8 @@ class DDIM(Solver):
         _, v = sde.transition_coefficients(s, t)
         fresh = self.eta**2 * v * torch.square(sigma_s / sigma_t)
         kept = torch.sqrt((sigma_s**2 - fresh).clamp_min(0.0)) / sigma_t
-        x = expand(kept, x) * x + expand(sde.alpha(s) - kept * sde.alpha(t), x) * field.denoise(x, t)
+        gained = float(sde.alpha(s) - kept * sde.alpha(t))
+        x = (expand(kept, x) * x).add_(field.denoise(x, t), alpha=gained)
         if self.eta > 0:
             x = x + expand(torch.sqrt(fresh), x) * noise.like(x)
         return x, None
@@ -167,7 +168,7 @@ class DEIS(Solver):
     def _move(self, sde: GaussianSDE, x: Tensor, seen: History, t: Tensor, s: Tensor) -> Tensor:
         moved = expand(sde.alpha(s) / sde.alpha(t), x) * x
         for w, (_, e) in zip(self._weights(sde, [at for at, _ in seen], t, s), seen, strict=True):
-            moved = torch.add(moved, e, alpha=float(sde.alpha(s)) * w)
+            moved.add_(e, alpha=float(sde.alpha(s)) * w)
         return moved
 
     def _weights(self, sde: GaussianSDE, nodes: Sequence[float], t: Tensor, s: Tensor) -> list[float]:
@@ -242,5 +243,5 @@ def data_step(
     moved = expand(sde.sigma(s) / sde.sigma(t), x) * x
     for w, value in zip(weights, values, strict=True):
         if w != 0.0:
-            moved = torch.add(moved, value, alpha=alpha * w)
+            moved.add_(value, alpha=alpha * w)  # its own tensor: fresh memory costs more than the sum
     return moved

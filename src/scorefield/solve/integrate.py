@@ -245,7 +245,7 @@ def integrate_adaptive(
     live = torch.arange(n, device=x.device)
     t = torch.full((n,), t_start, dtype=torch.float64, device=x.device)
     if n == 0:
-        return Solution(result, nfe, status, torch.stack(path), save)
+        return Solution(result, nfe, status, result.new_empty(len(save), *result.shape), save)
     k = flow.velocity(x, t)
     with torch.no_grad():
         h = _first_step(solver, flow, x.detach(), t, k.detach(), abs(t_end - t_start), sign)
@@ -259,9 +259,9 @@ def integrate_adaptive(
         x_new, error, k_new, cost = solver.attempt(flow, x, t, sign * h, k)
         nfe[live] += cost
         # Step sizes are no part of the function to be differentiated: their slopes are noise, and infinite at error 0.
-        scale = solver.atol + solver.rtol * torch.maximum(x.detach().abs(), x_new.detach().abs())
-        ratio = error.detach() / scale
-        norm = _rms(ratio) if solver.norm == "rms" else ratio.abs().flatten(1).amax(1).double()
+        scale = torch.maximum(x.detach().abs(), x_new.detach().abs()).mul_(solver.rtol).add_(solver.atol)
+        ratio = torch.div(error.detach(), scale, out=scale)
+        norm = _rms(ratio) if solver.norm == "rms" else ratio.abs_().flatten(1).amax(1).double()
         finite = torch.isfinite(norm)
         accept = norm <= 1
         safe = torch.where(finite, norm, 1e10).clamp_min(1e-10)
@@ -274,8 +274,11 @@ def integrate_adaptive(
                 path[j][live[inside]] = _hermite(
                     x[inside], x_new[inside], k[inside], k_new[inside], t[inside], t_new[inside], point
                 )
-        wide = accept.reshape(-1, *[1] * (x.ndim - 1))
-        x, k, t = torch.where(wide, x_new, x), torch.where(wide, k_new, k), torch.where(accept, t_new, t)
+        if bool(accept.all()):
+            x, k, t = x_new, k_new, t_new
+        else:
+            wide = accept.reshape(-1, *[1] * (x.ndim - 1))
+            x, k, t = torch.where(wide, x_new, x), torch.where(wide, k_new, k), torch.where(accept, t_new, t)
         rejected = ~accept
         h = h * grow
         done = accept & last
@@ -296,7 +299,7 @@ def integrate_adaptive(
                 tick(1 - len(live) / n)
         if len(live) == 0:
             break
-    return Solution(result, nfe, status, torch.stack(path), save)
+    return Solution(result, nfe, status, torch.stack(path) if path else x.new_empty(0, *result.shape), save)
 
 
 def _first_step(solver: Pair, flow: Flow, x: Tensor, t: Tensor, k: Tensor, span: float, sign: float) -> Tensor:
@@ -312,7 +315,9 @@ def _first_step(solver: Pair, flow: Flow, x: Tensor, t: Tensor, k: Tensor, span:
 
 
 def _rms(x: Tensor) -> Tensor:
-    return torch.sqrt(torch.square(x).flatten(1).mean(1)).double()
+    flat = x.flatten(1)
+    length: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return length.double() / math.sqrt(flat.shape[1])
 
 
 def _hermite(x0: Tensor, x1: Tensor, k0: Tensor, k1: Tensor, t0: Tensor, t1: Tensor, t: float) -> Tensor:

@@ -100,13 +100,12 @@ class EmbeddedRungeKutta(RungeKutta):
 
     def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """One step with error estimate; see `integrate.Pair`."""
-        step = expand(h, x)
         slopes = [k]
         for c, row in zip(self.c[1:], self.a, strict=True):
-            slopes.append(flow.velocity(torch.addcmul(x, step, _combine(row, slopes)), t + c * h))
-        x_new = torch.addcmul(x, step, _combine(self.b, slopes))
+            slopes.append(flow.velocity(_ahead(x, h, row, slopes), t + c * h))
+        x_new = _ahead(x, h, self.b, slopes)
         slopes.append(flow.velocity(x_new, t + h))
-        return x_new, step * _combine(self.e, slopes), slopes[-1], len(slopes) - 1
+        return x_new, _combine(self.e, slopes).mul_(expand(h, x)), slopes[-1], len(slopes) - 1
 
 
 class Bosh3(EmbeddedRungeKutta):
@@ -168,6 +167,16 @@ def _combine(weights: Row, slopes: list[Tensor]) -> Tensor:
     total: Tensor | None = None
     for w, k in zip(weights, slopes, strict=True):
         if w != 0.0:
-            total = w * k if total is None else torch.add(total, k, alpha=w)
+            # in place on a tensor of its own: fresh memory costs more than the sum
+            total = w * k if total is None else total.add_(k, alpha=w)
     assert total is not None
     return total
+
+
+def _ahead(x: Tensor, h: Tensor, weights: Row, slopes: list[Tensor]) -> Tensor:
+    """x plus h, (B,), times the weighted sum of the slopes; in place but for the first, as in `_combine`."""
+    terms = [(expand(w * h, k), k) for w, k in zip(weights, slopes, strict=True) if w != 0.0]
+    moved = torch.addcmul(x, *terms[0])
+    for c, k in terms[1:]:
+        moved.addcmul_(c, k)
+    return moved

@@ -77,7 +77,7 @@ class Tuned(Solver):
         own, *rest = self.weights[i]
         x = own * x
         for w, data in zip(rest, seen, strict=True):
-            x = torch.add(x, data, alpha=w)
+            x.add_(data, alpha=w)
         return x, (i + 1, seen)
 
     def to_dict(self) -> dict[str, Any]:
@@ -323,10 +323,10 @@ def _weights(gram: np.ndarray, side: np.ndarray, start: tuple[float, float]) -> 
     """Least-squares weights from inner products of the features and with the target, pulled towards those of `start`."""
     base = np.zeros(len(side))
     base[:2] = start
+    if not (np.isfinite(gram).all() and np.isfinite(side).all()):
+        return np.full(len(side), np.nan)
     size = np.sqrt(gram.diagonal()).clip(1e-300)
     scaled = gram / np.outer(size, size) + RIDGE * np.eye(len(side))
-    if not np.isfinite(scaled).all():
-        return np.full(len(side), np.nan)
     found: np.ndarray = base + np.linalg.solve(scaled, (side - gram @ base) / size) / size
     return found
 

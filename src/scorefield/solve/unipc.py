@@ -64,7 +64,7 @@ class UniPC(Solver):
         weights = adams_weights([here, *(at for at, _ in reached)], before, here)
         x = torch.add(x, data, alpha=alpha * weights[0])
         for new, old, (_, value) in zip(weights[1:], used, reached, strict=True):
-            x = torch.add(x, value, alpha=alpha * (new - old))
+            x.add_(value, alpha=alpha * (new - old))
         return x
 
 
