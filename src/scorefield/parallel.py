@@ -70,12 +70,14 @@ def join(device: str | None = None) -> Processes:
     import torch
     import torch.distributed as dist
     from accelerate import PartialState
+    from accelerate.state import AcceleratorState
 
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-    alone = not dist.is_initialized()
-    state = PartialState(cpu=cpu)
-    if alone:
+    if not dist.is_initialized():
+        # accelerate remembers for good what it found first, such as one process where there are several by now.
+        AcceleratorState._reset_state(reset_partial_state=True)
         atexit.register(_leave)
+    state = PartialState(cpu=cpu)
     return Processes(state.process_index, state.num_processes)
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 import scorefield as sf
@@ -73,6 +74,7 @@ def fork(processes, *words):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    PartialState(cpu=True)  # what the processes inherit says that there is only one, and must not count
     children = []
     for rank in range(processes):
         child = os.fork()
