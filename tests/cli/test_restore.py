@@ -86,7 +86,7 @@ def test_every_method_writes_samples_and_panel(cli, trained, image, tmp_path, me
     with Image.open(out) as picture:
         assert picture.size == (2 * 10 + 2, 2 * 10 + 2)
     with Image.open(values["panel"]) as picture:  # before, measurement, three samples, mean, standard deviation
-        assert picture.size == (7 * 10 + 2, 10 + 2)
+        assert picture.size == (7 * 114 + 2, 114 + 2)
 
 
 @pytest.mark.parametrize("operator", ["blur:1", "mask", "fourier:0.5", "phase", "clip:0.6"])
@@ -133,14 +133,14 @@ def test_colorize_keeps_the_grey(cli, colour_run, image, colour_image, tmp_path)
     found = np.einsum("nchw,c->nhw", np.load(out), [0.299, 0.587, 0.114])
     np.testing.assert_allclose(found, np.stack([luma, luma]), atol=1e-4)
     with Image.open(picture) as panel:
-        assert (panel.mode, panel.size) == ("RGB", (6 * 10 + 2, 10 + 2))
+        assert (panel.mode, panel.size) == ("RGB", (6 * 114 + 2, 114 + 2))
 
 
 def test_inpaint_draws_a_panel_too(cli, trained, image, mask, tmp_path):
     command = ["inpaint", trained, "--image", image, "--mask", mask, "-n", 2, "--steps", 2]
     assert cli(*command, "--out", tmp_path / "y.png", "--panel", tmp_path / "p.png")[0] == 0
     with Image.open(tmp_path / "p.png") as panel:
-        assert panel.size == (6 * 10 + 2, 10 + 2)
+        assert panel.size == (6 * 114 + 2, 114 + 2)
 
 
 def test_restore_gives_several_samples_for_each_measurement():

@@ -57,7 +57,7 @@ def run(options: Options) -> Result:
     import torch
 
     from scorefield.cli.output import check_format, write_samples
-    from scorefield.cli.panel import panel
+    from scorefield.cli.panel import write_panel
     from scorefield.inverse import Mask, Replace
     from scorefield.sample import sample
     from scorefield.train import read_run
@@ -100,8 +100,7 @@ def run(options: Options) -> Result:
     write_samples(options.out, result.x, low, high)
     if options.panel is not None:
         intensities = picture.float() / 255
-        tiles = panel(result.x, low, high, torch.where(known, intensities, 0.5), intensities)
-        write_samples(options.panel, tiles, low, high, len(tiles))
+        write_panel(options.panel, result.x, low, high, torch.where(known, intensities, 0.5), intensities)
     seconds, calls = time.monotonic() - begin, float(result.nfe.double().mean())
     text = f"{plural(options.n, 'completion')}, {calls:.0f} network calls each, {seconds:.1f} s: {options.out}"
     return Result(text, {"out": options.out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})

@@ -37,7 +37,7 @@ def solve(work: Work, measuring: Callable[[tuple[int, ...], float, float], Measu
     import torch
 
     from scorefield.cli.output import check_format, write_samples
-    from scorefield.cli.panel import panel
+    from scorefield.cli.panel import write_panel
     from scorefield.inverse.methods import LINEAR, NOISELESS, restore
     from scorefield.train import read_run
 
@@ -80,8 +80,7 @@ def solve(work: Work, measuring: Callable[[tuple[int, ...], float, float], Measu
         raise InputError(f"--method={options.method} left the finite numbers; take more --steps, or --method mmps")
     write_samples(options.out, samples, low, high)
     if work.panel is not None:
-        tiles = panel(samples, low, high, seen.show(y)[0], None if before is None else before[0])
-        write_samples(work.panel, tiles, low, high, len(tiles))
+        write_panel(work.panel, samples, low, high, seen.show(y)[0], None if before is None else before[0])
     seconds, spread = time.monotonic() - begin, float(found.std().mean()) / (high - low)
     also = f" and {work.panel}" if work.panel else ""
     text = (

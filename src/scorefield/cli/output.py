@@ -34,8 +34,8 @@ def check_format(path: str, shape: tuple[int, ...]) -> None:
         raise InputError(f"cannot write {path}: items of shape {shape} are not images; use one of {', '.join(ARRAYS)}")
 
 
-def write_samples(path: str, x: Tensor, low: float, high: float, columns: int | None = None) -> None:
-    """Write samples (N, *) with values in [low, high]: a picture as a grid, arrays as float32 in that range.
+def write_samples(path: str, x: Tensor, low: float, high: float, columns: int | None = None, zoom: int = 1) -> None:
+    """Write samples (N, *) with values in [low, high]: a picture as a grid, enlarged `zoom` times, arrays as they are.
 
     Raises:
         OutputError: the disk is full or the place not writable.
@@ -51,17 +51,17 @@ def write_samples(path: str, x: Tensor, low: float, high: float, columns: int | 
 
         content.write(safetensors.torch.save({"samples": values}))
     else:
-        _encode_picture(content, _grid(values, low, high, columns), suffix)
+        _encode_picture(content, _grid(values, low, high, columns, zoom), suffix)
     with atomic_file(path) as file:
         file.write(content.getvalue())
 
 
-def _grid(x: Tensor, low: float, high: float, columns: int | None) -> Any:
+def _grid(x: Tensor, low: float, high: float, columns: int | None, zoom: int) -> Any:
     from scorefield.plot import image_grid
 
     if len(x) == 1:
-        return image_grid(x, 1, low, high, gap=0)
-    return image_grid(x, columns, low, high)
+        return image_grid(x, 1, low, high, zoom, gap=0)
+    return image_grid(x, columns, low, high, zoom)
 
 
 def _encode_picture(content: io.BytesIO, picture: Any, suffix: str) -> None:

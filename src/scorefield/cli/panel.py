@@ -8,6 +8,22 @@ from torch.nn import functional as F
 
 SHOWN = 4
 """Samples in the row, at most."""
+SIDE = 112
+"""Pixels to which small tiles are enlarged."""
+
+
+def write_panel(
+    path: str, samples: Tensor, low: float, high: float, seen: Tensor, before: Tensor | None = None
+) -> None:
+    """Write the row as a picture; arguments as in `panel`.
+
+    Raises:
+        OutputError: the disk is full or the place not writable.
+    """
+    from scorefield.cli.output import write_samples
+
+    tiles = panel(samples, low, high, seen, before)
+    write_samples(path, tiles, low, high, len(tiles), zoom=max(1, SIDE // max(tiles.shape[-2:])))
 
 
 def panel(samples: Tensor, low: float, high: float, seen: Tensor, before: Tensor | None = None) -> Tensor:
