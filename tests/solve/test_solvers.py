@@ -226,17 +226,18 @@ def test_restart_forgets_an_error_made_before_it():
     assert errors[2] < 0.1
 
 
-def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_of_the_evaluations():
-    """SCIENCE 4.11 under VP, W2 by quantiles against the exact Gaussian."""
-    gm = sf.GaussianMixture(torch.ones(1, 1, dtype=torch.float64), 0.25, None, sf.VP())
-    n = 20_000
-    r = sf.sample(gm, n, sf.AdaptiveSDE(rtol=0.02), seed=torch.Generator().manual_seed(0), full=True, denoise=False)
+@pytest.mark.parametrize("sde", [sf.VE(), sf.VP()], ids=name)
+def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_of_the_evaluations(sde):
+    """SCIENCE 4.11: W2 by quantiles against the exact Gaussian."""
+    gm = sf.GaussianMixture(torch.ones(1, 1, dtype=torch.float64), 0.25, None, sde)
+    n = 10_000
+    r = sf.sample(gm, n, sf.AdaptiveSDE(), seed=torch.Generator().manual_seed(0), full=True, denoise=False)
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    mean, cov = moments(gm, 1e-3)
+    mean, cov = moments(gm, sde.t_min)
     exact = mean + cov[0, 0].sqrt() * torch.special.ndtri(u)
     w2 = float((r.x.squeeze(1).sort().values - exact).square().mean().sqrt())
-    # 1000 Euler-Maruyama steps: 0.0064; the finite sample alone gives about sqrt(2 var / n) = 0.005
-    assert w2 < 0.0064 + 4 * 0.0025
+    # 1000 Euler-Maruyama steps have 0.009 at this n, nearly all of it sqrt(2 var / n), the spread of a finite sample.
+    assert w2 < 0.009 + 4 * 0.0035
     assert float(r.nfe.double().mean()) < 1000 / 3
     assert (r.status == 0).all()
 

@@ -30,7 +30,7 @@ class AdaptiveSDE(Solver):
         min_step: step size in units of t below which a sample is given up (status 2).
     """
 
-    rtol: float = 0.02
+    rtol: float = 0.04
     atol: float = 0.0078
     max_steps: int = 10_000
     min_step: float = 1e-12
