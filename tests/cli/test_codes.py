@@ -27,7 +27,7 @@ def test_encode_writes_the_codes_of_the_library_and_decode_returns_the_items(cli
     stored = np.load(codes)
     x = torch.from_numpy(np.load(items)[:3]).unsqueeze(1) / 127.5 - 1
     expected = sf.encode(sf.load(trained), x)
-    np.testing.assert_allclose(stored["codes"], expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(stored["codes"], expected.numpy(), atol=1e-3)
     assert stored["names"].tolist() == ["0", "1", "2"]
     assert cli("decode", trained, codes, "--out", back)[0] == 0
     # This hardly trained network makes the flow grow 1 / alpha(T) = 150 times, and the error of 1e-5 with it.
