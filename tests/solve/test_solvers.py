@@ -230,14 +230,14 @@ def test_restart_forgets_an_error_made_before_it():
 def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_of_the_evaluations(sde):
     """SCIENCE 4.11: W2 by quantiles against the exact Gaussian."""
     gm = sf.GaussianMixture(torch.ones(1, 1, dtype=torch.float64), 0.25, None, sde)
-    n = 10_000
+    n = 4000
     r = sf.sample(gm, n, sf.AdaptiveSDE(), seed=torch.Generator().manual_seed(0), full=True, denoise=False)
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     mean, cov = moments(gm, sde.t_min)
     exact = mean + cov[0, 0].sqrt() * torch.special.ndtri(u)
     w2 = float((r.x.squeeze(1).sort().values - exact).square().mean().sqrt())
-    # 1000 Euler-Maruyama steps have 0.009 at this n, nearly all of it sqrt(2 var / n), the spread of a finite sample.
-    assert w2 < 0.009 + 4 * 0.0035
+    # 1000 Euler-Maruyama steps have 0.0145 at this n, nearly all of it sqrt(2 var / n), the spread of a finite sample.
+    assert w2 < 0.0145 + 4 * 0.0055
     assert float(r.nfe.double().mean()) < 1000 / 3
     assert (r.status == 0).all()
 
