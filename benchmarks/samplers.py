@@ -102,7 +102,7 @@ def problems(scale: float = 1.0) -> list[Problem]:
     )
     means, std = normal(4, 16), torch.logspace(-2, 1, 16, dtype=torch.float64)
     scales = sf.GaussianMixture(means, torch.stack([rotated(std) for _ in range(4)]), [0.1, 0.2, 0.3, 0.4], SDE)
-    images = torch.stack([sf.digits()[i] for i in range(500)]).double()
+    images = torch.stack([sf.digits()[i] for i in range(500)]).double() / 127.5 - 1
     points = torch.nn.functional.avg_pool2d(images, 2).flatten(1)
     digits = sf.ScoreModel(Softmax(points), SDE, "data", shape=points.shape[1:])
 
