@@ -114,7 +114,7 @@ def _digits() -> Recipe:
 
 def _density() -> Recipe:
     """The model inside the package: that of `digits`, wider and trained for hours."""
-    config = _digits().config.updated(steps=20_000, ema=0.999, checkpoint_every=500, log_every=100)
+    config = _digits().config.updated(steps=15_000, ema=0.999, checkpoint_every=500, log_every=100)
     return Recipe("density", partial(_digit_model, 40), config, (1, 28, 28), "digits")
 
 
