@@ -143,7 +143,9 @@ def test_likelihood_writes_a_row_for_each_item_and_their_mean(cli, run_folder, t
     assert len(rows) == 3
     assert values["bits_per_dim"] == pytest.approx(np.mean(rows))
     assert values["stderr"] == pytest.approx(np.std(rows, ddof=1) / 3**0.5)
-    _, again, _ = cli(*options, "--batch-size", 2, "--overwrite")  # probes and dequantisation belong to items, not to batches
+    _, again, _ = cli(
+        *options, "--batch-size", 2, "--overwrite"
+    )  # probes and dequantisation belong to items, not to batches
     assert json.loads(again)["bits_per_dim"] == pytest.approx(values["bits_per_dim"], rel=1e-5)
 
 
