@@ -431,9 +431,9 @@ def test_ctrl_c_is_status_130(cli, run_folder, monkeypatch):
 def test_sigterm_saves_and_is_status_zero(cli, cloud, tmp_path, monkeypatch):
     import signal
 
-    from scorefield.train import trainer
+    from scorefield.train import loss as objective
 
-    real, steps = trainer.dsm_loss, []
+    real, steps = objective.dsm_loss, []
 
     def loss(*args, **options):
         steps.append(1)
@@ -441,7 +441,7 @@ def test_sigterm_saves_and_is_status_zero(cli, cloud, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **options)
 
-    monkeypatch.setattr(trainer, "dsm_loss", loss)
+    monkeypatch.setattr(objective, "dsm_loss", loss)
     status, out, _ = cli(*TRAIN, "--data", cloud, "--out", tmp_path / "run", "--steps", 20)
     assert status == 0
     assert "step 3 of 20, loss" in out

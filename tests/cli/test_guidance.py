@@ -76,7 +76,7 @@ def test_scale_zero_is_the_unconditional_sample(cli, trained, classifier, tmp_pa
         "--out",
         out,
     )
-    expected = sf.sample(sf.load(trained), 2, steps=3, seed=0)
+    expected = sf.sample(sf.load(trained), 2, sf.DPMSolver(), steps=3, seed=0)
     np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-6)
 
 

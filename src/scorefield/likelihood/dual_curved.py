@@ -90,6 +90,11 @@ def _where(func: Any, condition: Tensor, a: Tensor, b: Tensor) -> Dual:
     return Dual(func(condition, lift(a, slots, ndim), lift(b, slots, ndim)))
 
 
+@rule("addcmul")
+def _addcmul(func: Any, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    return x + (a * b if value == 1 else value * a * b)
+
+
 def _in_place(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Dual:
     if not isinstance(x, Dual):
         raise UnsupportedOperation(f"{func} would write tangents into a plain tensor")
@@ -102,6 +107,7 @@ _IN_PLACE = {
     aten.sub_.Tensor: aten.sub.Tensor,
     aten.mul_.Tensor: aten.mul.Tensor,
     aten.div_.Tensor: aten.div.Tensor,
+    aten.addcmul_.default: aten.addcmul.default,
     aten.silu_.default: aten.silu.default,
     aten.relu_.default: aten.relu.default,
     aten.elu_.default: aten.elu.default,
