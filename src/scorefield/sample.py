@@ -37,7 +37,7 @@ LIKELIHOOD_T_MIN = 1e-5
 """Where likelihoods and codes start (Song et al. 2021, App. C)."""
 
 
-EVERY_ENTRY = Dopri5(norm="max")
+EVERY_ENTRY = Dopri5(1e-6, 1e-6, norm="max")
 
 
 class PriorLike(Protocol):
@@ -195,7 +195,7 @@ def encode(
     """Latent code of each sample: the probability flow from x at t_min to T (Song et al. 2021, sec. 4.3).
 
     Main arguments:
-        x: data in the model's range, (B, *). solver: Dopri5(1e-5, 1e-5, norm="max") by default, which holds every entry to
+        x: data in the model's range, (B, *). solver: Dopri5(1e-6, 1e-6, norm="max") by default, which holds every entry to
             the tolerance: one pixel of many would be free to err, and a code is there to be decoded.
 
     Returns:

@@ -39,7 +39,7 @@ def test_temperature_scales_the_codes(cli, trained, tmp_path):
     z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     np.save(codes, z.numpy())
     assert cli("decode", trained, codes, "--temperature", 0.5, *LOOSE, "--out", out)[0] == 0
-    expected = sf.decode(sf.load(trained), 0.5 * z, sf.Dopri5(1e-3, 1e-3))
+    expected = sf.decode(sf.load(trained), 0.5 * z, sf.Dopri5(1e-3, 1e-3, norm="max"))
     np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_codes_of_a_class(cli, items, tmp_path):
     expected = sf.encode(
         sf.load(run),
         torch.from_numpy(np.load(items)).unsqueeze(1) / 127.5 - 1,
-        sf.Dopri5(1e-3, 1e-3),
+        sf.Dopri5(1e-3, 1e-3, norm="max"),
         label=torch.full((4,), 2),
     )
     np.testing.assert_allclose(np.load(codes)["codes"], expected.numpy(), atol=1e-4)

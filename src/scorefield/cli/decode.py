@@ -35,8 +35,8 @@ class Options(Common):
     """.npz or .npy file of codes, such as encode writes."""
     temperature: float = 1.0
     """Factor on the codes; below 1 samples become more typical and less diverse."""
-    tolerance: float = 1e-5
-    """Relative and absolute tolerance of the solver."""
+    tolerance: float = 1e-6
+    """Relative and absolute tolerance of the solver, for every entry."""
     label: Annotated[int | None, Unset("INT")] = None
     """Class of all items, where the run has classes."""
     batch_size: int = 50
@@ -70,7 +70,7 @@ def run(options: Options) -> Result:
     info, model = open_run(options.run, options.device)
     cond = label_condition(model, options.label, 1)
     begin, parts = time.monotonic(), []
-    solver = Dopri5(options.tolerance, options.tolerance)
+    solver = Dopri5(options.tolerance, options.tolerance, norm="max")
     with Bar("decoding") as bar:
         for part in torch.split(codes, options.batch_size):
             each = {name: value.expand(len(part)) for name, value in cond.items()}

@@ -25,8 +25,8 @@ class Options(Common):
     """digits (the held-out ones), a folder of images, an image, or a .npy or .npz file."""
     n: Annotated[int | None, Unset("INT", "-n")] = None
     """Only the first so many items."""
-    tolerance: float = 1e-5
-    """Relative and absolute tolerance of the solver."""
+    tolerance: float = 1e-6
+    """Relative and absolute tolerance of the solver, for every entry."""
     label: Annotated[int | None, Unset("INT")] = None
     """Class of all items, where the run has classes."""
     batch_size: int = 50
@@ -60,7 +60,7 @@ def run(options: Options) -> Result:
     n = min(len(data), options.n or len(data))
     cond = label_condition(model, options.label, 1)
     begin, parts = time.monotonic(), []
-    solver = Dopri5(options.tolerance, options.tolerance)
+    solver = Dopri5(options.tolerance, options.tolerance, norm="max")
     with Bar("encoding") as bar:
         for start in range(0, n, options.batch_size):
             index = range(start, min(start + options.batch_size, n))
