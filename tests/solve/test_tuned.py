@@ -121,6 +121,7 @@ def test_a_model_that_is_not_finite_gets_the_general_solver():
     model = sf.ScoreModel(lambda x, t: x / 0.0, sf.VP(), "data", shape=(3,))
     with pytest.warns(RuntimeWarning, match="left the finite numbers"):
         sf.sample(model, 2, steps=4, seed=0)
+    assert not any(isinstance(solver, sf.Tuned) for solver in model.tuned.values())
 
 
 def test_a_tuned_solver_survives_a_file(gm):

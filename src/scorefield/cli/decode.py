@@ -19,7 +19,7 @@ from scorefield.cli.common import (
     open_run,
     plural,
 )
-from scorefield.cli.items import check_tolerance, label_condition
+from scorefield.cli.items import code_solver, label_condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,11 @@ def run(options: Options) -> Result:
     from scorefield.cli.output import check_format, is_image, write_samples
     from scorefield.progress import Bar
     from scorefield.sample import decode
-    from scorefield.solve.ode import Dopri5
     from scorefield.train import read_run
 
     for name in ("batch_size", "columns"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
-    check_tolerance(options.tolerance)
+    solver = code_solver(options.tolerance)
     check_temperature(options.temperature)
     shape = read_run(options.run).shape
     out = options.out or f"decoded{'.png' if is_image(shape) else '.npy'}"
@@ -70,7 +69,6 @@ def run(options: Options) -> Result:
     info, model = open_run(options.run, options.device)
     cond = label_condition(model, options.label, 1)
     begin, parts = time.monotonic(), []
-    solver = Dopri5(options.tolerance, options.tolerance, norm="max")
     with Bar("decoding") as bar:
         for part in torch.split(codes, options.batch_size):
             each = {name: value.expand(len(part)) for name, value in cond.items()}

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.items import check_tolerance, label_condition, model_input, open_items
+from scorefield.cli.items import code_solver, label_condition, model_input, open_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,11 @@ def run(options: Options) -> Result:
     from scorefield.cli.latents import check_suffix, write_codes
     from scorefield.progress import Bar
     from scorefield.sample import encode
-    from scorefield.solve.ode import Dopri5
     from scorefield.train import read_run
 
     for name in ("n", "batch_size"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
-    check_tolerance(options.tolerance)
+    solver = code_solver(options.tolerance)
     check_suffix(options.out)
     info = read_run(options.run)
     data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
@@ -60,7 +59,6 @@ def run(options: Options) -> Result:
     n = min(len(data), options.n or len(data))
     cond = label_condition(model, options.label, 1)
     begin, parts = time.monotonic(), []
-    solver = Dopri5(options.tolerance, options.tolerance, norm="max")
     with Bar("encoding") as bar:
         for start in range(0, n, options.batch_size):
             index = range(start, min(start + options.batch_size, n))

@@ -21,7 +21,7 @@ from scorefield.cli.common import (
     open_run,
     plural,
 )
-from scorefield.cli.items import check_tolerance, label_condition, model_input, open_items
+from scorefield.cli.items import code_solver, label_condition, model_input, open_items
 from scorefield.errors import InputError
 
 
@@ -42,8 +42,8 @@ class Options(Common):
     """Points on a path, both ends included."""
     temperature: float = 1.0
     """Factor on the codes; below 1 samples become more typical and less diverse."""
-    tolerance: float = 1e-5
-    """Relative and absolute tolerance of the solver."""
+    tolerance: float = 1e-6
+    """Relative and absolute tolerance of the solver, for every entry."""
     label: Annotated[int | None, Unset("INT")] = None
     """Class of all items, where the run has classes."""
     grey: Flag = False
@@ -61,13 +61,12 @@ def run(options: Options) -> Result:
     from scorefield.cli.output import check_format, is_image, write_samples
     from scorefield.codes import interpolate
     from scorefield.progress import Bar
-    from scorefield.solve.ode import Dopri5
     from scorefield.train import read_run
 
     check_count("--n", options.n)
     if options.n < 2:
         raise InputError(f"--n={options.n} is impossible; both ends belong to a path, so expected 2 or more")
-    check_tolerance(options.tolerance)
+    solver = code_solver(options.tolerance)
     check_temperature(options.temperature)
     info = read_run(options.run)
     out = options.out or f"path{'.png' if is_image(info.shape) else '.npy'}"
@@ -80,7 +79,6 @@ def run(options: Options) -> Result:
     info, model = open_run(options.run, options.device)
     cond = label_condition(model, options.label, 1)
     begin, paths = time.monotonic(), []
-    solver = Dopri5(options.tolerance, options.tolerance)
     with Bar("interpolating") as bar:
         for pair in pairs:
             first, last = model_input(data, pair, info).to(model.device)

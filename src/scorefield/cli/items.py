@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from scorefield.data.dataset import Dataset
+    from scorefield.solve.ode import Dopri5
     from scorefield.train import RunInfo
 
 
@@ -82,6 +83,18 @@ def check_tolerance(tolerance: float) -> None:
     """
     if not 0 < tolerance < 1:
         raise InputError(f"--tolerance={tolerance} is impossible; expected a number between 0 and 1, such as 1e-5")
+
+
+def code_solver(tolerance: float) -> Dopri5:
+    """The solver of codes, which holds every entry to the tolerance.
+
+    Raises:
+        InputError: the tolerance is out of range.
+    """
+    from scorefield.solve.ode import Dopri5
+
+    check_tolerance(tolerance)
+    return Dopri5(tolerance, tolerance, norm="max")
 
 
 def fingerprint(model: nn.Module) -> str:
