@@ -7,7 +7,9 @@
 Prints milliseconds an image of an evaluation at each batch size in float32 and bfloat16, the seconds and the peak
 memory of a training step (measured in a process of its own: forward, backward, clipping, Adam, weight average), the
 floating-point operations of each, and the fraction reached of the machine's ceiling, which is a 3x3 convolution of 256
-channels at 16x16, batch 8. Every time is the best of `--repeats`, so that a busy machine spoils it less.
+channels at 16x16, batch 8. Every run is preceded by its own ceiling, and takes its turn in each of `--repeats` rounds; every
+figure is the median over the rounds, ratios being taken within a round, so that a machine that changes its speed spoils
+them less.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,24 +36,27 @@ from scorefield.nn.init import fan_avg_uniform_
 GIGA = 1e9
 
 
-def best(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of several runs, after one to warm up."""
+def seconds(run: Callable[[], object]) -> float:
+    """Seconds that a run takes."""
+    start = time.perf_counter()
     run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return time.perf_counter() - start
 
 
-def ceiling(dtype: torch.dtype, repeats: int) -> float:
-    """Floating-point operations a second of the convolution that everything is measured against."""
+def ceiling(dtype: torch.dtype) -> Callable[[], object]:
+    """The convolution that everything is measured against, twenty times."""
     conv = nn.Conv2d(256, 256, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
     x = torch.randn(8, 256, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        seconds = best(lambda: [conv(x) for _ in range(20)], max(repeats, 5)) / 20
-    return 2 * 8 * 256 * 16 * 16 * 256 * 9 / seconds
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(20):
+                conv(x)
+
+    return run
+
+
+CEILING_FLOPS = 20 * 2 * 8 * 256 * 16 * 16 * 256 * 9
 
 
 def build(name: str, nf: int | None) -> nn.Module:
@@ -84,8 +91,8 @@ def operations(net: nn.Module, x: Tensor, t: Tensor, backward: bool = False) -> 
     return float(counter.get_total_flops())
 
 
-def training(name: str, nf: int | None, size: int, repeats: int) -> dict[str, float]:
-    """Seconds and peak memory of a training step; call it in a fresh process."""
+def training(name: str, nf: int | None, size: int) -> Callable[[], object]:
+    """A training step: forward, backward, clipping, Adam, weight average."""
     net = build(name, nf).train()
     parameters = [p for p in net.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
@@ -99,79 +106,88 @@ def training(name: str, nf: int | None, size: int, repeats: int) -> dict[str, fl
         optimiser.step()
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1e-3)
 
-    seconds = best(step, repeats)
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return {"seconds": seconds, "peak_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+    return step
 
 
-def training_apart(arguments: argparse.Namespace) -> dict[str, float]:
-    """`training` in a process of its own, whose peak memory is its alone."""
+def evaluation(net: nn.Module, name: str, size: int) -> Callable[[], object]:
+    """An evaluation of a batch of this size."""
+    x, t = batch(name, size)
+
+    def run() -> None:
+        with torch.inference_mode():
+            net(x, t)
+
+    return run
+
+
+def peak_apart(arguments: argparse.Namespace) -> float:
+    """Peak resident bytes of two training steps in a process of their own."""
     command = [sys.executable, __file__, "--preset", arguments.preset, "--train-batch", str(arguments.train_batch)]
-    command += ["--repeats", str(arguments.repeats), "--threads", str(torch.get_num_threads()), "--only-training"]
+    command += ["--threads", str(torch.get_num_threads()), "--only-training"]
     command += [] if arguments.nf is None else ["--nf", str(arguments.nf)]
-    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return result
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, object]:
-    """Everything, as numbers."""
-    repeats = arguments.repeats
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    best_rate = {kind: ceiling(dtype, repeats) for kind, dtype in kinds.items()}
-    net = build(arguments.preset, arguments.nf).eval()
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything, as numbers; every kind of run takes its turn in every round."""
+    name = arguments.preset
+    peak = peak_apart(arguments)  # first: a child starts from the peak of its parent
+    net = build(name, arguments.nf).eval()
     half = low_precision(net)
-    nets = {"float32": net, "bfloat16": half}
-    x, t = batch(arguments.preset, 1)
-    flops = operations(net, x, t)
-    forward: dict[str, dict[int, float]] = {}
+    x, t = batch(name, 1)
+    flops, flops_step = operations(net, x, t), operations(net, x, t, backward=True)
     with torch.inference_mode():
-        for kind, module in nets.items():
-            forward[kind] = {}
-            for size in arguments.batches:
-                x, t = batch(arguments.preset, size)
-                forward[kind][size] = best(lambda m=module, x=x, t=t: m(x, t), repeats) / size
-        x, t = batch(arguments.preset, 8)
+        x, t = batch(name, 8)
         exact = net(x, t)
         error = float((half(x, t) - exact).square().mean().sqrt() / exact.square().mean().sqrt())
-    x, t = batch(arguments.preset, 1)
-    flops_step = operations(net, x, t, backward=True)
-    del net, half, nets
-    trained = training_apart(arguments)
+    runs: dict[str, Callable[[], object]] = {}
+    for kind, module, dtype in (("float32", net, torch.float32), ("bfloat16", half, torch.bfloat16)):
+        for size in arguments.batches:
+            runs[f"{kind} ceiling {size}"] = ceiling(dtype)
+            runs[f"{kind} {size}"] = evaluation(module, name, size)
+    runs["evaluation"] = evaluation(net, name, arguments.train_batch)
+    runs["training"] = training(name, arguments.nf, arguments.train_batch)
+    for run in runs.values():
+        run()
+    rounds = [{key: seconds(run) for key, run in runs.items()} for _ in range(arguments.repeats)]
+    took = {key: np.array([r[key] for r in rounds]) for key in runs}
+    forward: dict[str, dict[int, dict[str, float]]] = {"float32": {}, "bfloat16": {}}
+    for kind, sizes in forward.items():
+        for size in arguments.batches:
+            rate, limit = flops * size / took[f"{kind} {size}"], CEILING_FLOPS / took[f"{kind} ceiling {size}"]
+            sizes[size] = {
+                "seconds_per_image": float(np.median(took[f"{kind} {size}"])) / size,
+                "ceiling_flops": float(np.median(limit)),
+                "share": float(np.median(rate / limit)),
+            }
     return {
-        "preset": arguments.preset,
+        "preset": name,
         "threads": torch.get_num_threads(),
-        "ceiling_flops": best_rate,
         "forward_flops_per_image": flops,
-        "forward_seconds_per_image": forward,
+        "forward": forward,
         "bfloat16_relative_rms": error,
         "training_batch": arguments.train_batch,
         "training_flops_per_image": flops_step,
-        "training_step_seconds": trained["seconds"],
-        "training_peak_bytes": trained["peak_bytes"],
+        "training_step_seconds": float(np.median(took["training"])),
+        "training_step_evaluations": float(np.median(took["training"] / took["evaluation"])),
+        "training_peak_bytes": peak,
     }
 
 
-def report(r: dict[str, object]) -> str:
+def report(r: dict[str, Any]) -> str:
     """The numbers as a table."""
-    rates, forward = r["ceiling_flops"], r["forward_seconds_per_image"]
-    assert isinstance(rates, dict)
-    assert isinstance(forward, dict)
-    flops, size, seconds = r["forward_flops_per_image"], r["training_batch"], r["training_step_seconds"]
-    assert isinstance(flops, float)
-    assert isinstance(size, int)
-    assert isinstance(seconds, float)
-    lines = [f"{r['preset']}, {r['threads']} threads, {flops / GIGA:.2f} GFLOP an image"]
-    for kind, rate in rates.items():
-        lines.append(f"{kind}: ceiling {rate / GIGA:.0f} GFLOP/s")
-        for n, s in forward[kind].items():
-            lines.append(f"  batch {n:3d}  {s * 1e3:8.1f} ms an image  {100 * flops / s / rate:5.1f} % of the ceiling")
-    lines.append(f"bfloat16 differs by {100 * float(str(r['bfloat16_relative_rms'])):.2f} % RMS")
-    work = float(str(r["training_flops_per_image"])) * size
-    share = 100 * work / seconds / rates["float32"]
-    lines.append(f"training step, batch {size}: {seconds:.2f} s, {work / GIGA:.0f} GFLOP, {share:.1f} % of the ceiling")
-    if size in forward["float32"]:
-        lines.append(f"  {seconds / (forward['float32'][size] * size):.2f} times the evaluation of the same batch")
-    lines.append(f"  {float(str(r['training_peak_bytes'])) / GIGA:.2f} GB peak resident memory")
+    lines = [f"{r['preset']}, {r['threads']} threads, {r['forward_flops_per_image'] / GIGA:.2f} GFLOP an image"]
+    for kind, sizes in r["forward"].items():
+        for n, f in sizes.items():
+            lines.append(
+                f"{kind:8s} batch {n:3d}  {f['seconds_per_image'] * 1e3:8.1f} ms an image"
+                f"  {100 * f['share']:5.1f} % of the ceiling ({f['ceiling_flops'] / GIGA:.0f} GFLOP/s)"
+            )
+    lines.append(f"bfloat16 differs by {100 * r['bfloat16_relative_rms']:.2f} % RMS")
+    work = r["training_flops_per_image"] * r["training_batch"] / GIGA
+    lines.append(f"training step, batch {r['training_batch']}: {r['training_step_seconds']:.2f} s, {work:.0f} GFLOP")
+    lines.append(f"  {r['training_step_evaluations']:.2f} times the evaluation of the same batch")
+    lines.append(f"  {r['training_peak_bytes'] / GIGA:.2f} GB peak resident memory")
     return "\n".join(lines)
 
 
@@ -181,15 +197,17 @@ def main() -> None:
     parser.add_argument("--nf", type=int, help="another width, to see quickly that it runs")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--train-batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--only-training", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.only_training:
-        numbers = training(arguments.preset, arguments.nf, arguments.train_batch, arguments.repeats)
-        print(json.dumps(numbers))
+        step = training(arguments.preset, arguments.nf, arguments.train_batch)
+        step()
+        step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024))
         return
     numbers = measure(arguments)
     print(json.dumps(numbers, indent=2) if arguments.json else report(numbers))
