@@ -36,7 +36,7 @@ class Options(Common):
     """Optimiser steps."""
     batch_size: int = 128
     """Items per step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Largest learning rate."""
     depth: int = 10
     """Layers of the wide residual network, 6 n + 4; the paper's is 28."""

@@ -26,7 +26,8 @@ class WideResNet(nn.Module):
 
     Other arguments:
         dims: 1 for signals, 2 for images, 3 for volumes. dropout: probability inside the blocks.
-        fourier_scale: standard deviation of the frequencies of the Fourier features.
+        fourier_scale: standard deviation of the frequencies of the Fourier features; 16 in the paper, whose large networks
+            can afford to learn neighbouring levels apart.
 
     Raises:
         ValueError: a depth that is not 6 n + 4.
@@ -41,7 +42,7 @@ class WideResNet(nn.Module):
         *,
         dims: Dims = 2,
         dropout: float = 0.1,
-        fourier_scale: float = 16.0,
+        fourier_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.config = arguments(locals())

@@ -22,9 +22,10 @@ from scorefield.train.trainer import Run, train
 
 DEFAULT = TrainConfig(
     steps=2000,
-    optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=0.01, warmup=100, schedule="cosine"),
+    optim=OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=100, schedule="linear"),
     times=LogNormalTimes(mean=-0.5, std=2.0),
     label_dropout=0.0,
+    channels_last=True,
     report=False,
 )
 """Training of a small classifier; its times are those at which classes can be told apart, with a margin on both sides."""
