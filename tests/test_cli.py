@@ -453,3 +453,19 @@ def test_module_runs_as_a_program(tmp_path):
     done = subprocess.run([sys.executable, "-m", "scorefield", "sample", "no/such"], capture_output=True, text=True)
     assert done.returncode == 2
     assert_one_line(done.stderr, "cannot read no/such")
+
+
+def test_training_starts_from_the_weights_of_another_run(cli, cloud, tmp_path):
+    first, second, other = tmp_path / "first", tmp_path / "second", tmp_path / "other.npy"
+    assert cli(*TRAIN, "--data", cloud, "--steps", "2", "--out", first)[0] == 0
+    start = ("--data", cloud, "--steps", "2", "--out", second, "--seed", "5")
+    assert cli(*TRAIN, *start, "--init", first)[0] == 0
+    begin, wanted = sf.load(second, step=0).state_dict(), sf.load(first).state_dict()
+    assert all(torch.equal(begin[name], value) for name, value in wanted.items())
+    shutil.rmtree(first)
+    assert cli(*TRAIN, *start, "--init", first)[0] == 0  # goes on, and needs it no more
+    np.save(other, np.zeros((10, 4), np.float32))
+    status, _, err = cli(*TRAIN, "--data", other, "--steps", "2", "--out", tmp_path / "third", "--init", second)
+    assert status != 0
+    assert_one_line(err, "belongs to another network")
+    assert not (tmp_path / "third").exists()

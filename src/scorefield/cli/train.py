@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -42,6 +43,8 @@ class Options(Common):
     """Train class-conditionally, on the classes of the data: its sub-folders, or the digits' own."""
     held_out: Annotated[str | None, Unset("DATA")] = None
     """Data whose loss decides which checkpoint is the best; digits means the held-out thousand."""
+    init: Annotated[str | None, Unset("RUN")] = None
+    """Run whose averaged weights a new training starts from, such as digits for the bundled model."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -79,6 +82,7 @@ def run(options: Options) -> Result:
     from scorefield.data import open_data
     from scorefield.train import train
     from scorefield.train.recipes import recipe
+    from scorefield.train.run import RUN_FILE, load, load_weights
 
     chosen = recipe(options.preset)
     source = options.data or chosen.data
@@ -105,6 +109,8 @@ def run(options: Options) -> Result:
     data = opened(source, chosen.shape, True)
     held_out = None if options.held_out is None else opened(options.held_out, data.shape, False)
     model = chosen.build(data, options.config.seed, options.labels)
+    if options.init is not None and not (Path(out) / RUN_FILE).exists():
+        load_weights(model, load(options.init).state_dict(), options.init)
     try:
         done = train(
             model,
