@@ -79,7 +79,7 @@ class Softmax(torch.nn.Module):
         self.squares = points.square().sum(1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = float(SDE.alpha(t[0])), float(SDE.sigma(t[0]))
+        alpha, sigma = SDE.alpha(t).unsqueeze(1), SDE.sigma(t).unsqueeze(1)
         logits = (alpha * x @ self.points.T - 0.5 * alpha**2 * self.squares) / sigma**2
         return torch.softmax(logits, 1) @ self.points
 
