@@ -324,9 +324,17 @@ def figure(ode: Table, sde: Table, path: Path) -> None:
         for axis, (problem, rows) in zip(row, table.items(), strict=True):
             for name, cells in rows.items():
                 own = is_ours(name)
-                style = {"color": None if own else "0.8", "lw": 3 if name == DEFAULT else 1, "zorder": 2 if own else 1}
-                axis.loglog(cells, [max(c.error, 1e-7) for c in cells.values()], label=name if own else None, **style)
+                style = {
+                    "color": "k" if name == DEFAULT else None if own else "0.8",
+                    "lw": 3 if name == DEFAULT else 1,
+                    "zorder": 2 if own else 1,
+                }
+                axis.loglog(
+                    list(cells), [max(c.error, 1e-7) for c in cells.values()], label=name if own else None, **style
+                )
             axis.set_title(problem)
+            axis.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
+            axis.set_xticks([], minor=True)
             axis.set_xlabel("evaluations")
         row[0].set_ylabel("RMSE to the exact flow" if table is ode else "sliced W2 to the data")
         row[-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5), title="grey: other packages")
