@@ -1,6 +1,6 @@
 """Samples of each class from the unconditional bundled model, guided by a classifier of noised digits.
 
-    scorefield classifier digits --data digits --out runs/digits-classifier --steps 1200 --batch-size 64
+    scorefield classifier digits --data digits --out runs/digits-classifier --steps 3000 --batch-size 64
     python benchmarks/classes.py --classifier runs/digits-classifier --out docs/pictures
 
 The judge is the embedded digit classifier, another network that was trained apart and never sees noise. Diversity is the mean
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--run", default="digits")
     parser.add_argument("--classifier", required=True)
     parser.add_argument("--each", type=int, default=40, help="samples of a class")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 4.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 4.0, 6.0, 8.0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("runs/classes"))
     arguments = parser.parse_args()
