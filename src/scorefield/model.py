@@ -130,8 +130,7 @@ class ScoreModel(nn.Module):
         y = self.net(inner.to(dtype), clock, **cond).to(x.dtype)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
-        scaled, own = expand(out, x) * y, expand(own, x)  # then in place: fresh memory costs more than the sum
-        return scaled.add_(own * x) if own.ndim == 0 else scaled.addcmul_(own, x)
+        return (expand(out, x) * y).addcmul_(expand(own, x), x)  # in place: fresh memory costs more than the sum
 
     def _read_clock(self, t: Tensor, views: _Views) -> Tensor:
         if self.clock == "t":
