@@ -238,7 +238,9 @@ def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_
     w2 = float((r.x.squeeze(1).sort().values - exact).square().mean().sqrt())
     # 1000 Euler-Maruyama steps have 0.0145 at this n, nearly all of it sqrt(2 var / n), the spread of a finite sample.
     assert w2 < 0.0145 + 4 * 0.0055
-    assert float(r.nfe.double().mean()) < 1000 / 3
+    calls = r.nfe.double()
+    assert float(calls.mean()) < 1000 / 3
+    assert float(calls.std()) < 0.14 * float(calls.mean())  # 0.17 where a state near zero takes smaller steps
     assert (r.status == 0).all()
 
 

@@ -54,10 +54,12 @@ class AdaptiveSDE(Solver):
         s = t + h
         y, z = self._both(flow, x, t, s, k, flow.path.increment(x, flow.start - t, flow.start - s))
         x_new = 0.5 * (y + z)
-        size = torch.maximum(x.detach().abs(), x_new.detach().abs())
-        meant = torch.maximum(size, expand(flow.field.sde.sigma(t), x))
-        share = (self.atol + self.rtol * size) / (self.atol + self.rtol * meant)  # the loop divides by the numerator
-        return x_new, 0.5 * (z - y) * share, flow.velocity(x_new, s), 2
+        return x_new, 0.5 * (z - y), flow.velocity(x_new, s), 2
+
+    def size(self, flow: Flow, x: Tensor, x_new: Tensor, t: Tensor) -> Tensor:
+        """The larger of the state and the noise level."""
+        assert isinstance(flow, ReverseFlow)
+        return torch.maximum(torch.maximum(x.abs(), x_new.abs()), expand(flow.field.sde.sigma(t), x))
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         flow = self.flow(field, noise)

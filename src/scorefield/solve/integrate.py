@@ -215,6 +215,10 @@ class Pair(Protocol):
         """(x at t + h, error estimate, velocity there, evaluations) from the velocity k at t; t and h are (B,)."""
         ...
 
+    def size(self, flow: Flow, x: Tensor, x_new: Tensor, t: Tensor) -> Tensor:
+        """What rtol is relative to in a step from x at t to x_new: a tensor of its own, like x."""
+        ...
+
 
 def integrate_adaptive(
     solver: Pair,
@@ -228,8 +232,8 @@ def integrate_adaptive(
 ) -> Solution:
     """Adaptive loop from t_start to t_end, in either direction, with a step size of its own for every sample.
 
-    The error norm is the root mean square (or the largest) of error / (atol + rtol max(|x|, |x_new|)) over one sample; a
-    step is accepted where it is at most 1, and the next step is 0.9 norm^(-1 / order) times as long (Hairer, Norsett &
+    The error norm is the root mean square (or the largest) of error / (atol + rtol solver.size) over one sample; a step
+    is accepted where it is at most 1, and the next step is 0.9 norm^(-1 / order) times as long (Hairer, Norsett &
     Wanner, II.4). Finished samples leave the batch.
 
     Other arguments:
@@ -259,7 +263,7 @@ def integrate_adaptive(
         x_new, error, k_new, cost = solver.attempt(flow, x, t, sign * h, k)
         nfe[live] += cost
         # Step sizes are no part of the function to be differentiated: their slopes are noise, and infinite at error 0.
-        scale = torch.maximum(x.detach().abs(), x_new.detach().abs()).mul_(solver.rtol).add_(solver.atol)
+        scale = solver.size(flow, x.detach(), x_new.detach(), t).mul_(solver.rtol).add_(solver.atol)
         ratio = torch.div(error.detach(), scale, out=scale)
         norm = _rms(ratio) if solver.norm == "rms" else ratio.abs_().flatten(1).amax(1).double()
         finite = torch.isfinite(norm)

@@ -107,6 +107,10 @@ class EmbeddedRungeKutta(RungeKutta):
         slopes.append(flow.velocity(x_new, t + h))
         return x_new, _combine(self.e, slopes).mul_(expand(h, x)), slopes[-1], len(slopes) - 1
 
+    def size(self, flow: Flow, x: Tensor, x_new: Tensor, t: Tensor) -> Tensor:
+        """The state at either end, whichever is larger."""
+        return torch.maximum(x.abs(), x_new.abs())
+
 
 class Bosh3(EmbeddedRungeKutta):
     """Bogacki & Shampine 1989, order 3 with an estimate of order 2; three evaluations a step."""
