@@ -21,10 +21,10 @@ from torch import Tensor
 
 import scorefield as sf
 from scorefield.data import digits
-from scorefield.evaluate import digit_classifier
+from scorefield.evaluation import digit_classifier
 from scorefield.guide import ClassifierGuidance
 from scorefield.plot import image_grid, save_image
-from scorefield.train.classify import load_classifier
+from scorefield.training.classifier import load_classifier
 
 
 def spread(x: Tensor) -> float:

@@ -24,7 +24,7 @@ import scorefield as sf
 from scorefield.bundled import run_folder
 from scorefield.data import digits
 from scorefield.likelihood import discrete_log_prob, elbo
-from scorefield.train.checkpoint import newest_checkpoint, save_checkpoint
+from scorefield.training.checkpoint import newest_checkpoint, save_checkpoint
 
 TOLERANCE = 1e-4
 T95 = 2.3646

@@ -1,7 +1,7 @@
 """Train the embedded digit classifier on the first 9,000 digits, and report its accuracy on the last 1,000.
 
     OMP_NUM_THREADS=1 python benchmarks/digit_classifier.py                   # prints figures only; about two minutes
-    OMP_NUM_THREADS=1 python benchmarks/digit_classifier.py --out src/scorefield/evaluate/digits.safetensors
+    OMP_NUM_THREADS=1 python benchmarks/digit_classifier.py --out src/scorefield/evaluation/digits.safetensors
 
 Random affine maps of the training images stand in for more data. The held-out digits are looked at once, at the end.
 """
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import scorefield as sf
-from scorefield.evaluate import DigitClassifier
+from scorefield.evaluation import DigitClassifier
 
 BATCH = 100
 CONVOLUTIONS = ("first", "second", "third")

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from scorefield import ScoreModel, presets
-from scorefield.likelihood.divergence import Forward, Hutchinson, Linearizer, Reverse, TorchForward
-from scorefield.likelihood.logprob import AugmentedFlow
+from scorefield.likelihood.log_prob import AugmentedFlow
+from scorefield.likelihood.trace import Forward, Hutchinson, Linearizer, Reverse, TorchForward
 from scorefield.solve.integrate import Field
 
 WAYS = ("value", "auto", "forward", "lean", "reverse", "torch.func.jvp", "official")

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scorefield import presets
 from scorefield.nn import low_precision
-from scorefield.nn.init import fan_avg_uniform_
+from scorefield.nn.initial import fan_avg_uniform_
 
 GIGA = 1e9
 

@@ -37,10 +37,10 @@ from torch.nn import functional as F
 
 import scorefield as sf
 from scorefield.data import array
-from scorefield.evaluate import compare, open_features
-from scorefield.evaluate.samples import quantised
+from scorefield.evaluation import compare, open_features
+from scorefield.evaluation.stored_samples import quantised
 from scorefield.times import LogNormalTimes
-from scorefield.train.recipes import recipe
+from scorefield.training.recipes import recipe
 
 SHAPE = (1, 28, 28)
 SAMPLE_BATCH = 100

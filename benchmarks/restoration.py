@@ -24,7 +24,7 @@ from torch import Tensor
 
 import scorefield as sf
 from scorefield.data import digits
-from scorefield.evaluate import digit_classifier
+from scorefield.evaluation import digit_classifier
 from scorefield.inverse import bicubic
 from scorefield.plot import image_grid, save_image
 
@@ -140,7 +140,7 @@ def judge(samples: Tensor, truth: Tensor, labels: Tensor) -> dict[str, float]:
         "agreement_se": float(agree.std() / math.sqrt(m)),
     }
     if k > 1:
-        calibration = sf.inverse.calibrate(samples, truth)
+        calibration = sf.evaluation.calibrate(samples, truth)
         outside = round((k + 1) * 0.05)
         inside = ((calibration.ranks >= outside) & (calibration.ranks <= k - outside)).double()
         lively = samples.std(1).flatten(1) > GREY

@@ -344,7 +344,7 @@ def figure(ode: Table, sde: Table, path: Path) -> None:
 
 def pilots(over: Iterable[Problem]) -> str:
     """What the default's fit costs, which is paid once and not part of the evaluations above."""
-    from scorefield.solve.tuned import PILOT
+    from scorefield.solve.fitted import PILOT
 
     lines = ["| problem | pilots | evaluations of each, 20 steps | seconds |", "|-|-|-|-|"]
     for problem in over:

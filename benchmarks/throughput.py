@@ -24,10 +24,10 @@ from unittest import mock
 import torch
 
 import scorefield as sf
-from scorefield.train import EMA, Moment
-from scorefield.train.feed import Feed
-from scorefield.train.observe import Observer
-from scorefield.train.recipes import recipe
+from scorefield.training import EMA, Moment
+from scorefield.training.batches import Feed
+from scorefield.training.monitor import Observer
+from scorefield.training.recipes import recipe
 
 SKIPPED = 27
 DATA, WATCH = "data", "logging and averages"

@@ -11,7 +11,7 @@ import scorefield as sf
 from scorefield.bundled import run_folder
 from scorefield.data import digits
 from scorefield.errors import ScorefieldError
-from scorefield.evaluate import digit_classifier
+from scorefield.evaluation import digit_classifier
 
 
 @pytest.fixture(scope="module")

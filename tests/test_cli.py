@@ -17,7 +17,7 @@ import scorefield as sf
 from scorefield import nn
 from scorefield.cli import main
 from scorefield.data import array
-from scorefield.train.checkpoint import list_checkpoints
+from scorefield.training.checkpoint import list_checkpoints
 
 TRAIN = ["train", "vectors", "--device", "cpu", "--batch-size", "8", "--checkpoint-every", "2", "--log-every", "2"]
 
@@ -431,7 +431,7 @@ def test_ctrl_c_is_status_130(cli, run_folder, monkeypatch):
 def test_sigterm_saves_and_is_status_zero(cli, cloud, tmp_path, monkeypatch):
     import signal
 
-    from scorefield.train import loss as objective
+    from scorefield.training import loss as objective
 
     real, steps = objective.dsm_loss, []
 

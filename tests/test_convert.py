@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import scorefield as sf
 from scorefield.cli import main
 from scorefield.presets import names
-from scorefield.train.recipes import recipe
+from scorefield.training.recipes import recipe
 
 HERE = Path(__file__).parent
 PLACES = (HERE / "data" / "parity", HERE.parent.parent / "shared" / "parity")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import scorefield as sf
 from scorefield.objective import ddpm_loss, dsm_loss
-from scorefield.pretrained import official_model
-from scorefield.train import EMA, OptimConfig, TrainConfig
-from scorefield.train.setup import make_optimizer
+from scorefield.pretrained.load import official_model
+from scorefield.training import EMA, OptimConfig, TrainConfig
+from scorefield.training.optimizer import make_optimizer
 
 HERE = Path(__file__).parent
 PLACES = (HERE / "data" / "parity", HERE.parent.parent / "shared" / "parity")

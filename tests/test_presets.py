@@ -11,7 +11,7 @@ from scorefield import presets
 from scorefield.nn import DDPMScore
 from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
-from scorefield.solve.stochastic import Ancestral, EulerMaruyama, ReverseDiffusion
+from scorefield.solve.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 
 OFFICIAL = json.loads((Path(__file__).parent / "data" / "parity" / "official_configs.json").read_text())
 

@@ -16,7 +16,7 @@ from scorefield import pretrained
 from scorefield.errors import CheckpointError, InputError
 from scorefield.model import ScoreModel
 from scorefield.nn import DDPMScore, UNet
-from scorefield.nn.names import to_official
+from scorefield.pretrained.official_names import to_official
 from scorefield.sdes import VE, VP, SubVP
 
 HERE = Path(__file__).resolve().parent / "data" / "parity"

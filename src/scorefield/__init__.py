@@ -28,37 +28,54 @@ from scorefield.sde import GaussianSDE, Prior
 from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.adaptive_sde import AdaptiveSDE
 from scorefield.solve.analytic_variance import AnalyticAncestral
-from scorefield.solve.churn import Churn, KarrasHeun
 from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle
+from scorefield.solve.fitted import Tuned, tune
 from scorefield.solve.integrate import Solution, Solver
+from scorefield.solve.karras import Churn, KarrasHeun
 from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
+from scorefield.solve.reverse import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
 from scorefield.solve.sde_exponential import ExponentialSDE
-from scorefield.solve.stochastic import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
-from scorefield.solve.tuned import Tuned, tune
 from scorefield.solve.unipc import UniPC
 
 if TYPE_CHECKING:
-    from scorefield.codes import identifiability, outlier_scores
     from scorefield.data import digits, images
+    from scorefield.evaluation import evaluate
+    from scorefield.latent import identifiability, outlier_scores
     from scorefield.publish import from_pretrained, push_to_hub, save_pretrained
-    from scorefield.train import load, train
+    from scorefield.training import load, train
 
 __version__ = "0.1.0"
 
 # What needs more than torch and numpy is loaded on first use.
 _LATER = {
-    "train": "scorefield.train",
-    "load": "scorefield.train",
+    "train": "scorefield.training",
+    "load": "scorefield.training",
     "digits": "scorefield.data",
     "images": "scorefield.data",
-    "identifiability": "scorefield.codes",
-    "outlier_scores": "scorefield.codes",
+    "evaluate": "scorefield.evaluation",
+    "identifiability": "scorefield.latent",
+    "outlier_scores": "scorefield.latent",
     "from_pretrained": "scorefield.publish",
     "push_to_hub": "scorefield.publish",
     "save_pretrained": "scorefield.publish",
 }
-_MODULES = ("codes", "data", "evaluate", "nn", "official", "presets", "pretrained", "publish", "times")
+_MODULES = (
+    "data",
+    "evaluation",
+    "guide",
+    "inverse",
+    "latent",
+    "likelihood",
+    "nn",
+    "official",
+    "presets",
+    "pretrained",
+    "publish",
+    "solve",
+    "times",
+    "training",
+)
 
 __all__ = [
     "DDIM",
@@ -116,6 +133,7 @@ __all__ = [
     "digits",
     "dsm_loss",
     "encode",
+    "evaluate",
     "from_pretrained",
     "identifiability",
     "images",
@@ -135,7 +153,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         value = getattr(importlib.import_module(_LATER[name]), name)
-        globals()[name] = value  # importing the module scorefield.train has put the module under this name
+        globals()[name] = value  # importing the module scorefield.training has put the module under this name
         return value
     if name in _MODULES:
         return importlib.import_module(f"scorefield.{name}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.noise import Noise, Seed, source
+from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
 
 

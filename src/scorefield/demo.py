@@ -24,7 +24,7 @@ from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Solution
 from scorefield.solve.ode import Dopri5
 from scorefield.solve.pc import PC, Langevin
-from scorefield.solve.stochastic import Ancestral
+from scorefield.solve.reverse import Ancestral
 
 LEVELS = 256
 PIXEL_HISTOGRAM = 1.736
@@ -70,8 +70,8 @@ def main(
     Raises:
         OutputError: the folder cannot be written to.
     """
-    from scorefield.train import train
-    from scorefield.train.recipes import recipe
+    from scorefield.training import train
+    from scorefield.training.recipes import recipe
 
     folder, stage, plan = Path(out), _Stage(), recipe("digits")
     config = plan.config if steps is None else plan.config.updated(steps=steps)

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.ladder import DDPMScore
 from scorefield.model import ScoreModel
-from scorefield.nn.discrete import DDPMScore
-from scorefield.noise import generator
+from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE, Time, batch_time, expand
 from scorefield.times import LadderTimes, Proposal, UniformTimes, low_discrepancy
 

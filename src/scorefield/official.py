@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.noise import Noise, NoiseFn, Seed, source
+from scorefield.randomness import Noise, NoiseFn, Seed, source
 from scorefield.sde import GaussianSDE, expand
 from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.integrate import Field, integrate_adaptive

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scorefield.data.files import atomic_file
+from scorefield.files import atomic_file
 
 
 def to_pixels(x: Tensor, low: float = -1.0, high: float = 1.0) -> np.ndarray:

@@ -20,13 +20,13 @@ from torch import nn
 
 from scorefield.bundled import run_folder
 from scorefield.data.dataset import Range
-from scorefield.data.files import atomic_folder, flush
 from scorefield.errors import CheckpointError, InputError, ScorefieldError
+from scorefield.files import atomic_folder, flush
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
-from scorefield.train.checkpoint import newest_checkpoint, save_checkpoint
-from scorefield.train.describe import describe_model
-from scorefield.train.run import FORMAT, RUN_FILE, load, read_run
+from scorefield.training.checkpoint import newest_checkpoint, save_checkpoint
+from scorefield.training.describe import describe_model
+from scorefield.training.run import FORMAT, RUN_FILE, load, read_run
 
 CARD = "README.md"
 FIGURES = "evaluation.json"

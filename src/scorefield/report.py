@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from scorefield.data.files import atomic_file
+from scorefield.files import atomic_file
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --dim: #5d6675; --paper: #fbfbfc; --line: #d9dde4; --card: #ffffff; }

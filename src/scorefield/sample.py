@@ -11,11 +11,12 @@ from torch import Tensor
 
 from scorefield.analytic import GaussianMixture
 from scorefield.model import ScoreModel
-from scorefield.noise import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
 from scorefield.progress import Bar
+from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
 from scorefield.solve.adaptive_sde import AdaptiveSDE
 from scorefield.solve.angle import integrate_flow
 from scorefield.solve.exponential import DPMSolver
+from scorefield.solve.fitted import cached
 from scorefield.solve.integrate import (
     STATUS,
     SUCCESS,
@@ -29,7 +30,6 @@ from scorefield.solve.integrate import (
     integrate_adaptive,
 )
 from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
-from scorefield.solve.tuned import cached
 from scorefield.times import GridFn, GridName, sampling_grid
 
 PILOT_SEED = 0x5C0EF1E1D

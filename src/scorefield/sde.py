@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.noise import Noise, Seed, source
+from scorefield.randomness import Noise, Seed, source
 
 Time: TypeAlias = "float | Tensor"
 

@@ -11,7 +11,7 @@ import torch
 import scorefield as sf
 from cli_tools import assert_one_line, tiny_run
 from scorefield.cli import main
-from scorefield.train.classify import load_classifier
+from scorefield.training.classifier import load_classifier
 
 
 def stripes(n, seed=0):

@@ -11,7 +11,7 @@ import scorefield as sf
 from cli_tools import assert_one_line, tiny_run
 from scorefield import inverse
 from scorefield.cli.operators import read_operator
-from scorefield.inverse.methods import METHOD_STEPS
+from scorefield.inverse.restore import METHOD_STEPS
 
 SHAPE = (1, 8, 8)
 

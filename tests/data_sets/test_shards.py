@@ -15,8 +15,8 @@ import scorefield as sf
 from scorefield.data import shards
 from scorefield.data.shards import expand
 from scorefield.errors import InputError
-from scorefield.train import OptimConfig
-from scorefield.train.order import batch_indices
+from scorefield.training import OptimConfig
+from scorefield.training.order import batch_indices
 
 
 def add(archive, name, content):

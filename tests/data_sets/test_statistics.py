@@ -1,6 +1,7 @@
 """One pass over data."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_a_small_spread_about_a_large_mean_is_not_lost():
 def test_passing_in_chunks_changes_nothing(monkeypatch):
     data = digits(train=False)[:100]
     whole = statistics(data)
-    monkeypatch.setattr("scorefield.data.summary.CHUNK_NUMBERS", 7 * 784)
+    monkeypatch.setattr(sys.modules["scorefield.data.statistics"], "CHUNK_NUMBERS", 7 * 784)
     parts = statistics(data)
     assert parts.distance == pytest.approx(whole.distance, rel=1e-6)
     assert [parts.mean, parts.std] == pytest.approx([whole.mean, whole.std])

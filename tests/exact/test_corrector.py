@@ -7,7 +7,7 @@ import torch
 
 import scorefield as sf
 from oracles import PAPER, gaussian, name
-from scorefield.noise import FromFunction
+from scorefield.randomness import FromFunction, source
 from scorefield.solve.integrate import Field
 from scorefield.solve.pc import _Recorder
 
@@ -86,7 +86,7 @@ def test_stationary_variance_of_the_corrector(sde, snr):
     t, s = (torch.tensor(v, dtype=torch.float64) for v in (0.31, 0.30))
     c = float(sde.alpha(s) ** 2 * 0.7 + sde.sigma(s) ** 2)
     shrink = float((sde.alpha(t) / sde.alpha(s)) ** 2)
-    field, noise = Field(gm, {}, n), sf.noise.source(torch.Generator().manual_seed(0), n)
+    field, noise = Field(gm, {}, n), source(torch.Generator().manual_seed(0), n)
     x = c**0.5 * noise.normal((n, d), torch.float64, torch.device("cpu"))
     corrector = sf.Langevin(snr=snr, norm="batch", steps=60)
     x, _ = corrector.step(field, x, t, s, None, noise)

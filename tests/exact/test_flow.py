@@ -10,7 +10,7 @@ from torch import Tensor
 
 import scorefield as sf
 from oracles import PAPER, SDES, flow_map, gaussian, mixture, name
-from scorefield.noise import FromFunction
+from scorefield.randomness import FromFunction
 from scorefield.solve.integrate import Field
 
 START = {"VE": 1e-5, "VP": 1e-3, "SubVP": 1e-3}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import scorefield as sf
-from scorefield.noise import FromFunction
+from scorefield.randomness import FromFunction
 from scorefield.solve.integrate import Field, integrate
 from scorefield.times import sampling_grid
 

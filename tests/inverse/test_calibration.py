@@ -8,7 +8,7 @@ from oracle import gaussian, rotated
 
 import scorefield as sf
 from scorefield import inverse
-from scorefield.inverse import calibrate
+from scorefield.evaluation import calibrate
 
 torch.set_num_threads(1)
 

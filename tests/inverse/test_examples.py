@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scorefield import inverse
-from scorefield.inverse.methods import METHOD_STEPS
+from scorefield.inverse.restore import METHOD_STEPS
 
 torch.set_num_threads(1)
 FOLDER = Path(__file__).parents[2] / "examples"

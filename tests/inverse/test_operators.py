@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scorefield import inverse
-from scorefield.inverse import linear
+from scorefield.inverse import measurement
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,7 @@ def test_adjoint(operator, shape):
     """<A x, y> = <x, A^T y>."""
     x = gaussian(2, *shape)
     y = torch.randn_like(operator(x))
-    left, right = linear.dot(operator(x), y), linear.dot(x, operator.adjoint(y))
+    left, right = measurement.dot(operator(x), y), measurement.dot(x, operator.adjoint(y))
     assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
     assert operator.adjoint(y).shape == x.shape
 
@@ -57,7 +57,7 @@ def test_adjoint(operator, shape):
 @EVERY
 def test_differentiation_finds_the_same_adjoint(operator, shape):
     x = gaussian(2, *shape)
-    bare = linear.linearize(lambda v: operator(v), x)
+    bare = measurement.linearize(lambda v: operator(v), x)
     y = torch.randn_like(operator(x))
     assert torch.allclose(bare.adjoint(y), operator.adjoint(y), atol=1e-12)
     assert torch.allclose(bare.forward(2 * x), operator(2 * x), atol=1e-12)
@@ -74,7 +74,7 @@ def test_float32_stays_float32(operator, shape):
 def test_pseudo_inverse_is_a_right_inverse_on_the_range(operator, shape):
     x = gaussian(2, *shape)
     y = operator(x)
-    back = linear.pseudo_inverse(operator, y, x, iterations=2000)
+    back = measurement.pseudo_inverse(operator, y, x, iterations=2000)
     assert torch.allclose(operator(back), y, rtol=1e-6, atol=1e-6)
 
 
@@ -144,7 +144,7 @@ def test_linearisation_of_a_nonlinear_measurement():
         slope = (measure(x + 1e-6 * v) - measure(x - 1e-6 * v)) / 2e-6
         assert torch.allclose(near.forward(v), slope, atol=1e-6)
         u = torch.randn_like(near.value)
-        assert torch.allclose(linear.dot(near.forward(v), u), linear.dot(v, near.adjoint(u)))
+        assert torch.allclose(measurement.dot(near.forward(v), u), measurement.dot(v, near.adjoint(u)))
 
 
 def test_phase_retrieval_sees_neither_sign_nor_shift():
@@ -175,7 +175,7 @@ def test_conjugate_gradients_solve_each_sample_on_its_own():
     b[1] = 0
 
     def solve(rows: list[int]) -> Tensor:
-        return linear.conjugate_gradients(lambda u: (spd[rows] @ u.unsqueeze(2)).squeeze(2), b[rows], 100, 1e-10)
+        return measurement.conjugate_gradients(lambda u: (spd[rows] @ u.unsqueeze(2)).squeeze(2), b[rows], 100, 1e-10)
 
     expected = torch.linalg.solve(spd, b.unsqueeze(2)).squeeze(2)
     assert torch.allclose(solve([0, 1, 2]), expected, atol=1e-7)
@@ -185,7 +185,7 @@ def test_conjugate_gradients_solve_each_sample_on_its_own():
 def test_conjugate_gradients_stop_where_the_matrix_is_not_positive():
     b = torch.ones(2, 3, dtype=torch.float64)
     sign = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    x = linear.conjugate_gradients(lambda u: sign * u, b, 10, 1e-10)
+    x = measurement.conjugate_gradients(lambda u: sign * u, b, 10, 1e-10)
     assert torch.equal(x, torch.tensor([[1.0], [0.0]]) * b)
 
 

@@ -9,7 +9,7 @@ from oracle import flow_moments
 
 import scorefield as sf
 from scorefield import inverse
-from scorefield.noise import FromFunction
+from scorefield.randomness import FromFunction
 from scorefield.solve.integrate import Field
 
 torch.set_num_threads(1)

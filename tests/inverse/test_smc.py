@@ -10,7 +10,7 @@ from torch import Tensor
 import scorefield as sf
 from scorefield import inverse
 from scorefield.inverse import smc
-from scorefield.noise import FromFunction
+from scorefield.randomness import FromFunction
 
 torch.set_num_threads(1)
 SEED = 1

@@ -7,7 +7,7 @@ import torch
 
 import scorefield as sf
 from scorefield.likelihood import elbo
-from scorefield.likelihood.bounds import bound_of
+from scorefield.likelihood.elbo import bound_of
 from scorefield.times import ImportanceTimes, UniformTimes
 
 SDES = [sf.VP(), sf.SubVP(), sf.VE()]

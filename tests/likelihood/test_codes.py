@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield.codes import identifiability, interpolate, outlier_scores
+from scorefield.latent import identifiability, interpolate, outlier_scores
 
 
 def test_encode_then_decode_returns_the_sample(mixture):

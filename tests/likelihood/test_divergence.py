@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scorefield.likelihood.divergence import Exact, Hutchinson, HutchPlusPlus, Linearizer
+from scorefield.likelihood.trace import Exact, Hutchinson, HutchPlusPlus, Linearizer
 
 D, B = 6, 3
 

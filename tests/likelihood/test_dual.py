@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import scorefield as sf
-from scorefield.likelihood.divergence import Forward, Linearizer, Reverse, TorchForward, pushforward
-from scorefield.likelihood.dual import Meter, UnsupportedOperation
+from scorefield.likelihood.forward.dual import Meter, UnsupportedOperation
+from scorefield.likelihood.trace import Forward, Linearizer, Reverse, TorchForward, pushforward
 from scorefield.nn import MLP, NCSN, NCSNv2, UNet
 
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1}
@@ -88,7 +88,7 @@ def test_operations_have_the_tangents_of_torch(name):
 
 
 def test_attention_over_several_blocks_of_queries(monkeypatch):
-    monkeypatch.setattr("scorefield.likelihood.dual_linear._QUERY_ROWS", 3)
+    monkeypatch.setattr("scorefield.likelihood.forward.linear_rules._QUERY_ROWS", 3)
     x = torch.randn(2, 1, 8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def function(z):

@@ -207,18 +207,18 @@ def test_bad_arguments_are_named(mixture, options, message):
 
 def test_adaptive_steps_of_each_sample_do_not_cost_the_forward_mode(monkeypatch):
     """With per-sample times the network has to be tried on the whole batch, or it looks as if it had no tangents."""
-    from scorefield.likelihood import divergence
+    from scorefield.likelihood import trace
 
     seen = []
-    wanted = divergence.Linearizer.__call__
+    wanted = trace.Linearizer.__call__
 
     def spy(self, *args, **kwargs):
         result = wanted(self, *args, **kwargs)
         seen.append(self.chosen)
         return result
 
-    monkeypatch.setattr(divergence.Linearizer, "__call__", spy)
+    monkeypatch.setattr(trace.Linearizer, "__call__", spy)
     torch.manual_seed(0)
     model = sf.ScoreModel(sf.nn.MLP(3), sf.VP(), "noise", shape=(3,))
     sf.log_prob(model, torch.randn(4, 3), seed=0, solver=sf.Dopri5(1e-2, 1e-2))
-    assert set(seen) == {divergence.Forward}
+    assert set(seen) == {trace.Forward}

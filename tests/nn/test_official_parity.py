@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from scorefield.nn import DDPMScore
-from scorefield.nn.names import to_official
-from scorefield.pretrained import official_model
+from scorefield.pretrained.load import official_model
+from scorefield.pretrained.official_names import to_official
 
 HERE = Path(__file__).resolve().parents[1] / "data" / "parity"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "parity"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from scorefield.nn import UNet, low_precision
-from scorefield.nn.lean import dropout_mask, is_worthwhile
+from scorefield.nn.recompute import dropout_mask, is_worthwhile
 
 STYLES = [
     {"fir": (1, 3, 3, 1), "progressive_input": "residual"},

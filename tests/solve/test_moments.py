@@ -8,7 +8,7 @@ from torch import Tensor
 
 import scorefield as sf
 from oracles import PAPER, gaussian, moments, name
-from scorefield.noise import FromFunction, FromGenerator
+from scorefield.randomness import FromFunction, FromGenerator
 from scorefield.solve.integrate import Field, integrate
 from scorefield.times import sampling_grid
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import scorefield as sf
 from oracles import PAPER, Cubic, flow_map, gaussian, mixture, moments, name
-from scorefield.noise import FromFunction
+from scorefield.randomness import FromFunction
 from scorefield.solve.integrate import Field
 from scorefield.times import Restart, sampling_grid
 

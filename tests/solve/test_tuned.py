@@ -10,7 +10,7 @@ from torch import Tensor
 
 import scorefield as sf
 from oracles import PAPER, flow_map, gaussian, mixture, name
-from scorefield.solve.tuned import fit_grid, pilot
+from scorefield.solve.fitted import fit_grid, pilot
 from scorefield.times import FittedGrid, sampling_grid
 
 

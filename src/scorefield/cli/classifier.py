@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, pick_device
+from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, pick_device
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.data import open_data
     from scorefield.guide.classifier import accuracy
-    from scorefield.train import read_run
-    from scorefield.train.classify import class_count, load_classifier, train_classifier
-    from scorefield.train.describe import decode
+    from scorefield.training import read_run
+    from scorefield.training.classifier import class_count, load_classifier, train_classifier
+    from scorefield.training.describe import decode
 
     for name in ("steps", "batch_size", "width", "checkpoint_every"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))

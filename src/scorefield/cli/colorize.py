@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset
-from scorefield.inverse.methods import MethodName
+from scorefield.cli.options import Common, Flag, Name, Result, Unset
+from scorefield.inverse.restore import MethodName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def run(options: Options) -> Result:
     from scorefield.cli.measured import Work, solve
     from scorefield.cli.operators import gray
     from scorefield.errors import InputError
-    from scorefield.inverse.methods import NOISELESS
+    from scorefield.inverse.restore import NOISELESS
 
     exact = options.method in NOISELESS
     if exact and options.noise:

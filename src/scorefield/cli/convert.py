@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, check_writable
+from scorefield.cli.options import Common, Flag, Name, Result, check_writable
 from scorefield.errors import InputError, cannot_read
 
 
@@ -33,8 +33,8 @@ class Options(Common):
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.presets import get
-    from scorefield.pretrained import official_model, read_checkpoint
-    from scorefield.train.run import RUN_FILE, write_converted
+    from scorefield.pretrained.load import official_model, read_checkpoint
+    from scorefield.training.run import RUN_FILE, write_converted
 
     own = options.preset.endswith(".json")
     config: dict[str, Any] = _read(Path(options.preset)) if own else get(options.preset).official()

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import (
+from scorefield.cli.data import code_solver, label_condition
+from scorefield.cli.options import (
     Common,
     Name,
     Result,
@@ -19,7 +20,6 @@ from scorefield.cli.common import (
     open_run,
     plural,
 )
-from scorefield.cli.items import code_solver, label_condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,11 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     import torch
 
+    from scorefield.cli.files import check_format, is_image, write_samples
     from scorefield.cli.latents import read_codes
-    from scorefield.cli.output import check_format, is_image, write_samples
     from scorefield.progress import Bar
     from scorefield.sample import decode
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     for name in ("batch_size", "columns"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))

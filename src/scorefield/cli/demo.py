@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from scorefield.cli.common import Common, Name, Result, Unset, check_count, pick_device
+from scorefield.cli.options import Common, Name, Result, Unset, check_count, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)

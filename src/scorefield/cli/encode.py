@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.items import code_solver, label_condition, model_input, open_items
+from scorefield.cli.data import code_solver, label_condition, model_input, open_items
+from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def run(options: Options) -> Result:
     from scorefield.cli.latents import check_suffix, write_codes
     from scorefield.progress import Bar
     from scorefield.sample import encode
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     for name in ("n", "batch_size"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))

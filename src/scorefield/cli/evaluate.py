@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Name, Result, Unset, check_count, check_writable, pick_device
-from scorefield.cli.samplers import SamplerName, make_sampler
+from scorefield.cli.names import SamplerName, make_sampler
+from scorefield.cli.options import Common, Name, Result, Unset, check_count, check_writable, pick_device
 from scorefield.errors import InputError
 
 
@@ -56,11 +56,11 @@ class Options(Common):
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.bundled import results_folder
-    from scorefield.data.files import atomic_file
-    from scorefield.evaluate import evaluate
+    from scorefield.evaluation import evaluate
+    from scorefield.files import atomic_file
     from scorefield.parallel import launched
-    from scorefield.train import read_run
-    from scorefield.train.describe import decode
+    from scorefield.training import read_run
+    from scorefield.training.describe import decode
 
     for name in ("reference", "steps", "batch_size", "neighbours"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Common, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.items import label_condition
-from scorefield.cli.samplers import SamplerName, make_sampler
+from scorefield.cli.data import label_condition
+from scorefield.cli.names import SamplerName, make_sampler
+from scorefield.cli.options import Common, Name, Result, Unset, check_count, check_writable, open_run, plural
 from scorefield.errors import InputError
 
 
@@ -54,9 +54,9 @@ class Options(Common):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.cli.output import check_format, is_image, write_samples
+    from scorefield.cli.files import check_format, is_image, write_samples
     from scorefield.sample import sample
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     for name in ("n", "steps", "batch_size", "columns"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
@@ -94,8 +94,8 @@ def run(options: Options) -> Result:
 def _guide(options: Options, model: Any, shape: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
     """The guided model, and the condition that goes with it."""
     from scorefield.guide import ClassifierFree, ClassifierGuidance
-    from scorefield.train import read_run
-    from scorefield.train.classify import load_classifier
+    from scorefield.training import read_run
+    from scorefield.training.classifier import load_classifier
 
     if options.classifier is not None:
         if options.guidance is not None or options.interval is not None:

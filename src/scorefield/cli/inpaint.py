@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.samplers import SamplerName, make_sampler
+from scorefield.cli.names import SamplerName, make_sampler
+from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
 from scorefield.errors import InputError
 
 DEFAULT_STEPS = 500
@@ -56,11 +56,11 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     import torch
 
-    from scorefield.cli.output import check_format, write_samples
+    from scorefield.cli.files import check_format, write_samples
     from scorefield.cli.panel import write_panel
     from scorefield.inverse import Mask, Replace
     from scorefield.sample import sample
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     for name in ("n", "steps", "batch_size"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
@@ -107,7 +107,7 @@ def run(options: Options) -> Result:
 
 
 def _picture(options: Options, which: str, info: Any) -> Any:
-    from scorefield.data.folder import read_image
+    from scorefield.data.images import read_image
 
     path = getattr(options, which)
     channels = 1 if which == "mask" else info.shape[0]

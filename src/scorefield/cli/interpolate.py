@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import (
+from scorefield.cli.data import code_solver, label_condition, model_input, open_items
+from scorefield.cli.options import (
     Common,
     Flag,
     Name,
@@ -21,7 +22,6 @@ from scorefield.cli.common import (
     open_run,
     plural,
 )
-from scorefield.cli.items import code_solver, label_condition, model_input, open_items
 from scorefield.errors import InputError
 
 
@@ -58,10 +58,10 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     import torch
 
-    from scorefield.cli.output import check_format, is_image, write_samples
-    from scorefield.codes import interpolate
+    from scorefield.cli.files import check_format, is_image, write_samples
+    from scorefield.latent import interpolate
     from scorefield.progress import Bar
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     check_count("--n", options.n)
     if options.n < 2:

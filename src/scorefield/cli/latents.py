@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data.files import atomic_file
 from scorefield.errors import InputError, cannot_read
+from scorefield.files import atomic_file
 
 KEY = "codes"
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.items import check_tolerance, fingerprint, model_input, open_items
-from scorefield.cli.rows import Table, check_suffix, one_line
+from scorefield.cli.data import check_tolerance, fingerprint, model_input, open_items
+from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
+from scorefield.cli.table import Table, check_suffix, one_line
 
 COLUMNS: dict[str, type] = {
     "name": str,
@@ -64,7 +64,7 @@ def run(options: Options) -> Result:
     from scorefield.likelihood import log_prob
     from scorefield.progress import Bar
     from scorefield.solve.ode import Dopri5
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     for name in ("n", "probes", "batch_size"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
@@ -110,7 +110,7 @@ def _settings(options: Options, data: Any, model: Any) -> str:
 
 
 def _item_seed(seed: int, index: int) -> int:
-    from scorefield.train.order import derived_seed
+    from scorefield.training.order import derived_seed
 
     return derived_seed(seed, "likelihood", index)
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.common import Result, check_count, check_writable, open_run, plural
+from scorefield.cli.options import Result, check_count, check_writable, open_run, plural
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from scorefield.cli.operators import Measuring
-    from scorefield.train import RunInfo
+    from scorefield.training import RunInfo
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ def solve(work: Work, measuring: Callable[[tuple[int, ...], float, float], Measu
     """
     import torch
 
-    from scorefield.cli.output import check_format, write_samples
+    from scorefield.cli.files import check_format, write_samples
     from scorefield.cli.panel import write_panel
-    from scorefield.inverse.methods import LINEAR, NOISELESS, restore
-    from scorefield.train import read_run
+    from scorefield.inverse.restore import LINEAR, NOISELESS, restore
+    from scorefield.training import read_run
 
     options = work.options
     for name in ("n", "steps", "batch_size"):
@@ -96,7 +96,7 @@ def solve(work: Work, measuring: Callable[[tuple[int, ...], float, float], Measu
 
 
 def _check_noise(options: Any, noise: float) -> None:
-    from scorefield.inverse.methods import NOISELESS
+    from scorefield.inverse.restore import NOISELESS
 
     if not 0 <= noise < math.inf:
         raise InputError(f"--noise={noise} is impossible; expected 0 or more, such as 0.02")
@@ -127,7 +127,7 @@ def _read(work: Work, seen: Measuring) -> Tensor:
 
 
 def _picture(work: Work, shape: tuple[int, ...], resize: bool, remedy: str) -> Tensor:
-    from scorefield.data.folder import read_image
+    from scorefield.data.images import read_image
 
     path, (channels, height, width) = work.options.image, shape
     raw = read_image(path, channels, (height, width) if resize else None, convert=work.grey)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.data.folder import read_image
+from scorefield.data.images import read_image
 from scorefield.errors import InputError, closest
 from scorefield.inverse import Blur, Clip, Downsample, Fourier, Grayscale, Mask, PhaseRetrieval
 

@@ -20,7 +20,7 @@ def write_panel(
     Raises:
         OutputError: the disk is full or the place not writable.
     """
-    from scorefield.cli.output import write_samples
+    from scorefield.cli.files import write_samples
 
     tiles = panel(samples, low, high, seen, before)
     write_samples(path, tiles, low, high, len(tiles), zoom=max(1, SIDE // max(tiles.shape[-2:])))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Common, Result, Unset
+from scorefield.cli.options import Common, Result, Unset
 
 
 @dataclass(frozen=True, kw_only=True)

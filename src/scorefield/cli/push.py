@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset
+from scorefield.cli.options import Common, Flag, Name, Result, Unset
 from scorefield.errors import InputError
 
 

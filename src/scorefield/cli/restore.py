@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset
-from scorefield.inverse.methods import MethodName
+from scorefield.cli.options import Common, Flag, Name, Result, Unset
+from scorefield.inverse.restore import MethodName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import (
+from scorefield.cli.data import label_condition
+from scorefield.cli.names import FLOW_SAMPLERS, SamplerName, make_sampler
+from scorefield.cli.options import (
     Common,
     Name,
     Result,
@@ -19,8 +21,6 @@ from scorefield.cli.common import (
     open_run,
     plural,
 )
-from scorefield.cli.items import label_condition
-from scorefield.cli.samplers import FLOW_SAMPLERS, SamplerName, make_sampler
 from scorefield.errors import InputError
 
 
@@ -61,11 +61,11 @@ def run(options: Options) -> Result:
 
     from scorefield import parallel
     from scorefield.bundled import results_folder
-    from scorefield.cli.output import check_format, is_image, write_samples
-    from scorefield.noise import SeedRows
+    from scorefield.cli.files import check_format, is_image, write_samples
+    from scorefield.randomness import SeedRows
     from scorefield.sample import sample
     from scorefield.sde import Prior
-    from scorefield.train import read_run
+    from scorefield.training import read_run
 
     for name in ("n", "steps", "batch_size", "columns"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset, check_count, plural
+from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, plural
 from scorefield.errors import InputError
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Common, Flag, Name, Result, Unset
+from scorefield.cli.options import Common, Flag, Name, Result, Unset
 from scorefield.errors import DivergedError, InputError
 from scorefield.parallel import launched
-from scorefield.train.config import OptimConfig, TrainConfig
+from scorefield.training.config import OptimConfig, TrainConfig
 
 if TYPE_CHECKING:
     from scorefield.data import Dataset
@@ -55,7 +55,7 @@ def prepare(args: list[str]) -> tuple[list[str], Any]:
         InputError: the preset is unknown.
     """
     from scorefield.cli.parse import read
-    from scorefield.train.recipes import recipe, recipe_names
+    from scorefield.training.recipes import recipe, recipe_names
 
     short = {f.name.replace("_", "-") for f in fields(OptimConfig)} - {f.name for f in fields(TrainConfig)}
     arguments = [_with_prefix(word, short) for word in args]
@@ -78,11 +78,11 @@ def _with_prefix(word: str, short: set[str]) -> str:
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.cli.common import pick_device
+    from scorefield.cli.options import pick_device
     from scorefield.data import open_data
-    from scorefield.train import train
-    from scorefield.train.recipes import recipe
-    from scorefield.train.run import RUN_FILE, load, load_weights
+    from scorefield.training import train
+    from scorefield.training.recipes import recipe
+    from scorefield.training.run import RUN_FILE, load, load_weights
 
     chosen = recipe(options.preset)
     source = options.data or chosen.data

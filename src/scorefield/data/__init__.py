@@ -2,11 +2,11 @@
 
 from scorefield.data.arrays import array, digits
 from scorefield.data.dataset import Dataset, as_dataset
-from scorefield.data.folder import images
+from scorefield.data.images import images
+from scorefield.data.libraries import huggingface, sequence
+from scorefield.data.open import open_data
 from scorefield.data.shards import shards
-from scorefield.data.source import open_data
-from scorefield.data.summary import Statistics, statistics
-from scorefield.data.wrapped import huggingface, sequence
+from scorefield.data.statistics import Statistics, statistics
 
 __all__ = [
     "Dataset",

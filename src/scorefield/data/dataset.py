@@ -128,7 +128,7 @@ def as_dataset(data: Any) -> Dataset:
         InputError: something else, or nothing in it.
     """
     from scorefield.data.arrays import array
-    from scorefield.data.wrapped import huggingface, sequence
+    from scorefield.data.libraries import huggingface, sequence
 
     if isinstance(data, Dataset):
         if not data.size:

@@ -23,9 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset
-from scorefield.data.files import atomic_file, cache_folder
-from scorefield.data.folder import MODES, SUFFIXES, BrokenImage, image_tensor, quiet_pillow
+from scorefield.data.images import MODES, SUFFIXES, BrokenImage, image_tensor, quiet_pillow
 from scorefield.errors import InputError, OutputError, cannot_read
+from scorefield.files import atomic_file, cache_folder
 
 REMOTE = ("http://", "https://")
 CACHE_BYTES = 2**34

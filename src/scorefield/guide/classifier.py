@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scorefield.guide.wrapped import View, Wrapped, check_rows, view_of
 from scorefield.model import ScoreModel
-from scorefield.noise import generator
+from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE, Time, as_time, expand
 from scorefield.times import Proposal, UniformTimes, low_discrepancy
 

@@ -1,9 +1,7 @@
 """Measurements and what is conditioned on them: operators, posterior scores, and hooks and solvers that project onto them."""
 
-from scorefield.inverse.calibration import Calibration, calibrate
 from scorefield.inverse.ddrm import DDRM
-from scorefield.inverse.linear import linearize, matrix_of, pseudo_inverse
-from scorefield.inverse.methods import Restored, restore
+from scorefield.inverse.measurement import linearize, matrix_of, pseudo_inverse
 from scorefield.inverse.nonlinear import Clip, PhaseRetrieval
 from scorefield.inverse.operators import (
     Blur,
@@ -21,12 +19,12 @@ from scorefield.inverse.operators import (
 )
 from scorefield.inverse.posterior import Posterior
 from scorefield.inverse.replace import Replace, repaint
+from scorefield.inverse.restore import Restored, restore
 from scorefield.inverse.smc import Particles, twisted_smc
 
 __all__ = [
     "DDRM",
     "Blur",
-    "Calibration",
     "Clip",
     "Composed",
     "Dense",
@@ -42,7 +40,6 @@ __all__ = [
     "Replace",
     "Restored",
     "bicubic",
-    "calibrate",
     "color_matrix",
     "linearize",
     "matrix_of",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from scorefield.guide.wrapped import check_rows
-from scorefield.inverse.linear import Measurement, rows_of
+from scorefield.inverse.measurement import Measurement, rows_of
 from scorefield.inverse.spectral import Spectrum, spectrum_of
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.inverse.linear import Measurement, matrix_of, parts, real_rows
+from scorefield.inverse.measurement import Measurement, matrix_of, parts, real_rows
 from scorefield.solve.integrate import Field
 
 TOGETHER = 2**14

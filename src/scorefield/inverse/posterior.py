@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.guide.wrapped import View, Wrapped, check_rows
-from scorefield.inverse.linear import (
+from scorefield.inverse.measurement import (
     DENSE,
     Linearized,
     Map,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from scorefield.guide.wrapped import check_rows
-from scorefield.inverse.linear import matrix_of, parts, pseudo_inverse, real_rows, rows_of
+from scorefield.inverse.measurement import matrix_of, parts, pseudo_inverse, real_rows, rows_of
 from scorefield.inverse.operators import Operator
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE, expand
 from scorefield.solve.integrate import Field
 from scorefield.times import GridFn, sampling_grid

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.inverse.linear import Measurement, dot, from_real_rows, linearize, parts, real_rows
 from scorefield.inverse.local import Local, local, log_normal
+from scorefield.inverse.measurement import Measurement, dot, from_real_rows, linearize, parts, real_rows
 from scorefield.model import ScoreModel
-from scorefield.noise import Noise, Seed, source
+from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
 from scorefield.times import GridFn, GridName, sampling_grid

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.inverse.linear import Map, Measurement, matrix_of, real_rows
+from scorefield.inverse.measurement import Map, Measurement, matrix_of, real_rows
 from scorefield.inverse.operators import AlongAxes, Mask, along
 
 

@@ -1,10 +1,10 @@
 """How probable: log-densities by the probability flow, bounds on them, and what turns integers into densities."""
 
-from scorefield.likelihood.bounds import Bound, elbo
 from scorefield.likelihood.dequantize import dequantize, levels_width
-from scorefield.likelihood.divergence import Exact, Hutchinson, HutchPlusPlus, Linearizer, TraceMethod
-from scorefield.likelihood.logprob import LogProb, log_prob
-from scorefield.likelihood.priors import GaussianPrior, moments
+from scorefield.likelihood.elbo import Bound, elbo
+from scorefield.likelihood.log_prob import LogProb, log_prob
+from scorefield.likelihood.moments import GaussianPrior, moments
+from scorefield.likelihood.trace import Exact, Hutchinson, HutchPlusPlus, Linearizer, TraceMethod
 from scorefield.likelihood.variational import (
     DiscreteLogProb,
     VariationalDequantizer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scorefield.noise import Seed, source
+from scorefield.randomness import Seed, source
 
 
 def levels_width(levels: int, low: float, high: float) -> float:

@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from scorefield.likelihood.bounds import elbo
 from scorefield.likelihood.dequantize import check_levels, levels_width
-from scorefield.likelihood.logprob import log_prob
+from scorefield.likelihood.elbo import elbo
+from scorefield.likelihood.log_prob import log_prob
 from scorefield.model import ScoreModel
 from scorefield.nn.resample import Dims, conv
-from scorefield.noise import Seed, source
+from scorefield.randomness import Seed, source
 
 
 class VariationalDequantizer(nn.Module):

@@ -1,14 +1,14 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
-from .classifier import VectorClassifier, WideResNet
-from .ddpm import ddpm, digits_unet
-from .discrete import DDPMScore, SMLDLabels
-from .embeddings import FourierFeatures, NoiseScales, positional_features
-from .histogram import HistogramUNet, cell_edges
-from .mlp import MLP
-from .ncsn import NCSN, NCSNv2
-from .precision import low_precision
-from .unet import UNet, levels_at
+from scorefield.ladder import DDPMScore, SMLDLabels
+from scorefield.nn.classifier import VectorClassifier, WideResNet
+from scorefield.nn.ddpm import ddpm, digits_unet
+from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
+from scorefield.nn.histogram import HistogramUNet, cell_edges
+from scorefield.nn.mlp import MLP
+from scorefield.nn.precision import low_precision
+from scorefield.nn.refinenet import NCSN, NCSNv2
+from scorefield.nn.unet import UNet, levels_at
 
 __all__ = [
     "MLP",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .init import fan_avg_uniform_, full_precision
-from .lean import is_worthwhile, prepared_convolution
-from .resample import Dims, conv, downsampler, upsampler
+from scorefield.nn.initial import fan_avg_uniform_, full_precision
+from scorefield.nn.recompute import is_worthwhile, prepared_convolution
+from scorefield.nn.resample import Dims, conv, downsampler, upsampler
 
 
 def group_norm(channels: int, max_groups: int | None = None) -> nn.GroupNorm:

@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .blocks import ResidualBlock, group_norm
-from .embeddings import Conditioning, FourierFeatures
-from .init import arguments, fan_avg_uniform_
-from .resample import Dims, conv
+from scorefield.nn.blocks import ResidualBlock, group_norm
+from scorefield.nn.embeddings import Conditioning, FourierFeatures
+from scorefield.nn.initial import arguments, fan_avg_uniform_
+from scorefield.nn.resample import Dims, conv
 
 
 class WideResNet(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .unet import UNet
+from scorefield.nn.unet import UNet
 
 
 def ddpm(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .init import fan_avg_uniform_, full_precision
+from scorefield.nn.initial import fan_avg_uniform_, full_precision
 
 
 def _at_least_float32(t: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .init import arguments
-from .unet import UNet
+from scorefield.nn.initial import arguments
+from scorefield.nn.unet import UNet
 
 FAR = 5.0
 """Standard deviations outside the data's range beyond which the denoised value no longer changes."""

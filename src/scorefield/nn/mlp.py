@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .embeddings import Conditioning, FourierFeatures, PositionalFeatures
-from .init import arguments, fan_avg_uniform_
+from scorefield.nn.embeddings import Conditioning, FourierFeatures, PositionalFeatures
+from scorefield.nn.initial import arguments, fan_avg_uniform_
 
 
 class MLP(nn.Module):

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .blocks import Attention, Combine, ResidualBlock
-from .resample import ConvDown, ConvUp
+from scorefield.nn.blocks import Attention, Combine, ResidualBlock
+from scorefield.nn.resample import ConvDown, ConvUp
 
 Net = TypeVar("Net", bound=nn.Module)
 

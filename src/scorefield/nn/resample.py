@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .init import fan_avg_uniform_
+from scorefield.nn.initial import fan_avg_uniform_
 
 Dims: TypeAlias = Literal[1, 2, 3]
 ConvNd: TypeAlias = "nn.Conv1d | nn.Conv2d | nn.Conv3d"

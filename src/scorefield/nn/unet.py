@@ -9,10 +9,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from .blocks import Attention, Combine, Head, ResidualBlock
-from .embeddings import Conditioning, FourierFeatures, NoiseScales, PositionalFeatures
-from .init import arguments
-from .resample import ConvDown, ConvUp, Dims, conv, downsampler, upsampler
+from scorefield.nn.blocks import Attention, Combine, Head, ResidualBlock
+from scorefield.nn.embeddings import Conditioning, FourierFeatures, NoiseScales, PositionalFeatures
+from scorefield.nn.initial import arguments
+from scorefield.nn.resample import ConvDown, ConvUp, Dims, conv, downsampler, upsampler
 
 Progressive = Literal["none", "output_skip", "residual"]
 ProgressiveInput = Literal["none", "input_skip", "residual"]

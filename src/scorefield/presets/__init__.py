@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from scorefield.errors import InputError, closest
-
-from .paper import PRESETS
-from .schema import DDPM, Data, Evaluation, NCSNpp, Network, Optim, Preset, RefineNet, Sampling, Training
+from scorefield.presets.paper import PRESETS
+from scorefield.presets.schema import (
+    DDPM,
+    Data,
+    Evaluation,
+    NCSNpp,
+    Network,
+    Optim,
+    Preset,
+    RefineNet,
+    Sampling,
+    Training,
+)
 
 __all__ = [
     "DDPM",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .schema import DDPM, Preset, RefineNet
+from scorefield.presets.schema import DDPM, Preset, RefineNet
 
 Fields = dict[str, Any]
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from scorefield.model import ScoreModel
-from scorefield.pretrained import is_discrete, official_model, official_sde
+from scorefield.pretrained.load import is_discrete, official_model, official_sde
 from scorefield.sde import GaussianSDE
 from scorefield.solve.integrate import Solver
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
-from scorefield.solve.stochastic import Ancestral, EulerMaruyama, ReverseDiffusion
+from scorefield.solve.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 
 Sizes = tuple[int, ...]
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import Time, as_time, expand
 from scorefield.solve.integrate import Field, Flow, Solver
 

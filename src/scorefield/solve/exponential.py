@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE, expand
 from scorefield.solve.integrate import Field, Solver
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE, Time, expand
 
 SUCCESS, TOO_MANY_STEPS, STEP_TOO_SMALL, NOT_FINITE = 0, 1, 2, 3

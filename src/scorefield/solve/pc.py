@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
-from scorefield.solve.stochastic import ReverseDiffusion
+from scorefield.solve.reverse import ReverseDiffusion
 
 Start: TypeAlias = "Callable[[int], tuple[Tensor, Noise]]"
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.sde import expand
 from scorefield.solve.exponential import adams_weights, check_order, half_log_snr, remember
 from scorefield.solve.integrate import Field, Solver

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.noise import Noise
+from scorefield.randomness import Noise
 from scorefield.solve.exponential import History, adams_weights, check_order, data_step, half_log_snr, remember
 from scorefield.solve.integrate import Field, Solver
 

@@ -1,0 +1,113 @@
+"""Data for a run: opened with the run's shape, levels and range, and turned into what its model takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from scorefield.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from scorefield.data.dataset import Dataset
+    from scorefield.solve.ode import Dopri5
+    from scorefield.training import RunInfo
+
+
+def open_items(source: str, info: RunInfo, *, grey: bool = False, skip_broken: bool = False) -> Dataset:
+    """The data called `source`, of the kind that the run was trained on; "digits" are the held-out ones.
+
+    Raises:
+        InputError: no such data, or of another shape or number of levels.
+    """
+    from scorefield.data import open_data
+
+    data = open_data(
+        source,
+        info.shape,
+        train=False,
+        levels=info.levels if info.levels != 256 else None,
+        range=_range(info),
+        convert=grey,
+        skip_broken=skip_broken,
+    )
+    if data.levels != info.levels:
+        raise InputError(
+            f"{source} has {data.levels or 'no'} levels and the run was trained with {info.levels or 'none'}; "
+            "convert it to the same kind"
+        )
+    return data
+
+
+def model_input(data: Dataset, index: Sequence[int], info: RunInfo, seed: int | None = None) -> Tensor:
+    """Items (B, *) in the model's range, on the CPU.
+
+    With a seed integers are dequantised, by noise that is a function of (seed, index), whatever the batches.
+    """
+    import torch
+
+    from scorefield.data.dataset import to_range
+    from scorefield.training.order import step_generator
+
+    uniform = None
+    if data.levels is not None and seed is not None:
+        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i)) for i in index]
+        uniform = torch.stack(draws)
+    return to_range(data.read(index), data, info.range or (0.0, 1.0), uniform)
+
+
+def label_condition(model: Any, label: int | None, n: int) -> dict[str, Any]:
+    """The condition of n samples of a class, for a network with classes; empty without a label.
+
+    Raises:
+        InputError: the network has no such class.
+    """
+    import torch
+
+    if label is None:
+        return {}
+    classes = getattr(model.net, "num_classes", 0)
+    if not 0 <= label < classes:
+        right = f"one from 0 to {classes - 1}" if classes else "none, since this run has no classes"
+        raise InputError(f"--label={label} does not exist; give {right}")
+    return {"label": torch.full((n,), label, device=model.device)}
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance that no solver can use.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    if not 0 < tolerance < 1:
+        raise InputError(f"--tolerance={tolerance} is impossible; expected a number between 0 and 1, such as 1e-5")
+
+
+def code_solver(tolerance: float) -> Dopri5:
+    """The solver of codes, which holds every entry to the tolerance.
+
+    Raises:
+        InputError: the tolerance is out of range.
+    """
+    from scorefield.solve.ode import Dopri5
+
+    check_tolerance(tolerance)
+    return Dopri5(tolerance, tolerance, norm="max")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short hash of the weights."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _range(info: RunInfo) -> tuple[float, float] | None:
+    given = info.data.get("range")
+    return None if not given else (float(given[0]), float(given[1]))

@@ -1,0 +1,151 @@
+"""Data named on a command line, checked against a shape."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from scorefield.data.arrays import array, digits
+from scorefield.data.dataset import Dataset, Range
+from scorefield.data.images import images, read_image
+from scorefield.data.libraries import huggingface, sequence
+from scorefield.data.shards import REMOTE, shards
+from scorefield.errors import InputError, ScorefieldError, closest
+
+FORMS = "a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME, hf:NAME, or 'digits'"
+
+
+def open_data(
+    source: str,
+    shape: tuple[int, ...] | None = None,
+    *,
+    train: bool = True,
+    levels: int | None = None,
+    range: Range | None = None,
+    labels: bool = False,
+    convert: bool = False,
+    skip_broken: bool = False,
+) -> Dataset:
+    """The dataset called `source`.
+
+    "digits"                            the embedded digits
+    folder/                             a folder of images, nested
+    x.npy, x.npz                        an array
+    x.png                               one image
+    shards/{000..127}.tar               tar shards; also http(s) addresses, and "*"
+    torchvision:CIFAR10?root=data       a class of torchvision.datasets with its arguments
+    hf:ylecun/mnist?split=train         a Hugging Face dataset, or a folder that save_to_disk wrote; also image=, label=
+                                        (columns) and config=
+
+    Main arguments:
+        shape: event shape that the items must have; images are resized to it, arrays are not. None takes what comes.
+        train: which part of the digits.
+
+    Other arguments:
+        levels, range: see `array`.
+        labels: whether the classes are wanted (the sub-folders of a folder).
+        convert: turn colour images to grey where grey is expected.
+        skip_broken: see `images`.
+
+    Raises:
+        InputError: no such data, or a shape that does not fit.
+    """
+    path = Path(source)
+    picture_shape = shape is not None and len(shape) == 3
+    channels, height, width = shape if shape is not None and len(shape) == 3 else (3, 32, 32)
+    if source == "digits":
+        data = digits(train)
+    elif source.startswith(("torchvision:", "hf:")):
+        known = {"size": (height, width), "channels": channels} if picture_shape else {}
+        data = _library(source, convert=convert, **known)
+    elif source.endswith(".tar"):
+        data = shards(
+            source, (height, width), channels=channels, labels=labels, skip_broken=skip_broken, convert=convert
+        )
+    elif source.startswith(REMOTE) or not path.exists():
+        raise InputError(f"cannot read {source}: it does not exist; give {FORMS}")
+    elif path.suffix in (".npy", ".npz"):
+        data = array(path, levels=levels, range=range, image=picture_shape)
+    else:
+        if shape is not None and not picture_shape:
+            raise InputError(
+                f"{source} holds images, and items of shape {shape} are expected; give a .npy file of them"
+            )
+        if path.is_dir():
+            data = images(
+                path, (height, width), channels=channels, labels=labels, skip_broken=skip_broken, convert=convert
+            )
+        else:
+            raw = read_image(path, channels, (height, width), convert)
+            data = replace(array(raw.unsqueeze(0), name=source), names=lambda _: source)
+    if shape is not None and data.shape != shape:
+        raise InputError(f"{source} {_mismatch(data.shape, shape)}")
+    return data
+
+
+def _library(source: str, **options: Any) -> Dataset:
+    kind, _, rest = source.partition(":")
+    name, _, query = rest.partition("?")
+    try:
+        given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if query else {}
+    except ValueError:
+        raise InputError(f"{source} cannot be understood; write {kind}:NAME?key=value&key=value") from None
+    if not name:
+        raise InputError(f"{source} names no dataset; write {kind}:NAME?key=value")
+    return (_torchvision if kind == "torchvision" else _hub)(source, name, given, options)
+
+
+def _torchvision(source: str, name: str, given: Mapping[str, str], options: Mapping[str, Any]) -> Dataset:
+    try:
+        known = importlib.import_module("torchvision.datasets")
+    except ImportError:
+        raise InputError(f"{source} needs torchvision; install it for your version of torch") from None
+    names = list(getattr(known, "__all__", ()))
+    if name not in names:
+        raise InputError(f"{source}: torchvision has no dataset {name!r}{closest(name, names)}")
+    try:
+        opened = getattr(known, name)(**{key: _value(text) for key, text in given.items()})
+    except Exception as error:  # each dataset complains in its own way
+        raise InputError(f"cannot read {source}: {' '.join(str(error).split())}; check its arguments") from error
+    return sequence(opened, name=source, **options)
+
+
+def _hub(source: str, name: str, given: Mapping[str, str], options: Mapping[str, Any]) -> Dataset:
+    for key in given:
+        if key not in (known := ("split", "image", "label", "config")):
+            raise InputError(f"{source}: unknown option {key!r}{closest(key, known)}")
+    try:
+        library = importlib.import_module("datasets")
+    except ImportError:
+        raise InputError(f"{source} needs the package datasets; install scorefield[hub]") from None
+    split = given.get("split", "train")
+    try:
+        if Path(name).is_dir() and any((Path(name) / f).exists() for f in ("state.json", "dataset_dict.json")):
+            opened = library.load_from_disk(name)
+            opened = opened[split] if hasattr(opened, "keys") and split in opened else opened
+        else:
+            opened = library.load_dataset(name, given.get("config"), split=split)
+    except Exception as error:  # network, permissions, formats: all in their own way
+        raise InputError(f"cannot read {source}: {' '.join(str(error).split())}; check name and split") from error
+    try:
+        return huggingface(opened, image=given.get("image"), label=given.get("label"), name=source, **options)
+    except ScorefieldError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read {source}: {' '.join(str(error).split())}; check its columns") from error
+
+
+def _value(text: str) -> bool | int | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _mismatch(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if len(found) == len(wanted) == 3 and found[0] != wanted[0]:
+        return f"has {found[0]} channels (items of shape {found}) and {wanted[0]} are expected; convert it first"
+    return f"has items of shape {found} and {wanted} is expected; reshape or resize them first"

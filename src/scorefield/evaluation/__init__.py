@@ -1,0 +1,28 @@
+"""Judging samples and runs: distances between sets of features, likelihood, loss, each with its error."""
+
+from scorefield.evaluation.calibration import Calibration, calibrate
+from scorefield.evaluation.digit_classifier import DigitClassifier, digit_classifier
+from scorefield.evaluation.evaluate import Evaluation, compare, evaluate
+from scorefield.evaluation.features import FeatureNetwork, Features, extract, open_features, reference_features
+from scorefield.evaluation.metrics import Estimate, frechet, inception_score, kid, mean_of, precision_recall
+
+__all__ = [
+    "Calibration",
+    "DigitClassifier",
+    "Estimate",
+    "Evaluation",
+    "FeatureNetwork",
+    "Features",
+    "calibrate",
+    "compare",
+    "digit_classifier",
+    "evaluate",
+    "extract",
+    "frechet",
+    "inception_score",
+    "kid",
+    "mean_of",
+    "open_features",
+    "precision_recall",
+    "reference_features",
+]

@@ -1,0 +1,138 @@
+"""Every posterior sampler behind one call, with the solver, grid and number of steps that suit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from scorefield.errors import closest
+from scorefield.inverse.ddrm import DDRM
+from scorefield.inverse.measurement import Measurement
+from scorefield.inverse.posterior import Posterior
+from scorefield.inverse.replace import Replace, repaint
+from scorefield.inverse.smc import twisted_smc
+from scorefield.model import ScoreModel
+from scorefield.sample import sample
+from scorefield.solve.exponential import DDIM
+from scorefield.solve.integrate import Solution
+from scorefield.solve.reverse import Ancestral
+from scorefield.solve.sde_exponential import ExponentialSDE
+
+MethodName: TypeAlias = Literal["mmps", "tmpd", "pigdm", "dps", "diffpir", "ddrm", "replace", "repaint", "smc"]
+METHOD_STEPS: dict[str, int] = {
+    "mmps": 50,
+    "tmpd": 50,
+    "pigdm": 50,
+    "dps": 500,
+    "diffpir": 100,
+    "ddrm": 50,
+    "replace": 100,
+    "repaint": 50,
+    "smc": 50,
+}
+"""The methods, and their steps unless others are asked for."""
+NOISELESS = ("replace", "repaint")
+"""Methods that take the measurement for exact."""
+LINEAR = (*NOISELESS, "ddrm")
+"""Methods that need a linear operator."""
+JUMP, RESAMPLES = 5, 20
+DPS_ZETA = 0.3
+PARTICLES = 256
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Samples of the posterior of each measurement.
+
+    Attributes:
+        samples: (M, n, *). nfe: evaluations of the model for each sample, on average.
+    """
+
+    samples: Tensor
+    nfe: float
+
+    def mean(self) -> Tensor:
+        """Posterior mean of each measurement, (M, *)."""
+        return self.samples.mean(1)
+
+    def std(self) -> Tensor:
+        """Posterior standard deviation of each entry, (M, *); 0 for a single sample."""
+        return self.samples.std(1, correction=1 if self.samples.shape[1] > 1 else 0)
+
+
+def restore(
+    model: ScoreModel,
+    operator: Measurement,
+    y: Tensor,
+    noise: float = 0.01,
+    n: int = 1,
+    method: MethodName = "mmps",
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    **cond: Any,
+) -> Restored:
+    """n samples of x given y = A(x) + noise z for each of M measurements, by the method of that name.
+
+    "mmps", "tmpd", "pigdm", "dps" (with zeta 0.3) and "diffpir" are `Posterior`, "ddrm" is `DDRM`, "replace" is `Replace`,
+    "repaint" the same with 20 resamplings of stretches of 5 steps, and "smc" `twisted_smc` with at least 256 particles, from
+    which n are drawn. For other settings use these themselves. Stochastic steps are taken throughout, since they forget
+    the errors of earlier ones; docs/inverse.md says which method to trust when.
+
+    Main arguments:
+        operator: A, any object with a call (see `linearize`). y: (M, *). noise: its standard deviation, in units of y.
+
+    Other arguments:
+        steps: of the sampler; `METHOD_STEPS` unless given. seed, batch_size, progress, cond: as in `sample`.
+
+    Raises:
+        ValueError: an unknown method, one that needs a linear operator or noise where there is none.
+    """
+    if method not in METHOD_STEPS:
+        raise ValueError(f"method={method!r} is unknown{closest(str(method), METHOD_STEPS)}")
+    if method in LINEAR and not getattr(operator, "linear", True):
+        raise ValueError(f"method={method!r} needs a linear operator, not {type(operator).__name__}; use mmps or smc")
+    if n < 1:
+        raise ValueError(f"n={n}: at least one sample is needed")
+    count = METHOD_STEPS[method] if steps is None else steps
+    m = y.shape[0]
+    if method == "smc":
+        particles = max(PARTICLES, 4 * n)
+        drawn = [
+            twisted_smc(model, operator, row, noise, particles=particles, steps=count, seed=seed + i, **cond).draw(
+                n, seed
+            )
+            for i, row in enumerate(y.split(1))  # type: ignore[no-untyped-call]
+        ]
+        return Restored(torch.stack(drawn), float(count + 1))
+    rows = y if m == 1 else y.repeat_interleave(n, 0)
+    options: dict[str, Any] = {"grid": "log_snr", "hooks": ()}
+    solver: Any = ExponentialSDE() if method in ("mmps", "tmpd", "pigdm") else Ancestral()
+    target = model
+    if method in NOISELESS:
+        options["hooks"] = [Replace(operator, rows)]  # type: ignore[arg-type]
+        if method == "repaint":
+            options["grid"] = repaint(JUMP, RESAMPLES, "log_snr")
+    elif method == "ddrm":
+        solver = DDRM(operator, rows, noise)
+    else:
+        solver = DDIM(eta=1.0) if method == "diffpir" else solver
+        target = model | Posterior(operator, rows, noise, method, zeta=DPS_ZETA if method == "dps" else None)  # type: ignore[arg-type]
+    done: Solution = sample(
+        target,
+        m * n,
+        solver,
+        steps=count,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+        full=True,
+        **options,
+        **cond,
+    )
+    return Restored(done.x.reshape(m, n, *done.x.shape[1:]), float(done.nfe.double().mean()))

@@ -1,0 +1,231 @@
+"""Log-densities by the probability flow, with error bars."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scorefield.likelihood.dequantize import levels_width
+from scorefield.likelihood.moments import moments
+from scorefield.likelihood.trace import Distribution, Divergence, Linearizer, Mode, TraceMethod, estimator
+from scorefield.model import ScoreModel
+from scorefield.progress import Bar
+from scorefield.randomness import NoiseFn, Seed, chunks, source
+from scorefield.sample import LIKELIHOOD_T_MIN, PriorLike, _join, _portion, _resolve_prior, _warn
+from scorefield.sde import Time
+from scorefield.solve.angle import integrate_flow
+from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate
+from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
+from scorefield.times import GridFn, GridName, sampling_grid
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """Log-likelihoods of a batch.
+
+    Attributes:
+        nats: log p(x) of each sample, averaged over probes, (B,), float64.
+        stderr: standard error over probes, (B,); 0 for the exact trace, NaN for a single probe.
+        nfe: evaluations of the velocity with its divergence, (B,).
+        latent: the state at T, like x.
+        probes: log p(x) by each probe, (B, K).
+        status: 0 where the solver finished, (B,).
+    """
+
+    nats: Tensor
+    stderr: Tensor
+    nfe: Tensor
+    latent: Tensor
+    probes: Tensor
+    status: Tensor
+
+    def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
+        """Bits per dimension of discrete data with `levels` values that were dequantised to fill [low, high]: (B,).
+
+        A density that is uniform on the range gives log2(levels) (Theis et al. 2016; 8 bits for 256 levels).
+
+        Raises:
+            ValueError: fewer than one level, or an empty range.
+        """
+        width = math.log2(levels_width(levels, low, high))
+        return width - self.nats / (self._dims * math.log(2))
+
+    def bits_stderr(self) -> Tensor:
+        """Standard error of `bits_per_dim` over probes, (B,)."""
+        return self.stderr / (self._dims * math.log(2))
+
+    @property
+    def _dims(self) -> int:
+        return math.prod(self.latent.shape[1:])
+
+
+def log_prob(
+    model: ScoreModel,
+    x: Tensor,
+    trace: TraceMethod = "hutchinson",
+    probes: int = 1,
+    *,
+    seed: Seed = None,
+    noise: NoiseFn | None = None,
+    distribution: Distribution = "rademacher",
+    mode: Mode = "auto",
+    memory: int = 2**30,
+    solver: Solver | None = None,
+    steps: int | None = None,
+    grid: GridName | GridFn | Tensor | None = None,
+    t_min: float = LIKELIHOOD_T_MIN,
+    prior: PriorLike | Literal["nominal", "exact", "moments"] = "nominal",
+    data: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    grad: bool = False,
+    **cond: Any,
+) -> LogProb:
+    r"""log p(x) by the instantaneous change of variables (Song et al. 2021, eq. 39).
+
+    log p_{t_min}(x) = log p_T(x_T) + integral from t_min to T of div velocity(x_t, t) dt
+
+    The divergence is exact (one product for each dimension), or unbiased by Skilling and Hutchinson with probes that
+    stay fixed along the trajectory (eq. 40). What comes out is the density at t_min, not at 0.
+
+    Main arguments:
+        x: data in the model's range, (B, *).
+        trace: "hutchinson", "exact" or "hutch++" (three products for each probe).
+        probes: random vectors for each sample; their spread gives the standard error. They share the trajectory.
+        seed: as in `sample`; the probes of a sample depend on its seed alone, so work may be split over processes by
+            giving each its rows with their own seeds.
+
+    Other arguments:
+        noise: callable that returns the next probe (B, *), as a standard-normal tensor whose signs are taken for
+            Rademacher probes; not with seed.
+        distribution: "rademacher", of the least variance, or "gaussian".
+        mode: "forward" or "reverse" differentiation; "auto" is forward where the network has only operations with a
+            tangent rule, which is faster and keeps no graph, else reverse; "lean" is forward on one half of the batch
+            after the other, for half the memory.
+        memory: bytes that the exact trace may use for directions in flight.
+        solver: Dopri5(1e-5, 1e-5) by default; any Runge-Kutta method, for example RK4().
+        steps, grid: fixed steps, as in `sample`.
+        prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, "moments" for the Gaussian with the
+            moments of x_T by a sample `data` (N, *) of the data (see `moments`), or an object with `log_prob`.
+        batch_size: samples at a time. progress, cond: as in `sample`.
+        grad: keep the graph, for gradients of the log-likelihood with respect to x or to parameters.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
+    n = x.shape[0]
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+    solver = Dopri5() if solver is None else solver
+    end = _prior(model, prior, data, x)
+    times = _fixed_grid(model, solver, steps, grid, t_min)
+    whole = Field(model, cond, n)
+    parts: list[Solution] = []
+    columns = 1
+    keep = grad and torch.is_grad_enabled()
+    linearizer = Linearizer(mode, keep)
+    with torch.inference_mode(False), torch.set_grad_enabled(keep), Bar("likelihood", progress) as bar:
+        for rows, draws in chunks(seed, noise, n, batch_size or n):
+            part = x[rows]
+            divergence = estimator(trace, part, draws, probes, distribution, linearizer, memory)
+            columns = divergence.columns
+            flow = AugmentedFlow(
+                whole.rows(torch.arange(n)[rows]), tuple(x.shape[1:]), x.dtype, divergence, linearizer, [0]
+            )
+            # The state is kept in float64: thousands of nats would lose digits in float32.
+            y = torch.cat([part.double().flatten(1), part.new_zeros((len(part), columns), dtype=torch.float64)], 1)
+            parts.append(_solve(solver, flow, y, times, t_min, _portion(bar, rows, n)))
+    solution = _join(parts)
+    _warn(solution.status)
+    latent = solution.x[:, :-columns].reshape(x.shape)
+    values = end.log_prob(latent).unsqueeze(1) + solution.x[:, -columns:]
+    if columns > 1:
+        spread = values.std(1)
+    else:
+        spread = torch.full_like(values[:, 0], 0.0 if trace == "exact" else math.nan)
+    stderr = spread / math.sqrt(columns)
+    return LogProb(values.mean(1), stderr, solution.nfe, latent.to(x.dtype), values, solution.status)
+
+
+def _prior(model: ScoreModel, prior: PriorLike | str, data: Tensor | None, x: Tensor) -> PriorLike:
+    if prior == "moments":
+        if data is None:
+            raise ValueError("prior='moments' needs data=, a sample of the data such as some training images")
+        if data.shape[1:] != x.shape[1:]:
+            raise ValueError(f"data has event shape {tuple(data.shape[1:])}; x has {tuple(x.shape[1:])}")
+        return moments(model.sde, data)
+    if data is not None:
+        raise ValueError("data= is used by prior='moments' alone")
+    return _resolve_prior(model, prior, tuple(x.shape))
+
+
+def _fixed_grid(
+    model: ScoreModel, solver: Solver, steps: int | None, grid: GridName | GridFn | Tensor | None, t_min: float
+) -> Tensor | None:
+    """Rising times, or None where the solver adapts its own steps."""
+    if isinstance(solver, EmbeddedRungeKutta) and steps is None and grid is None:
+        return None
+    chosen = solver.default_steps if steps is None else steps
+    times = sampling_grid(model.sde, chosen, model.sde.T, t_min, grid if grid is not None else solver.grid)  # type: ignore[arg-type]
+    return times if bool(times[0] < times[-1]) else times.flip(0)
+
+
+@dataclass
+class AugmentedFlow:
+    """What `log_prob` integrates: the velocity of (x, integral of the divergence): (B, D + K), K columns of the divergence."""
+
+    field: Field
+    event: tuple[int, ...]
+    dtype: torch.dtype
+    divergence: Divergence
+    linearizer: Linearizer
+    calls: list[int]
+
+    def velocity(self, y: Tensor, t: Time) -> Tensor:
+        """The velocity of every part, like y (B, D + K)."""
+        self.calls[0] += 1
+        if self.linearizer.mode != "lean":
+            return self._at(y, t)
+        halves = torch.arange(len(y)).tensor_split(2)
+        return torch.cat(
+            [self.rows(i)._at(y[i], t[i] if isinstance(t, Tensor) and t.ndim else t) for i in halves if len(i)]
+        )
+
+    def _at(self, y: Tensor, t: Time) -> Tensor:
+        d = math.prod(self.event)
+        x = y[:, :d].reshape(-1, *self.event).to(self.dtype)
+
+        def at(point: Tensor) -> Tensor:
+            return self.field.velocity(point, t)
+
+        v, divergence = self.divergence(at, x)
+        return torch.cat([v.double().flatten(1), divergence], 1)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise ValueError("solver: the likelihood needs one that uses the velocity alone, such as Dopri5() or RK4()")
+
+    sde = property(_refuse)
+    denoise = noise = score = _refuse
+
+    def rows(self, index: Tensor) -> AugmentedFlow:
+        """The flow for a subset of the samples."""
+        return AugmentedFlow(
+            self.field.rows(index), self.event, self.dtype, self.divergence.rows(index), self.linearizer, self.calls
+        )
+
+
+def _solve(solver: Solver, flow: AugmentedFlow, y: Tensor, times: Tensor | None, t_min: float, tick: Tick) -> Solution:
+    if times is None:
+        assert isinstance(solver, EmbeddedRungeKutta)
+        sde, columns = flow.field.sde, flow.divergence.columns
+        return integrate_flow(solver, flow, sde, y, t_min, sde.T, tick=tick, integrals=columns)
+    # A solver on a fixed grid asks its field for velocities alone, which the augmented flow has.
+    x = integrate(solver, flow, y, times, source(0, len(y)), path=None, tick=tick)  # type: ignore[arg-type]
+    nfe = torch.full((len(y),), flow.calls[0], device=y.device)
+    return Solution(x, nfe, torch.zeros_like(nfe), x.unsqueeze(0), times[-1:])

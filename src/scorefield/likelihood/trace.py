@@ -1,0 +1,295 @@
+"""The divergence of a velocity: exact, by Hutchinson, or by Hutch++, from forward- or reverse-mode products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from scorefield.likelihood.forward import linear_rules, pointwise_rules  # noqa: F401 (they enter the tangent rules)
+from scorefield.likelihood.forward.dual import Dual, Meter, UnsupportedOperation
+from scorefield.randomness import Noise
+
+Function: TypeAlias = "Callable[[Tensor], Tensor]"
+Mode: TypeAlias = Literal["auto", "forward", "lean", "reverse"]
+TraceMethod: TypeAlias = Literal["hutchinson", "exact", "hutch++"]
+Distribution: TypeAlias = Literal["rademacher", "gaussian"]
+MODES: tuple[str, ...] = ("auto", "forward", "lean", "reverse")
+TRACES: tuple[str, ...] = ("hutchinson", "exact", "hutch++")
+DISTRIBUTIONS: tuple[str, ...] = ("rademacher", "gaussian")
+
+
+def pushforward(function: Function, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """(function(x), J e_k for every k), J the Jacobian of `function` at x, in one pass that keeps no graph.
+
+    Main arguments:
+        x: (B, *). directions: (K, B, *), of the dtype of x.
+
+    Raises:
+        UnsupportedOperation: the function uses an operation without a tangent rule, or loses the tangents.
+    """
+    with torch.no_grad():
+        y = function(Dual(torch.cat([x.unsqueeze(0), directions])))
+    if not isinstance(y, Dual):
+        raise UnsupportedOperation("the tangents were lost: the result does not depend on x, or left torch")
+    return y.packed[0], y.packed[1:]
+
+
+class Linearized(Protocol):
+    """A function near one point: its value there, and products of its Jacobian, or of the transpose, with vectors."""
+
+    value: Tensor
+
+    def products(self, directions: Tensor, last: bool = True) -> Tensor:
+        """J e or J^T e for directions (K, B, *), like them; `last` says that no more will be asked for."""
+        ...
+
+    def bytes_per_direction(self) -> int:
+        """About how much memory one more direction takes."""
+        ...
+
+
+class Forward:
+    """Products J e by a pass of value and tangents together; each call evaluates the value again."""
+
+    value: Tensor
+
+    def __init__(self, function: Function, x: Tensor) -> None:
+        self._function, self._x = function, x.detach()
+
+    def products(self, directions: Tensor, last: bool = True) -> Tensor:
+        self.value, moved = pushforward(self._function, self._x, directions)
+        return moved
+
+    def bytes_per_direction(self) -> int:
+        with Meter() as meter:
+            self.products(torch.zeros_like(self._x).unsqueeze(0))
+        return meter.peak  # of a value and one tangent: the other half allows for temporaries
+
+
+class TorchForward(Forward):
+    """Products J e by `torch.func.jvp`, one direction at a time: slower, but defined for more operations."""
+
+    def products(self, directions: Tensor, last: bool = True) -> Tensor:
+        moved = []
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
+            for e in directions:
+                value, tangent = torch.func.jvp(self._function, (self._x,), (e,))[:2]
+                self.value = value
+                moved.append(tangent)
+        return torch.stack(moved)
+
+    def bytes_per_direction(self) -> int:
+        return 0
+
+
+class Reverse:
+    """Products J^T e by the graph of one evaluation."""
+
+    def __init__(self, function: Function, x: Tensor, create_graph: bool = False, batched: bool = False) -> None:
+        self._create, self._batched, self._saved = create_graph, batched, 0
+        self._x = x if create_graph and x.requires_grad else x.detach().requires_grad_()
+        count = torch.autograd.graph.saved_tensors_hooks(self._count, lambda saved: saved)
+        with torch.enable_grad(), count if batched else nullcontext():
+            self._y = function(self._x)
+        self.value = self._y if create_graph else self._y.detach()
+
+    def products(self, directions: Tensor, last: bool = True) -> Tensor:
+        keep = self._create or not last
+        if self._batched and len(directions) > 1:
+            (back,) = torch.autograd.grad(
+                self._y, self._x, directions, retain_graph=keep, create_graph=self._create, is_grads_batched=True
+            )
+            return back
+        parts: list[Tensor] = []
+        for k, e in enumerate(directions):
+            more = keep or k + 1 < len(directions)
+            parts += torch.autograd.grad(self._y, self._x, e, retain_graph=more, create_graph=self._create)
+        return torch.stack(parts)
+
+    def bytes_per_direction(self) -> int:
+        return self._saved  # the gradients alive at a time are fewer than the activations kept
+
+    def _count(self, saved: Tensor) -> Tensor:
+        self._saved += saved.numel() * saved.element_size()
+        return saved
+
+
+@dataclass
+class Linearizer:
+    """Chooses, at the first evaluation, how a velocity is differentiated, and stays with it.
+
+    Attributes:
+        mode: "forward" ("lean" for half the batch at a time), "reverse", or "auto" for forward where every operation of
+            the network has a tangent rule.
+        grad: keep the graph of the products, which needs reverse mode.
+        chosen: the class in use, None before the first evaluation.
+    """
+
+    mode: Mode = "auto"
+    grad: bool = False
+    chosen: type[Forward] | type[Reverse] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode={self.mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if self.grad and self.mode in ("forward", "lean"):
+            raise ValueError(f"mode={self.mode!r} keeps no graph: gradients of the likelihood need mode='reverse'")
+        if self.grad or self.mode == "reverse":
+            self.chosen = Reverse
+
+    def __call__(self, function: Function, x: Tensor, batched: bool = False) -> Linearized:
+        """`function` linearised at x (B, *); `batched` announces many directions at once."""
+        if self.chosen is None:
+            try:
+                pushforward(function, x.detach(), torch.zeros_like(x).unsqueeze(0))  # all rows: t may have as many
+                self.chosen = Forward
+            except Exception:
+                # Whatever went wrong under duals, a true mistake will be met again, and reported, without them.
+                self.chosen = TorchForward if self.mode in ("forward", "lean") else Reverse
+        if issubclass(self.chosen, Forward):
+            return self.chosen(function, x)
+        # Fused attention has neither a second derivative nor one over many directions at once.
+        with sdpa_kernel(SDPBackend.MATH) if self.grad or batched else nullcontext():
+            return Reverse(function, x, self.grad, batched)
+
+
+class Divergence(Protocol):
+    """Estimates of div v for a batch, one in each column, whose mean is the estimate."""
+
+    @property
+    def columns(self) -> int: ...
+
+    def __call__(self, function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(v(x), like x; estimates (B, columns), float64) at x (B, *)."""
+        ...
+
+    def rows(self, index: Tensor) -> Divergence:
+        """The estimator for a subset of the samples."""
+        ...
+
+
+@dataclass
+class Exact:
+    """The trace of the Jacobian, one product for each dimension, as many at a time as fit in `memory` bytes."""
+
+    linearizer: Linearizer = field(default_factory=Linearizer)
+    memory: int = 2**30
+
+    columns = 1
+
+    def __call__(self, function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        linear = self.linearizer(function, x, batched=True)
+        d = math.prod(x.shape[1:])
+        size = max(1, min(d, self.memory // max(linear.bytes_per_direction(), 8 * x.numel())))
+        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for start in range(0, d, size):
+            index = torch.arange(start, min(start + size, d), device=x.device)
+            basis = torch.nn.functional.one_hot(index, d).to(x.dtype).unsqueeze(1).expand(-1, len(x), -1)
+            moved = linear.products(basis.reshape(-1, *x.shape), last=start + size >= d)
+            own = moved.flatten(2).gather(2, index.reshape(-1, 1, 1).expand(-1, len(x), 1))
+            total = total + own.double().sum((0, 2))
+        return linear.value, total.unsqueeze(1)
+
+    def rows(self, index: Tensor) -> Exact:
+        return self
+
+
+@dataclass
+class Hutchinson:
+    r"""Unbiased by e^T J e with probes e of unit covariance (Skilling 1989, Hutchinson 1990; Song et al. 2021, eq. 40).
+
+    Attributes:
+        probes: (K, B, *), held fixed along a trajectory, so that the integral stays unbiased and smooth in t. The
+            opposite of a probe gives the same product, so antithetic pairs would bring nothing.
+    """
+
+    probes: Tensor
+    linearizer: Linearizer = field(default_factory=Linearizer)
+
+    @property
+    def columns(self) -> int:
+        return len(self.probes)
+
+    def __call__(self, function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        linear = self.linearizer(function, x)
+        return _products(linear, self.probes)
+
+    def rows(self, index: Tensor) -> Hutchinson:
+        return Hutchinson(self.probes[:, index], self.linearizer)
+
+
+@dataclass
+class HutchPlusPlus:
+    r"""Hutch++ (Meyer et al. 2021): exact on the range of a sketch J S, Hutchinson on its complement, for every sample.
+
+    tr J = tr(Q^T J Q) + E e^T P J P e,   Q an orthonormal basis of J S,   P = I - Q Q^T
+
+    3 K products for K columns. It wins where few directions carry most of the trace, and is exact for K >= D.
+
+    Attributes:
+        probes, sketch: (K, B, *), both held fixed along a trajectory; given the sketch, the estimate is unbiased.
+    """
+
+    probes: Tensor
+    sketch: Tensor
+    linearizer: Linearizer = field(default_factory=Linearizer)
+
+    @property
+    def columns(self) -> int:
+        return len(self.probes)
+
+    def __call__(self, function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        linear = self.linearizer(function, x)
+        image = linear.products(self.sketch, last=False).flatten(2).double()  # (K, B, D)
+        q = torch.linalg.qr(image.permute(1, 2, 0)).Q  # (B, D, min(K, D))
+        e = self.probes.flatten(2).double().permute(1, 2, 0)
+        e = e - q @ (q.mT @ e)
+        sides = torch.cat([q, e], 2).permute(2, 0, 1).reshape(-1, *x.shape)
+        value, columns = _products(linear, sides.to(x.dtype))
+        k = q.shape[2]
+        return value, columns[:, :k].sum(1, keepdim=True) + columns[:, k:]
+
+    def rows(self, index: Tensor) -> HutchPlusPlus:
+        return HutchPlusPlus(self.probes[:, index], self.sketch[:, index], self.linearizer)
+
+
+def estimator(
+    trace: TraceMethod,
+    x: Tensor,
+    noise: Noise,
+    probes: int = 1,
+    distribution: Distribution = "rademacher",
+    linearizer: Linearizer | None = None,
+    memory: int = 2**30,
+) -> Divergence:
+    """The estimator that `log_prob` is asked for, with its probes drawn from `noise` for the samples x (B, *).
+
+    Raises:
+        ValueError: an unknown name, or fewer than one probe.
+    """
+    if trace not in TRACES:
+        raise ValueError(f"trace={trace!r} is unknown; choose one of {', '.join(TRACES)}")
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}")
+    if probes < 1:
+        raise ValueError(f"probes={probes}: at least one probe is needed")
+    linearizer = Linearizer() if linearizer is None else linearizer
+    if trace == "exact":
+        return Exact(linearizer, memory)
+    draw = noise.rademacher if distribution == "rademacher" else noise.like
+    first = torch.stack([draw(x) for _ in range(probes)])
+    if trace == "hutchinson":
+        return Hutchinson(first, linearizer)
+    return HutchPlusPlus(first, torch.stack([draw(x) for _ in range(probes)]), linearizer)
+
+
+def _products(linear: Linearized, sides: Tensor) -> tuple[Tensor, Tensor]:
+    moved = linear.products(sides)
+    return linear.value, (moved.double() * sides.double()).flatten(2).sum(2).T

@@ -1,0 +1,89 @@
+"""Solvers of the reverse SDE: the paper's predictors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from scorefield.randomness import Noise
+from scorefield.sde import expand
+from scorefield.solve.integrate import Field, Solver
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Solver):
+    """Euler-Maruyama on the reverse SDE dx = (f x - g^2 score) dt + g dw (Song et al. 2021, eq. 6).
+
+    Where f is infinite, as at T with alpha(T) = 0, the step is that of `ReverseDiffusion`.
+    """
+
+    order: ClassVar[float] = 1
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        h, f, g2 = t - s, field.sde.f(t), field.sde.g2(t)
+        if not bool(torch.isfinite(f)):
+            return ReverseDiffusion().step(field, x, t, s, state, noise)
+        drift = expand(f, x) * x - expand(g2, x) * field.score(x, t)
+        return x - expand(h, x) * drift + expand(torch.sqrt(g2 * h), x) * noise.like(x), None
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion(Solver):
+    """The forward transition from s to t, reversed step by step (Song et al. 2021, eq. 46).
+
+    x_s = (2 - a) x_t + v score + sqrt(v) z with p(x_t | x_s) = N(a x_s, v I): for VE v = sigma_t^2 - sigma_s^2, for VP
+    a = sqrt(1 - beta_i) and v = beta_i, with the exact beta_i of the step.
+    """
+
+    order: ClassVar[float] = 1
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        a, v = field.sde.transition_coefficients(s, t)
+        mean = expand(2 - a, x) * x + expand(v, x) * field.score(x, t)
+        return mean + expand(torch.sqrt(v), x) * noise.like(x), None
+
+
+@dataclass(frozen=True)
+class ProbabilityFlow(Solver):
+    """Reverse diffusion of the probability flow: half the score and no noise (Song et al. 2021, eq. 42 to 44).
+
+    It needs alpha_t near alpha_s at every step. With alpha(T) = 0 the first step is wrong on any grid; use `DDIM`.
+    """
+
+    order: ClassVar[float] = 1
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        a, v = field.sde.transition_coefficients(s, t)
+        return expand(2 - a, x) * x + expand(0.5 * v, x) * field.score(x, t), None
+
+
+@dataclass(frozen=True)
+class Ancestral(Solver):
+    """Ancestral sampling: p(x_s | x_t, x_0) with the denoised estimate for x_0, for any Gaussian SDE.
+
+    The mean is (x_t + v score) / a with p(x_t | x_s) = N(a x_s, v I), that of Song et al. 2021, eq. 4 and 47.
+
+    Main arguments:
+        variance: "posterior", v sigma_s^2 / sigma_t^2, that of eq. 47 (VE), exact for a single data point; or
+            "transition", v, that of eq. 4 (DDPM), exact for data of unit variance under VP.
+    """
+
+    variance: Literal["posterior", "transition"] = "posterior"
+
+    order: ClassVar[float] = 1
+
+    def __post_init__(self) -> None:
+        if self.variance not in ("posterior", "transition"):
+            raise ValueError(f"variance={self.variance!r} is unknown; choose posterior or transition")
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        sde = field.sde
+        a, v = sde.transition_coefficients(s, t)
+        shrink = torch.square(sde.sigma(s) / sde.sigma(t))
+        # In terms of the denoised sample, which stays finite where a = 0.
+        mean = expand(a * shrink, x) * x + expand(sde.alpha(s) * v / sde.sigma(t) ** 2, x) * field.denoise(x, t)
+        spread = v * shrink if self.variance == "posterior" else v
+        return mean + expand(torch.sqrt(spread), x) * noise.like(x), None

@@ -1,0 +1,112 @@
+"""What a training step sees, as a function of (seed, step): items, times, noise, flips."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.data.dataset import Dataset, flip_where, to_range
+from scorefield.sde import GaussianSDE
+from scorefield.times import low_discrepancy
+from scorefield.training.config import TrainConfig
+from scorefield.training.order import batch_indices, step_generator
+
+Raw = tuple[Tensor, "Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Input of the loss on one process: data (b, *), times (b,) float64 and their weights, noise like data, labels."""
+
+    x0: Tensor
+    t: Tensor
+    weight: Tensor
+    noise: Tensor
+    label: Tensor | None
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into `count` equal pieces."""
+        if count == 1:
+            return [self]
+        label = [None] * count if self.label is None else self.label.chunk(count)
+        rest = (v.chunk(count) for v in (self.x0, self.t, self.weight, self.noise))
+        return [Batch(*values) for values in zip(*rest, label, strict=True)]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches of a run for one of `world` processes.
+
+    Draws are made for the whole batch and then cut, so that two processes see what one would with the same batch.
+    """
+
+    data: Dataset
+    config: TrainConfig
+    sde: GaussianSDE
+    labels: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def raw(self, start: int, stop: int) -> Iterator[Raw]:
+        """Raw items and labels of this process for steps start .. stop - 1, slow data read ahead by threads."""
+        share = self._share()
+
+        def pick(step: int) -> list[int]:
+            order = batch_indices(self.config.seed, step, self.config.batch_size, self.data.size, self.data.groups)
+            return order[share]
+
+        def read(indices: list[int]) -> Raw:
+            labels = self.data.labels[torch.tensor(indices)] if self.labels and self.data.labels is not None else None
+            return self.data.read(indices), labels
+
+        return _read_ahead(read, pick, range(start, stop), self.config.workers if self.data.slow else 0)
+
+    def batch(self, step: int, raw: Raw, device: torch.device) -> Batch:
+        """The input of the loss at a step."""
+        config, share = self.config, self._share()
+        items, label = raw
+        draws = step_generator(config.seed, "noise", step)
+        size = (config.batch_size, *self.data.shape)
+        u = low_discrepancy(size[0], draws) if config.stratify else torch.rand(size[0], generator=draws).double()
+        t, weight = config.times(u, self.sde)
+        noise = torch.randn(size, generator=draws)[share]
+        uniform = torch.rand(size, generator=draws)[share] if config.dequantize else None
+        flips = torch.rand(size[0], generator=draws)[share] < 0.5 if config.flip else None
+        if label is not None:
+            dropped = torch.rand(size[0], generator=draws)[share] < config.label_dropout
+            label = torch.where(dropped, -1, label).to(device)
+        x0 = to_range(items.to(device), self.data, self.sde.range, None if uniform is None else uniform.to(device))
+        if flips is not None:
+            x0 = flip_where(flips.to(device), x0)
+        noise = noise.to(device)
+        if config.channels_last and x0.ndim == 4:
+            x0, noise = (v.contiguous(memory_format=torch.channels_last) for v in (x0, noise))
+        return Batch(x0, t[share].to(device), weight[share].to(device), noise, label)
+
+    def _share(self) -> slice:
+        size = self.config.batch_size // self.world
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+
+def _read_ahead(
+    read: Callable[[list[int]], Raw], pick: Callable[[int], list[int]], steps: range, workers: int
+) -> Iterator[Raw]:
+    if not workers:
+        yield from (read(pick(step)) for step in steps)
+        return
+    waiting: deque[Future[Raw]] = deque()
+    pool = ThreadPoolExecutor(workers, "scorefield-data")
+    try:
+        for step in steps:
+            waiting.append(pool.submit(read, pick(step)))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

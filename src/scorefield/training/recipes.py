@@ -1,0 +1,181 @@
+"""What `scorefield train NAME` trains: our own small recipes, and the configurations of the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from scorefield.data.dataset import Dataset
+from scorefield.errors import InputError, closest
+from scorefield.model import ScoreModel
+from scorefield.objective import ddpm_loss
+from scorefield.sdes import VP
+from scorefield.times import LadderTimes, LogNormalTimes, UniformTimes
+from scorefield.training.config import OptimConfig, TrainConfig
+from scorefield.training.loss import Loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model and how to train it.
+
+    Main arguments:
+        name: what the command line calls it.
+        model: builds the model for a dataset, with fresh weights from torch's global generator.
+        config: how to train it.
+        shape: event shape that the data must have; None for any.
+        data: the data, where the recipe has some of its own.
+        loss: the objective, where it is not `dsm_loss`.
+    """
+
+    name: str
+    model: Callable[[Dataset], ScoreModel]
+    config: TrainConfig
+    shape: tuple[int, ...] | None = None
+    data: str | None = None
+    loss: Loss | None = None
+
+    def build(self, data: Dataset, seed: int, labels: bool = False) -> ScoreModel:
+        """The model with the fresh weights of a seed; the global generator stays as it was.
+
+        Other arguments:
+            labels: give the network the classes of the data.
+
+        Raises:
+            InputError: the data has no classes, or the network takes none.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.model(data)
+            return self._with_classes(model, data) if labels else model
+
+    def _with_classes(self, model: ScoreModel, data: Dataset) -> ScoreModel:
+        if data.labels is None:
+            raise InputError(f"{data.name} has no classes; give images in sub-folders, one for each class")
+        arguments = getattr(model.net, "config", {})
+        if "num_classes" not in arguments:
+            raise InputError(f"the network of preset {self.name} ({type(model.net).__name__}) takes no classes")
+        count = len(data.classes) or int(data.labels.max()) + 1
+        network: Callable[..., Any] = type(model.net)
+        model.net = network(**{**arguments, "num_classes": count})
+        return model
+
+
+OWN = ("digits", "density", "vectors")
+DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
+"""First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
+SHOWN = 4096
+"""Items that are looked at for the standard deviation of vectors."""
+
+
+def recipe_names() -> list[str]:
+    """All names, our own first."""
+    from scorefield.presets import names
+
+    return [*OWN, *names()]
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name == "digits":
+        return _digits()
+    if name == "density":
+        return _density()
+    if name == "vectors":
+        return _vectors()
+    return _paper(name)
+
+
+def _digits() -> Recipe:
+    """About four minutes on two cores; every choice was compared at equal time (docs/demo.md)."""
+    config = TrainConfig(
+        steps=2300,
+        batch_size=32,
+        optim=OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=70, schedule="linear"),
+        ema=0.99,
+        weighting="edm",
+        times=LogNormalTimes(mean=-1.2, std=1.8),
+        dequantize=True,
+        channels_last=True,
+        checkpoint_every=500,
+        log_every=25,
+    )
+    return Recipe("digits", partial(_digit_model, 32), config, (1, 28, 28), "digits")
+
+
+def _density() -> Recipe:
+    """The model inside the package: that of `digits`, wider and trained for hours."""
+    config = _digits().config.updated(steps=15_000, ema=0.999, checkpoint_every=500, log_every=100)
+    return Recipe("density", partial(_digit_model, 40), config, (1, 28, 28), "digits")
+
+
+def _digit_model(width: int, data: Dataset) -> ScoreModel:
+    from scorefield.nn import HistogramUNet, cell_edges
+
+    sde, spread = VP(), 0.6
+    edges = cell_edges(DIGIT_CELLS, 256, *sde.range)
+    return ScoreModel(
+        HistogramUNet(edges, nf=width, sigma_data=spread), sde, "edm", shape=(1, 28, 28), sigma_data=spread
+    )
+
+
+def _vectors() -> Recipe:
+    from scorefield.nn import MLP
+
+    def model(data: Dataset) -> ScoreModel:
+        size = math.prod(data.shape)
+        spread = float(data.read(range(min(SHOWN, data.size))).float().std()) if not data.scaled else 0.5
+        return ScoreModel(MLP(size), VP(), "edm", shape=data.shape, sigma_data=spread or 0.5)
+
+    config = TrainConfig(steps=10_000, batch_size=256, optim=OptimConfig(lr=1e-3, warmup=100, schedule="cosine"))
+    return Recipe("vectors", model, config)
+
+
+def _paper(name: str) -> Recipe:
+    from scorefield.presets import get, names
+
+    if name not in names():
+        raise InputError(f"preset {name!r} is unknown{closest(name, [*OWN, *names()])}")
+    preset = get(name)
+    size, training, optim = preset.data.image_size, preset.training, preset.optim
+    config = TrainConfig(
+        steps=training.n_iters
+        - 1,  # the official loop counts from 0 up to n_iters and makes one more for its last save
+        batch_size=training.batch_size,
+        seed=preset.seed,
+        optim=OptimConfig(
+            lr=optim.lr,
+            beta1=optim.beta1,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            warmup=optim.warmup,
+            clip=max(optim.grad_clip, 0.0),
+        ),
+        ema=preset.model.ema_rate,
+        weighting="likelihood" if training.likelihood_weighting else "noise",
+        times=LadderTimes(preset.model.num_scales) if preset.discrete else UniformTimes(),
+        stratify=False,
+        reduce="mean" if training.reduce_mean else "sum",
+        dequantize=preset.data.uniform_dequantization,
+        flip=preset.data.random_flip,
+        log_every=training.log_freq,
+        checkpoint_every=training.snapshot_freq_for_preemption,
+    )
+    shape = (preset.data.num_channels, size, size)
+
+    def model(data: Dataset) -> ScoreModel:
+        built = preset.score_model()
+        built.shape = shape
+        return built
+
+    ddpm = preset.discrete and isinstance(preset.sde, VP)
+    return Recipe(name, model, config, shape, loss=ddpm_loss if ddpm else None)

@@ -1,0 +1,189 @@
+"""The folder of a run: what it was trained on and with, and its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.bundled import run_folder
+from scorefield.data.dataset import Dataset, Range
+from scorefield.errors import CheckpointError, cannot_read
+from scorefield.files import atomic_file
+from scorefield.model import ScoreModel
+from scorefield.sde import GaussianSDE
+from scorefield.training.checkpoint import best_checkpoint, newest_checkpoint, read_checkpoint, save_checkpoint
+from scorefield.training.describe import build_model, describe_model, encode
+
+RUN_FILE = "run.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What run.json says.
+
+    Attributes:
+        path: the folder of the run.
+        model: description of the model (see `describe_model`).
+        range: where the data lies in the model's space; None for float data that was used as it is.
+        levels: number of integer values of the data; None for float data.
+        shape: event shape.
+        classes: names of the classes, where the model was trained with labels.
+        data: name, size and fingerprint of the data; for scaled float data also the range of its values.
+        config: description of the training configuration (see `encode`).
+    """
+
+    path: Path
+    model: Mapping[str, Any]
+    range: Range | None
+    levels: int | None
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    data: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels: bool) -> None:
+    """Write run.json.
+
+    Raises:
+        OutputError: the folder cannot be created or written to.
+    """
+    about = {
+        "name": data.name,
+        "size": data.size,
+        "fingerprint": data.fingerprint(),
+        "range": None if data.range is None else list(data.range),
+    }
+    classes = data.classes if labels else ()
+    _write(path, model, model.sde.range if data.scaled else None, data.levels, classes, about, config)
+
+
+def write_converted(path: Path, model: ScoreModel, range: Range, step: int, source: str) -> None:
+    """Make a run of a model that was trained elsewhere on 8-bit images, shown in `range`; its weights are the averages.
+
+    Raises:
+        OutputError: the folder cannot be created or written to.
+    """
+    _write(path, model, range, 256, (), {"name": source, "size": 0, "fingerprint": "", "range": None}, None)
+    weights = model.state_dict()
+    groups = {"model": weights, "ema": weights, "optimizer": dict[str, Tensor]()}
+    save_checkpoint(path, step, groups, {"ema_updates": step, "seconds": 0.0, "scaler": None}, keep=1)
+
+
+def _write(
+    path: Path,
+    model: ScoreModel,
+    range: Range | None,
+    levels: int | None,
+    classes: tuple[str, ...],
+    data: Mapping[str, Any],
+    config: Any,
+) -> None:
+    from scorefield import __version__
+
+    content = {
+        "format": FORMAT,
+        "scorefield": __version__,
+        "model": describe_model(model),
+        "data": dict(data),
+        "shape": list(model.shape or ()),
+        "range": None if range is None else list(range),
+        "levels": levels,
+        "classes": list(classes),
+        "config": encode(config) or {},
+    }
+    with atomic_file(path / RUN_FILE, "w") as file:
+        json.dump(content, file, indent=1)
+
+
+def read_run(path: str | Path) -> RunInfo:
+    """What the run in a folder is, or the bundled model of this name.
+
+    Raises:
+        CheckpointError: the folder is not that of a run, or its description is damaged.
+    """
+    folder = run_folder(path)
+    if folder.is_dir() and not (folder / RUN_FILE).exists():
+        raise CheckpointError(
+            f"{path} is not a run (it holds no {RUN_FILE}); give the folder that train wrote with --out"
+        )
+    try:
+        content = json.loads((folder / RUN_FILE).read_text("utf-8"))
+        if content["format"] > FORMAT:
+            raise CheckpointError(f"{path} has format {content['format']}; update scorefield, which reads {FORMAT}")
+        return RunInfo(
+            path=folder,
+            model=dict(content["model"]),
+            range=None if content["range"] is None else (float(content["range"][0]), float(content["range"][1])),
+            levels=content["levels"],
+            shape=tuple(content["shape"]),
+            classes=tuple(content["classes"]),
+            data=dict(content["data"]),
+            config=dict(content["config"]),
+        )
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{folder / RUN_FILE} is damaged; restore it from a copy or train again") from error
+
+
+def load(
+    run: str | Path,
+    *,
+    net: nn.Module | None = None,
+    sde: GaussianSDE | None = None,
+    clock: Any = None,
+    step: int | Literal["newest", "best"] = "newest",
+    device: str | torch.device = "cpu",
+) -> ScoreModel:
+    """The model of a run with its averaged weights, ready to sample (eval mode).
+
+    Main arguments:
+        run: the folder, or "digits" for the bundled model.
+        step: which checkpoint: the newest whose checksums hold, a damaged newer one being reported in a warning; the
+            best, with the least held-out loss (running loss where nothing was held out); or that of a step.
+        net, sde, clock: parts of the model that are classes of your own; run.json cannot rebuild these.
+
+    Raises:
+        CheckpointError: not a run, no intact checkpoint, or weights that do not fit the network.
+        InputError: a part of your own is missing.
+    """
+    info = read_run(run)
+    model = build_model(info.model, net=net, sde=sde, clock=clock, where=str(run))
+    if step == "newest":
+        checkpoint = newest_checkpoint(info.path, ("ema",))
+    else:
+        path = best_checkpoint(info.path) if step == "best" else info.path / f"step-{step:06d}"
+        checkpoint = None if path is None else read_checkpoint(path, ("ema",))
+    if checkpoint is None:
+        raise CheckpointError(f"{run} has no {'' if step == 'newest' else 'best '}checkpoint yet; train it first")
+    load_weights(model, checkpoint.tensors["ema"], str(checkpoint.path))
+    return model.to(device).eval()
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy stored weights into a model.
+
+    Raises:
+        CheckpointError: a name or shape differs; the first is named.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() ^ tensors.keys()):
+        fault = "lacks" if name in own else "has an unexpected"
+        raise CheckpointError(f"{where} {fault} weight {name}; it belongs to another network")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{where} holds {name} of shape {tuple(tensors[name].shape)}, the network has {tuple(value.shape)}; "
+                "it belongs to another network"
+            )
+    model.load_state_dict(dict(tensors))
