@@ -40,7 +40,7 @@ from scorefield.solve.unipc import UniPC
 
 if TYPE_CHECKING:
     from scorefield.data import digits, images
-    from scorefield.evaluation import evaluate
+    from scorefield.evaluation.evaluate import evaluate
     from scorefield.latent import identifiability, outlier_scores
     from scorefield.publish import from_pretrained, push_to_hub, save_pretrained
     from scorefield.training import load, train
