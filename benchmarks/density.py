@@ -68,14 +68,14 @@ def bits(model: sf.ScoreModel, images: int, runs: int) -> dict[str, float]:
 
 def bound(model: sf.ScoreModel, images: int) -> dict[str, float]:
     """The bound from the score-matching loss, 64 draws each."""
-    x = sf.dequantize(held_out(images), seed=0)
+    x = sf.likelihood.dequantize(held_out(images), seed=0)
     each = elbo(model, x, samples=64, seed=1, batch_size=100).bits_per_dim()
     return {"bound_bits_per_dim": float(each.mean()), "stderr": float(each.std() / math.sqrt(len(each)))}
 
 
 def intervals(model: sf.ScoreModel, images: int) -> dict[str, float]:
     """Coverage over 300 estimates of 8 probes each, on fixed grids so that both share their trajectory."""
-    x = sf.dequantize(held_out(images), seed=0)
+    x = sf.likelihood.dequantize(held_out(images), seed=0)
     repeats = 300 // images
     options = {"steps": 24, "grid": "log_snr", "solver": sf.Heun(), "batch_size": 1}
     reference = sf.log_prob(model, x, probes=512, seed=1, **options).nats
@@ -87,11 +87,11 @@ def intervals(model: sf.ScoreModel, images: int) -> dict[str, float]:
 
 def codes(model: sf.ScoreModel, images: int, other: str | None) -> dict[str, float]:
     """RMS error of encode then decode, and agreement of codes with those of another model."""
-    x = sf.dequantize(held_out(images), seed=0)
+    x = sf.likelihood.dequantize(held_out(images), seed=0)
     back = sf.decode(model, sf.encode(model, x))
     figures = {"round_trip_rms": float((back - x).square().mean().sqrt()), "images": float(images)}
     if other is not None:
-        report = sf.identifiability(model, sf.load(other), x)
+        report = sf.latent.identifiability(model, sf.load(other), x)
         figures["times_the_baseline"] = report.ratio
         print(report)
     return figures

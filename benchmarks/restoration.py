@@ -100,7 +100,7 @@ TASKS: dict[str, tuple[Any, str, Callable[[Any, Tensor, Tensor], Tensor]]] = {
     "inpaint": (sf.Mask(half_mask()), "mean digit", fill_with_mean),
     "super-resolution": (sf.Downsample(4, bicubic(4)), "bicubic", enlarge),
     "deblur": (sf.Blur(gaussian_kernel(1.5), "circular"), "Wiener", wiener),
-    "phase": (sf.PhaseRetrieval(), "hybrid input-output", hybrid_input_output),
+    "phase": (sf.inverse.PhaseRetrieval(), "hybrid input-output", hybrid_input_output),
 }
 METHODS = ("mmps", "pigdm", "dps", "diffpir", "ddrm", "repaint")
 
@@ -115,9 +115,9 @@ def restore(method: str, model: sf.ScoreModel, operator: Any, y: Tensor, steps: 
         hooks = [sf.Replace(operator, y)]
         return sf.sample(model, len(y), sf.Ancestral(), grid=sf.inverse.repaint(10, 4), hooks=hooks, **options)
     if method == "ddrm":
-        if isinstance(operator, sf.PhaseRetrieval):
+        if isinstance(operator, sf.inverse.PhaseRetrieval):
             return None
-        return sf.sample(model, len(y), sf.DDRM(operator, y, NOISE), **options)
+        return sf.sample(model, len(y), sf.inverse.DDRM(operator, y, NOISE), **options)
     extra: dict[str, Any] = {"dps": {"zeta": 0.3}, "mmps": {"iterations": iterations}}.get(method, {})
     return sf.sample(model | sf.Posterior(operator, y, NOISE, method, **extra), len(y), noisy, **options)
 
@@ -171,7 +171,7 @@ def main() -> None:
     rows = [int(i) for k in range(100) for d in range(10) for i in (held_out.labels == d).nonzero()[k : k + 1, 0]]
     chosen = rows[: arguments.digits]
     labels = held_out.labels[chosen]
-    truth = sf.dequantize(held_out.read(chosen), seed=0)
+    truth = sf.likelihood.dequantize(held_out.read(chosen), seed=0)
     average = digits()[:9000].tensor((-1.0, 1.0)).mean(0)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = []

@@ -131,7 +131,7 @@ def ours(solver: sf.Solver | None, grid: object = None) -> Peer:
         if solver is None:
             steps = budget if budget <= 64 else budget - 1  # beyond, it is a method that ends with one evaluation more
             result = sf.sample(problem.model, len(x), steps=steps, **keywords)
-        elif isinstance(solver, sf.AdaptiveSDE | sf.Dopri5 | sf.Tsit5 | sf.Bosh3):
+        elif isinstance(solver, sf.solve.AdaptiveSDE | sf.Dopri5 | sf.solve.Tsit5 | sf.solve.Bosh3):
             result = adaptive(problem, type(solver), x, budget)
         else:
             steps = fitting(solver, budget)
@@ -142,7 +142,7 @@ def ours(solver: sf.Solver | None, grid: object = None) -> Peer:
     return run
 
 
-def adaptive(problem: Problem, kind: type, x: Tensor, budget: int) -> sf.Solution:
+def adaptive(problem: Problem, kind: type, x: Tensor, budget: int) -> sf.solve.Solution:
     """The tightest tolerance of the ladder whose mean number of evaluations, on 64 samples, is within 95 % of the budget."""
     keywords = {"denoise": True, "full": True, "progress": False}
     key, tried = (problem.name, kind), _LADDER.setdefault((problem.name, kind), [])
@@ -177,17 +177,17 @@ def our_ode() -> dict[str, Peer]:
         DEFAULT: None,
         "DDIM": sf.DDIM(),
         **{f"DPMSolver({k})": sf.DPMSolver(k) for k in (2, 3)},
-        **{f"DPMSolverSingle({k})": sf.DPMSolverSingle(k) for k in (2, 3)},
+        **{f"DPMSolverSingle({k})": sf.solve.DPMSolverSingle(k) for k in (2, 3)},
         **{f"UniPC({k})": sf.UniPC(k) for k in (2, 3)},
-        **{f"DEIS({k})": sf.DEIS(k) for k in (2, 3)},
-        "ProbabilityFlow": sf.ProbabilityFlow(),
+        **{f"DEIS({k})": sf.solve.DEIS(k) for k in (2, 3)},
+        "ProbabilityFlow": sf.solve.ProbabilityFlow(),
         "Euler": sf.Euler(),
         "Heun": sf.Heun(),
-        "KarrasHeun": sf.KarrasHeun(),
-        "RK4": sf.RK4(),
-        "Bosh3, adaptive": sf.Bosh3(),
+        "KarrasHeun": sf.solve.KarrasHeun(),
+        "RK4": sf.solve.RK4(),
+        "Bosh3, adaptive": sf.solve.Bosh3(),
         "Dopri5, adaptive": sf.Dopri5(),
-        "Tsit5, adaptive": sf.Tsit5(),
+        "Tsit5, adaptive": sf.solve.Tsit5(),
     }
     return {name: ours(solver) for name, solver in solvers.items()}
 
@@ -200,14 +200,14 @@ def our_sde() -> dict[str, Peer]:
         "ReverseDiffusion": sf.ReverseDiffusion(),
         "Ancestral": sf.Ancestral(),
         "PC(ReverseDiffusion, Langevin(0.01))": sf.PC(sf.ReverseDiffusion(), sf.Langevin(snr=0.01)),
-        "PC(Ancestral, AnnealedLangevin(0.16))": sf.PC(sf.Ancestral(), sf.AnnealedLangevin(snr=0.16)),
+        "PC(Ancestral, AnnealedLangevin(0.16))": sf.PC(sf.Ancestral(), sf.solve.AnnealedLangevin(snr=0.16)),
         "DDIM(eta=1)": sf.DDIM(eta=1.0),
-        "ExponentialSDE(1, order 1)": sf.ExponentialSDE(1.0, 1),
-        "ExponentialSDE(1, order 2)": sf.ExponentialSDE(1.0, 2),
-        "ExponentialSDE(0.3, order 2)": sf.ExponentialSDE(0.3, 2),
-        "Churn(0.2)": sf.Churn(0.2),
-        "AnalyticAncestral": sf.AnalyticAncestral(),
-        "AdaptiveSDE": sf.AdaptiveSDE(),
+        "ExponentialSDE(1, order 1)": sf.solve.ExponentialSDE(1.0, 1),
+        "ExponentialSDE(1, order 2)": sf.solve.ExponentialSDE(1.0, 2),
+        "ExponentialSDE(0.3, order 2)": sf.solve.ExponentialSDE(0.3, 2),
+        "Churn(0.2)": sf.solve.Churn(0.2),
+        "AnalyticAncestral": sf.solve.AnalyticAncestral(),
+        "AdaptiveSDE": sf.solve.AdaptiveSDE(),
     }
     found = {name: ours(solver) for name, solver in solvers.items()}
     found["Restart, UniPC(3)"] = restart

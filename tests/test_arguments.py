@@ -37,7 +37,7 @@ UNSHAPED = sf.ScoreModel.from_score(lambda x, t: -x, sf.VP())
         (lambda: sf.log_prob(UNSHAPED, torch.zeros(1, 3), prior="exact"), "knows its own p_T"),
         (lambda: sf.DDIM(eta=2.0), "eta=2.0"),
         (lambda: sf.Langevin(snr=0.0), "snr=0.0"),
-        (lambda: sf.AnnealedLangevin(steps=-1), "steps=-1"),
+        (lambda: sf.solve.AnnealedLangevin(steps=-1), "steps=-1"),
         (lambda: sf.Langevin(norm="mean"), "choose expected, batch or sample"),
         (lambda: sf.Ancestral(variance="fixed"), "choose posterior or transition"),
         (lambda: sf.Mask(torch.tensor([0.5, 1.0])), "values must be 0"),
@@ -55,7 +55,7 @@ def test_the_fault_and_the_remedy_are_in_one_line(make, words):
 def test_any_event_shape(shape, solver):
     x = sf.sample(UNSHAPED, 2, solver, shape=shape, steps=None if isinstance(solver, sf.Dopri5) else 3, seed=0)
     assert x.shape == (2, *shape)
-    assert sf.log_prob(UNSHAPED, x, seed=0, solver=sf.RK4(), steps=2).nats.shape == (2,)
+    assert sf.log_prob(UNSHAPED, x, seed=0, solver=sf.solve.RK4(), steps=2).nats.shape == (2,)
 
 
 @pytest.mark.parametrize("sde", [sf.VP(), Cubic()], ids=name)

@@ -33,7 +33,7 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pyte
 
 
 def test_its_density_of_held_out_digits_is_far_above_independent_pixels(model: sf.ScoreModel) -> None:
-    x = sf.dequantize(digits(train=False)[:8].read(range(8)), seed=0)
+    x = sf.likelihood.dequantize(digits(train=False)[:8].read(range(8)), seed=0)
     bits = sf.log_prob(model, x, seed=0, solver=sf.Dopri5(1e-3, 1e-3)).bits_per_dim()
     # eight digits scatter by 0.25, so that their mean has a standard error of 0.09
     assert float(bits.mean()) < 1.2 + 4 * 0.09
@@ -48,7 +48,7 @@ def test_its_samples_are_digits(model: sf.ScoreModel) -> None:
 
 
 def test_codes_decode_to_the_images(model: sf.ScoreModel) -> None:
-    x = sf.dequantize(digits(train=False)[:3].read(range(3)), seed=0)
+    x = sf.likelihood.dequantize(digits(train=False)[:3].read(range(3)), seed=0)
     back = sf.decode(model, sf.encode(model, x))
     # a pixel that the model holds to be all but impossible comes back less exactly, hence the median
     assert float((back - x).square().flatten(1).mean(1).sqrt().median()) < 1e-3

@@ -412,7 +412,7 @@ def test_debug_shows_the_traceback_and_the_line(cli):
 
 
 def test_fault_of_the_program_is_still_one_line(cli, run_folder, monkeypatch):
-    monkeypatch.setattr(sys.modules["scorefield.sample"], "sample", lambda *a, **k: {}["missing"])
+    monkeypatch.setattr(sys.modules["scorefield.sampling"], "sample", lambda *a, **k: {}["missing"])
     status, _, err = cli("sample", run_folder)
     assert status == 1
     assert_one_line(err, "KeyError", "--debug shows where")
@@ -422,7 +422,7 @@ def test_ctrl_c_is_status_130(cli, run_folder, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["scorefield.sample"], "sample", interrupted)
+    monkeypatch.setattr(sys.modules["scorefield.sampling"], "sample", interrupted)
     status, _, err = cli("sample", run_folder)
     assert status == 130
     assert_one_line(err, "interrupted")

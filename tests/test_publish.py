@@ -36,12 +36,12 @@ def same(a, b):
 
 
 def test_model_comes_back_as_it_was(model, tmp_path):
-    sf.save_pretrained(model, tmp_path / "m")
+    sf.publish.save_pretrained(model, tmp_path / "m")
     assert same(sf.from_pretrained(tmp_path / "m"), model)
 
 
 def test_run_comes_back_with_averaged_weights_and_without_the_rest(run, tmp_path):
-    sf.save_pretrained(run, tmp_path / "m")
+    sf.publish.save_pretrained(run, tmp_path / "m")
     assert same(sf.from_pretrained(tmp_path / "m"), sf.load(run))
     names = {p.relative_to(tmp_path / "m").as_posix() for p in (tmp_path / "m").rglob("*") if p.is_file()}
     parts = {f"step-000003/{name}" for name in ("ema.safetensors", "state.json", "SHA256SUMS")}
@@ -49,13 +49,13 @@ def test_run_comes_back_with_averaged_weights_and_without_the_rest(run, tmp_path
 
 
 def test_commands_take_the_folder_for_a_run(run, tmp_path):
-    sf.save_pretrained(run, tmp_path / "m")
+    sf.publish.save_pretrained(run, tmp_path / "m")
     assert main(["sample", str(tmp_path / "m"), "-n", "3", "--steps", "2", "--device", "cpu"]) == 0
     assert (tmp_path / "m" / "samples.npy").exists()
 
 
 def test_card_states_sde_network_preset_licence_and_figures(run, tmp_path):
-    sf.save_pretrained(run, tmp_path / "m", licence="cc-by-4.0", preset="vectors", title="Points | of a plane")
+    sf.publish.save_pretrained(run, tmp_path / "m", licence="cc-by-4.0", preset="vectors", title="Points | of a plane")
     card = (tmp_path / "m" / "README.md").read_text()
     for part in ("license: cc-by-4.0", "sigma_max=7.0", "MLP", "vectors", "| frechet | 1.25 | 0.2 | 50 |", "Heun()"):
         assert part in card
@@ -66,26 +66,26 @@ def test_path_of_the_data_stays_private(run, tmp_path):
     about = json.loads((run / "run.json").read_text())
     about["data"]["name"] = "/home/somebody/secret/photos/"
     (run / "run.json").write_text(json.dumps(about))
-    sf.save_pretrained(run, tmp_path / "m")
+    sf.publish.save_pretrained(run, tmp_path / "m")
     everything = "".join(p.read_text() for p in (tmp_path / "m").rglob("*") if p.suffix in (".json", ".md"))
     assert "photos" in everything
     assert "somebody" not in everything
 
 
 def test_what_is_there_is_replaced_only_if_it_is_a_published_folder(run, model, tmp_path):
-    sf.save_pretrained(model, tmp_path / "m")
-    sf.save_pretrained(run, tmp_path / "m")
+    sf.publish.save_pretrained(model, tmp_path / "m")
+    sf.publish.save_pretrained(run, tmp_path / "m")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("x")
     for folder in (tmp_path / "other", run):
         with pytest.raises(InputError, match="holds something else"):
-            sf.save_pretrained(model, folder)
+            sf.publish.save_pretrained(model, folder)
 
 
 def test_parts_of_ones_own_are_refused_before_anything_is_written(tmp_path):
     own = sf.ScoreModel(torch.nn.Linear(2, 2), sf.VP(), shape=(2,))
     with pytest.raises(InputError, match="class of your own"):
-        sf.save_pretrained(own, tmp_path / "m")
+        sf.publish.save_pretrained(own, tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
@@ -142,12 +142,12 @@ def test_bad_names_and_refusals_get_one_line(run, hub, monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match="neither a folder nor a name"):
         sf.from_pretrained("no/such/folder")
     with pytest.raises(InputError, match="give OWNER/NAME"):
-        sf.push_to_hub(run, "points")
+        sf.publish.push_to_hub(run, "points")
     with pytest.raises(InputError, match="is not a name of the hub"):
-        sf.save_pretrained(run, tmp_path / "m", licence="mit\ntags: [x]")
+        sf.publish.save_pretrained(run, tmp_path / "m", licence="mit\ntags: [x]")
     hub.create_repo = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("401 Unauthorized"))
     with pytest.raises(InputError, match="cannot push to a/b: 401 Unauthorized"):
-        sf.push_to_hub(run, "a/b")
+        sf.publish.push_to_hub(run, "a/b")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"install scorefield\[hub\]"):
         sf.from_pretrained("somebody/points")
@@ -175,7 +175,7 @@ def reseal(step):
     ],
 )
 def test_files_of_a_stranger_are_refused_in_one_line(model, tmp_path, spoil):
-    folder = sf.save_pretrained(model, tmp_path / "m")
+    folder = sf.publish.save_pretrained(model, tmp_path / "m")
     about = json.loads((folder / "run.json").read_text())
     step = folder / "step-000000"
     spoil(about, step)

@@ -12,15 +12,15 @@ SOLVERS = [
     sf.EulerMaruyama(),
     sf.ReverseDiffusion(),
     sf.Ancestral(),
-    sf.ProbabilityFlow(),
+    sf.solve.ProbabilityFlow(),
     sf.PC(),
-    sf.PC(corrector=sf.AnnealedLangevin(steps=2), correct_first=True),
+    sf.PC(corrector=sf.solve.AnnealedLangevin(steps=2), correct_first=True),
     sf.Euler(),
     sf.Heun(),
-    sf.RK4(),
-    sf.Bosh3(),
+    sf.solve.RK4(),
+    sf.solve.Bosh3(),
     sf.Dopri5(),
-    sf.Tsit5(),
+    sf.solve.Tsit5(),
     sf.DDIM(),
     sf.DDIM(eta=1.0),
     sf.DPMSolver(),
@@ -28,7 +28,7 @@ SOLVERS = [
 
 
 def steps(solver: sf.Solver) -> int | None:
-    return None if isinstance(solver, sf.Bosh3 | sf.Dopri5 | sf.Tsit5) else 12
+    return None if isinstance(solver, sf.solve.Bosh3 | sf.Dopri5 | sf.solve.Tsit5) else 12
 
 
 def network() -> sf.ScoreModel:
@@ -138,7 +138,7 @@ def test_solution_holds_the_path():
     assert len(long.path) == len(long.times) == 102  # 100 intervals and the denoised sample
     assert long.times[-1] == 0.0
     adaptive = sf.sample(gm, 2, sf.Dopri5(1e-8, 1e-8), seed=0, full=True)
-    fine = sf.sample(gm, 2, sf.RK4(), grid=torch.linspace(1.0, float(adaptive.times[20]), 200), seed=0)
+    fine = sf.sample(gm, 2, sf.solve.RK4(), grid=torch.linspace(1.0, float(adaptive.times[20]), 200), seed=0)
     torch.testing.assert_close(adaptive.path[20], fine, rtol=1e-3, atol=1e-3)
 
 
@@ -172,7 +172,7 @@ def test_dtype_and_device_follow_the_start_else_the_model():
 
 
 @pytest.mark.parametrize(
-    "solver", [sf.EulerMaruyama(), sf.DPMSolver(), sf.PC(corrector=sf.AnnealedLangevin())], ids=name
+    "solver", [sf.EulerMaruyama(), sf.DPMSolver(), sf.PC(corrector=sf.solve.AnnealedLangevin())], ids=name
 )
 def test_nothing_strays_from_the_device_of_the_model(solver):
     model = network().to("meta")

@@ -1,66 +1,75 @@
-"""Score-based generative modeling through stochastic differential equations (Song et al. 2021), on any tensor shape."""
+"""Score-based generative modeling through stochastic differential equations (Song et al. 2021), on any tensor shape.
+
+`import scorefield as sf` loads nothing; a name is loaded when it is first used. What is not listed here is one level down:
+solvers in `sf.solve`, operators and posteriors in `sf.inverse`, networks in `sf.nn`, and so on.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from scorefield.analytic import GaussianMixture
-from scorefield.guide import Autoguidance, Classifier, ClassifierFree, ClassifierGuidance, classifier_loss
-from scorefield.inverse import (
-    DDRM,
-    Blur,
-    Clip,
-    Downsample,
-    Fourier,
-    Grayscale,
-    Mask,
-    PhaseRetrieval,
-    Posterior,
-    Replace,
-    twisted_smc,
-)
-from scorefield.likelihood import LogProb, dequantize, log_prob
-from scorefield.model import ScoreModel
-from scorefield.objective import dsm_loss
-from scorefield.sample import decode, encode, sample, slerp
-from scorefield.sde import GaussianSDE, Prior
-from scorefield.sdes import VE, VP, SubVP
-from scorefield.solve.adaptive_sde import AdaptiveSDE
-from scorefield.solve.analytic_variance import AnalyticAncestral
-from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle
-from scorefield.solve.fitted import Tuned, tune
-from scorefield.solve.integrate import Solution, Solver
-from scorefield.solve.karras import Churn, KarrasHeun
-from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
-from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
-from scorefield.solve.reverse import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
-from scorefield.solve.sde_exponential import ExponentialSDE
-from scorefield.solve.unipc import UniPC
-
-if TYPE_CHECKING:
-    from scorefield.data import digits, images
-    from scorefield.evaluation.evaluate import evaluate
-    from scorefield.latent import identifiability, outlier_scores
-    from scorefield.publish import from_pretrained, push_to_hub, save_pretrained
-    from scorefield.training import load, train
+if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py holds it and _PLACES equal
+    from scorefield.analytic import GaussianMixture as GaussianMixture
+    from scorefield.data import digits as digits
+    from scorefield.data import images as images
+    from scorefield.evaluation.evaluate import evaluate as evaluate
+    from scorefield.guide import ClassifierFree as ClassifierFree
+    from scorefield.guide import ClassifierGuidance as ClassifierGuidance
+    from scorefield.inverse import Blur as Blur
+    from scorefield.inverse import Downsample as Downsample
+    from scorefield.inverse import Grayscale as Grayscale
+    from scorefield.inverse import Mask as Mask
+    from scorefield.inverse import Posterior as Posterior
+    from scorefield.inverse import Replace as Replace
+    from scorefield.likelihood import log_prob as log_prob
+    from scorefield.model import ScoreModel as ScoreModel
+    from scorefield.objective import dsm_loss as dsm_loss
+    from scorefield.publish import from_pretrained as from_pretrained
+    from scorefield.sampling import decode as decode
+    from scorefield.sampling import encode as encode
+    from scorefield.sampling import sample as sample
+    from scorefield.sampling import slerp as slerp
+    from scorefield.sde import GaussianSDE as GaussianSDE
+    from scorefield.sdes import VE as VE
+    from scorefield.sdes import VP as VP
+    from scorefield.sdes import SubVP as SubVP
+    from scorefield.solve import DDIM as DDIM
+    from scorefield.solve import PC as PC
+    from scorefield.solve import Ancestral as Ancestral
+    from scorefield.solve import Dopri5 as Dopri5
+    from scorefield.solve import DPMSolver as DPMSolver
+    from scorefield.solve import Euler as Euler
+    from scorefield.solve import EulerMaruyama as EulerMaruyama
+    from scorefield.solve import Heun as Heun
+    from scorefield.solve import Langevin as Langevin
+    from scorefield.solve import ReverseDiffusion as ReverseDiffusion
+    from scorefield.solve import Solver as Solver
+    from scorefield.solve import UniPC as UniPC
+    from scorefield.training import load as load
+    from scorefield.training import train as train
 
 __version__ = "0.1.0"
 
-# What needs more than torch and numpy is loaded on first use.
-_LATER = {
-    "train": "scorefield.training",
-    "load": "scorefield.training",
-    "digits": "scorefield.data",
-    "images": "scorefield.data",
-    "evaluate": "scorefield.evaluation",
-    "identifiability": "scorefield.latent",
-    "outlier_scores": "scorefield.latent",
-    "from_pretrained": "scorefield.publish",
-    "push_to_hub": "scorefield.publish",
-    "save_pretrained": "scorefield.publish",
+_NAMES = {
+    "analytic": "GaussianMixture",
+    "data": "digits images",
+    "evaluation": "evaluate",
+    "guide": "ClassifierFree ClassifierGuidance",
+    "inverse": "Blur Downsample Grayscale Mask Posterior Replace",
+    "likelihood": "log_prob",
+    "model": "ScoreModel",
+    "objective": "dsm_loss",
+    "publish": "from_pretrained",
+    "sampling": "decode encode sample slerp",
+    "sde": "GaussianSDE",
+    "sdes": "SubVP VE VP",
+    "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",
+    "training": "load train",
 }
-_MODULES = (
+_PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
+_ROOMS = (
     "data",
     "evaluation",
     "guide",
@@ -72,93 +81,52 @@ _MODULES = (
     "presets",
     "pretrained",
     "publish",
+    "sde",
     "solve",
     "times",
     "training",
 )
+_ELSEWHERE = {
+    "VPSDE": "VP",
+    "VESDE": "VE",
+    "subVPSDE": "SubVP",
+    "inpaint": "Replace",
+    "save": "publish.save_pretrained",
+}
+"""Where what has another name elsewhere is to be found."""
 
-__all__ = [
-    "DDIM",
-    "DDRM",
-    "DEIS",
-    "PC",
-    "RK4",
-    "VE",
-    "VP",
-    "AdaptiveSDE",
-    "AnalyticAncestral",
-    "Ancestral",
-    "AnnealedLangevin",
-    "Autoguidance",
-    "Blur",
-    "Bosh3",
-    "Churn",
-    "Classifier",
-    "ClassifierFree",
-    "ClassifierGuidance",
-    "Clip",
-    "DPMSolver",
-    "DPMSolverSingle",
-    "Dopri5",
-    "Downsample",
-    "Euler",
-    "EulerMaruyama",
-    "ExponentialSDE",
-    "Fourier",
-    "GaussianMixture",
-    "GaussianSDE",
-    "Grayscale",
-    "Heun",
-    "Identity",
-    "KarrasHeun",
-    "Langevin",
-    "LogProb",
-    "Mask",
-    "PhaseRetrieval",
-    "Posterior",
-    "Prior",
-    "ProbabilityFlow",
-    "Replace",
-    "ReverseDiffusion",
-    "ScoreModel",
-    "Solution",
-    "Solver",
-    "SubVP",
-    "Tsit5",
-    "Tuned",
-    "UniPC",
-    "classifier_loss",
-    "decode",
-    "dequantize",
-    "digits",
-    "dsm_loss",
-    "encode",
-    "evaluate",
-    "from_pretrained",
-    "identifiability",
-    "images",
-    "load",
-    "log_prob",
-    "outlier_scores",
-    "push_to_hub",
-    "sample",
-    "save_pretrained",
-    "slerp",
-    "train",
-    "tune",
-    "twisted_smc",
-]
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        value = getattr(importlib.import_module(_LATER[name]), name)
-        globals()[name] = value  # importing the module scorefield.training has put the module under this name
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"scorefield.{_PLACES[name]}"), name)
+        globals()[name] = value
         return value
-    if name in _MODULES:
-        return importlib.import_module(f"scorefield.{name}")
-    raise AttributeError(f"module 'scorefield' has no attribute {name!r}")
+    if name.startswith("_") or importlib.util.find_spec(f"scorefield.{name}") is None:
+        raise AttributeError(f"module 'scorefield' has no attribute {name!r}{_near(name)}")
+    return importlib.import_module(f"scorefield.{name}")
+
+
+def _near(name: str) -> str:
+    """The end of the message on a name that is not here: where it is, or what is spelt like it."""
+    if name.startswith("_"):
+        return ""
+    from difflib import get_close_matches
+
+    there = {word.lower(): word for word in (*_PLACES, *_ROOMS)}
+    for room in _ROOMS:
+        module = importlib.import_module(f"scorefield.{room}")
+        public = getattr(module, "__all__", None) or [
+            word
+            for word, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__ and not word.startswith("_")
+        ]
+        there = {word.lower(): f"{room}.{word}" for word in public} | there
+    near = get_close_matches(name.lower(), there, n=1, cutoff=0.7)
+    right = _ELSEWHERE.get(name) or (there[near[0]] if near else None)
+    return f"; did you mean sf.{right}?" if right else ""
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_MODULES])
+    return sorted([*__all__, *_ROOMS])

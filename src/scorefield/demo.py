@@ -19,7 +19,7 @@ from scorefield.likelihood import dequantize, log_prob
 from scorefield.model import ScoreModel
 from scorefield.plot import curve, image_grid, save_image
 from scorefield.report import Report
-from scorefield.sample import sample
+from scorefield.sampling import sample
 from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Solution
 from scorefield.solve.ode import Dopri5

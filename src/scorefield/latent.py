@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.likelihood import LogProb
 from scorefield.model import ScoreModel
-from scorefield.sample import decode, encode, slerp
+from scorefield.sampling import decode, encode, slerp
 from scorefield.solve.integrate import Solver
 
 

@@ -405,7 +405,7 @@ def _check(
         )
     if probability_flow and predictor in ("euler_maruyama", "ancestral_sampling"):
         raise ValueError(
-            f"probability_flow with predictor={predictor!r} fails in the paper's code; use sf.ProbabilityFlow()"
+            f"probability_flow with predictor={predictor!r} fails in the paper's code; use sf.solve.ProbabilityFlow()"
         )
     if isinstance(table.sde, SubVP) and (corrector != "none" or predictor == "ancestral_sampling"):
         raise ValueError("correctors and ancestral sampling fail for SubVP in the paper's code; use scorefield.sample")

@@ -101,7 +101,7 @@ def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class FittedGrid:
-    """A grid read off a density of steps that was measured on a model (see `scorefield.tune` and `solve.tuned.fit_grid`).
+    """A grid read off a density of steps that was measured on a model (see `solve.tune` and `solve.tuned.fit_grid`).
 
     A function of (sde, steps, t_start, t_min), as `sampling_grid` takes it. It holds plain numbers: `to_dict` saves it.
 

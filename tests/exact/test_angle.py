@@ -109,8 +109,8 @@ def test_a_start_that_is_not_finite_is_given_up_at_once():
     ("make", "words"),
     [
         (lambda: sf.Dopri5(-1.0), "tolerances are not negative"),
-        (lambda: sf.Tsit5(0.0, 0.0), "not both 0"),
-        (lambda: sf.Bosh3(variable="sigma"), "choose angle or t"),
+        (lambda: sf.solve.Tsit5(0.0, 0.0), "not both 0"),
+        (lambda: sf.solve.Bosh3(variable="sigma"), "choose angle or t"),
     ],
 )
 def test_impossible_tolerances_are_refused(make, words):

@@ -59,7 +59,7 @@ def variance_error(predictor: sf.Solver, corrected: bool, levels: int) -> float:
 
 
 @pytest.mark.parametrize("corrected", [False, True], ids=["P", "PC"])
-@pytest.mark.parametrize("predictor", [sf.Ancestral(), sf.ReverseDiffusion(), sf.ProbabilityFlow()], ids=name)
+@pytest.mark.parametrize("predictor", [sf.Ancestral(), sf.ReverseDiffusion(), sf.solve.ProbabilityFlow()], ids=name)
 def test_variance_table_of_the_paper_in_miniature(predictor, corrected):
     for levels, expected in zip((10, 20, 50, 100), TABLE[name(predictor), corrected], strict=True):
         assert variance_error(predictor, corrected, levels) == pytest.approx(expected, rel=0.02, abs=DIGITS)
@@ -95,7 +95,7 @@ def test_stationary_variance_of_the_corrector(sde, snr):
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
-@pytest.mark.parametrize("corrector", [sf.Langevin(snr=0.16), sf.AnnealedLangevin(snr=0.16)], ids=name)
+@pytest.mark.parametrize("corrector", [sf.Langevin(snr=0.16), sf.solve.AnnealedLangevin(snr=0.16)], ids=name)
 def test_correctors_are_right_in_three_dimensions(sde, corrector):
     gm, n = gaussian(sde), 4000
     cov = gm._basis[0] @ torch.diag(gm._spectrum[0]) @ gm._basis[0].T
@@ -119,7 +119,7 @@ def test_step_size_follows_the_grid():
     sde = sf.VP()
     field = Field(one_dimensional(sde), {}, 1)
     s = torch.tensor(0.5, dtype=torch.float64)
-    sizes = [affine(sf.AnnealedLangevin(), field, s + h, s)[1] for h in (0.01, 0.1)]
+    sizes = [affine(sf.solve.AnnealedLangevin(), field, s + h, s)[1] for h in (0.01, 0.1)]
     ratio = float(sde.alpha(s + 0.1) / sde.alpha(s + 0.01))
     assert sizes[1] / sizes[0] == pytest.approx(ratio, rel=1e-9)
 
@@ -127,12 +127,12 @@ def test_step_size_follows_the_grid():
 def test_order_of_correction_and_prediction():
     calls: list[tuple[str, float]] = []
 
-    class Watch(sf.Identity):
+    class Watch(sf.solve.Identity):
         def step(self, field, x, t, s, state, noise):
             calls.append(("corrector", float(s)))
             return x, state
 
-    class Predict(sf.Identity):
+    class Predict(sf.solve.Identity):
         def step(self, field, x, t, s, state, noise):
             calls.append(("predictor", float(s)))
             return x, state

@@ -14,10 +14,10 @@ from scorefield.randomness import FromFunction
 from scorefield.solve.integrate import Field
 
 START = {"VE": 1e-5, "VP": 1e-3, "SubVP": 1e-3}
-RUNGE_KUTTA = [sf.Euler(), sf.Heun(), sf.Bosh3(), sf.RK4(), sf.Dopri5(), sf.Tsit5()]
+RUNGE_KUTTA = [sf.Euler(), sf.Heun(), sf.solve.Bosh3(), sf.solve.RK4(), sf.Dopri5(), sf.solve.Tsit5()]
 
 
-@pytest.mark.parametrize("solver", [sf.Dopri5, sf.Tsit5], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("solver", [sf.Dopri5, sf.solve.Tsit5], ids=lambda s: s.__name__)
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 def test_adaptive_flow_reaches_the_closed_form(sde, solver):
     gm, end = gaussian(sde, d=4), START[name(sde)]
@@ -97,7 +97,7 @@ def test_variance_errors_are_those_of_the_reference(solver, coarse, fine):
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize(
-    "solver", [sf.EulerMaruyama(), sf.ReverseDiffusion(), sf.Ancestral(), sf.ProbabilityFlow()], ids=name
+    "solver", [sf.EulerMaruyama(), sf.ReverseDiffusion(), sf.Ancestral(), sf.solve.ProbabilityFlow()], ids=name
 )
 def test_first_order_solvers_converge_at_their_order(solver, sde):
     errors = [abs(variance_error(solver, sde, n)) for n in (200, 400)]

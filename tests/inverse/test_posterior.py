@@ -77,9 +77,11 @@ def test_every_sample_has_its_own_measurement_in_and_out_of_the_batch():
     mean, cov, h, _ = problem(8, 3)
     prior, y = gaussian(mean, cov, sf.VP()), normal(5, 3, seed=9)
     model = prior | inverse.Posterior(inverse.Dense(h, (8,)), y, 0.2)
-    together = sf.sample(model, 5, sf.Bosh3(1e-3, 1e-3), seed=[1, 2, 3, 4, 5])
-    in_chunks = sf.sample(model, 5, sf.Bosh3(1e-3, 1e-3), seed=[1, 2, 3, 4, 5], batch_size=2)
-    alone = sf.sample(prior | inverse.Posterior(inverse.Dense(h, (8,)), y[3:4], 0.2), 1, sf.Bosh3(1e-3, 1e-3), seed=[4])
+    together = sf.sample(model, 5, sf.solve.Bosh3(1e-3, 1e-3), seed=[1, 2, 3, 4, 5])
+    in_chunks = sf.sample(model, 5, sf.solve.Bosh3(1e-3, 1e-3), seed=[1, 2, 3, 4, 5], batch_size=2)
+    alone = sf.sample(
+        prior | inverse.Posterior(inverse.Dense(h, (8,)), y[3:4], 0.2), 1, sf.solve.Bosh3(1e-3, 1e-3), seed=[4]
+    )
     assert torch.allclose(together, in_chunks, rtol=1e-10, atol=1e-10)
     assert torch.allclose(together[3:4], alone, rtol=1e-10, atol=1e-10)
 

@@ -51,7 +51,7 @@ def test_agreement_by_dimension_is_that_over_samples():
     """Codes of N(m, v) are (x - m) / sqrt(v) + alpha(T) m: two models that differ in one dimension differ in it alone."""
     means = torch.zeros(1, 3).double(), torch.tensor([[0.0, 0.0, 0.5]]).double()
     first, second = (sf.GaussianMixture(m, 0.25, None, sf.VP()) for m in means)
-    found = sf.identifiability(first, second, first.sample(10, seed=0))
+    found = sf.latent.identifiability(first, second, first.sample(10, seed=0))
     assert found.dimensions.difference.tolist() == pytest.approx([0, 0, 1 - 0.5 * 6.57e-3], abs=1e-3)
     assert found.dimensions.correlation.tolist() == pytest.approx([1, 1, 1], abs=1e-6)
     assert found.samples.difference.tolist() == pytest.approx([3**-0.5] * 10, abs=5e-3)
@@ -59,7 +59,7 @@ def test_agreement_by_dimension_is_that_over_samples():
 
 def test_outliers_on_either_side_of_the_typical_set_stand_out():
     gm = sf.GaussianMixture(torch.zeros(1, 64).double(), 0.25, None, sf.VP())
-    coarse = {"seed": 0, "solver": sf.RK4(), "steps": 10}
+    coarse = {"seed": 0, "solver": sf.solve.RK4(), "steps": 10}
     reference = sf.log_prob(gm, gm.sample(100, seed=0), **coarse)
     usual = gm.sample(50, seed=1)
     scores = outlier_scores(sf.log_prob(gm, torch.cat([usual, 0 * usual[:1], 2 * usual[:1]]), **coarse), reference)

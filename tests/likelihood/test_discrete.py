@@ -11,7 +11,7 @@ from scorefield.likelihood import VariationalDequantizer, dequantization_loss, d
 LEVELS, T_MIN = 8, 1e-5
 STD = 0.35
 # The Jacobian of an isotropic Gaussian is a multiple of the identity, on which one Rademacher probe is exact.
-FLOW = {"prior": "exact", "solver": sf.RK4(), "steps": 16, "t_min": 1e-3}
+FLOW = {"prior": "exact", "solver": sf.solve.RK4(), "steps": 16, "t_min": 1e-3}
 
 
 def model():
@@ -37,7 +37,7 @@ def perturbed(seed=0):
 @pytest.mark.parametrize("levels", [17, 256])
 def test_uniform_dequantisation_fills_the_range(levels):
     x = torch.tensor([[0, levels - 1]]).expand(2000, 2)
-    y = sf.dequantize(x, levels, -1.0, 1.0, seed=0)
+    y = sf.likelihood.dequantize(x, levels, -1.0, 1.0, seed=0)
     width = 2 / levels
     assert float(y[:, 0].min()) == pytest.approx(-1, abs=width / 100)
     assert float(y[:, 1].max()) == pytest.approx(1, abs=width / 100)
@@ -47,7 +47,7 @@ def test_uniform_dequantisation_fills_the_range(levels):
 @pytest.mark.parametrize("bad", [-1, 256])
 def test_values_that_are_no_levels_are_refused(bad):
     with pytest.raises(ValueError, match=r"0 .. 255"):
-        sf.dequantize(torch.tensor([[bad]]))
+        sf.likelihood.dequantize(torch.tensor([[bad]]))
 
 
 def test_a_fresh_dequantizer_is_uniform():

@@ -63,7 +63,13 @@ def test_variance_of_the_probes_within_three_percent(gaussian, distribution):
     """2 sum_{i != j} L_ij^2 for Rademacher probes, 2 |L|^2 for Gaussian ones."""
     count = 40_000  # relative standard error of a variance: about sqrt(2 / n), 0.7 %, more for heavy tails
     lp = sf.log_prob(
-        gaussian, gaussian.sample(1, seed=1), probes=count, seed=2, distribution=distribution, solver=sf.RK4(), steps=25
+        gaussian,
+        gaussian.sample(1, seed=1),
+        probes=count,
+        seed=2,
+        distribution=distribution,
+        solver=sf.solve.RK4(),
+        steps=25,
     )
     square = integrated_jacobian(gaussian) ** 2
     expected = 2 * (square.sum() - (square.trace() if distribution == "rademacher" else 0))
@@ -86,8 +92,8 @@ def test_hutch_plus_plus_with_a_full_sketch_is_the_exact_density(mixture):
 @pytest.mark.parametrize("mode", ["forward", "lean", "reverse"])
 def test_both_ways_of_differentiating_agree(mixture, mode):
     x = mixture.sample(2, seed=1)
-    lp = sf.log_prob(mixture, x, probes=2, seed=0, mode=mode, solver=sf.RK4(), steps=10)
-    auto = sf.log_prob(mixture, x, probes=2, seed=0, solver=sf.RK4(), steps=10)
+    lp = sf.log_prob(mixture, x, probes=2, seed=0, mode=mode, solver=sf.solve.RK4(), steps=10)
+    auto = sf.log_prob(mixture, x, probes=2, seed=0, solver=sf.solve.RK4(), steps=10)
     assert torch.allclose(lp.probes, auto.probes, atol=1e-9)
 
 
@@ -108,7 +114,7 @@ def test_fixed_steps_converge_and_are_counted(mixture):
     exact = mixture.log_prob(x, 1e-3)
     errors = []
     for steps in (15, 30):
-        lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.RK4(), steps=steps, t_min=1e-3)
+        lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.solve.RK4(), steps=steps, t_min=1e-3)
         errors.append(float((lp.nats - exact).abs().max()))
         assert lp.nfe.tolist() == [4 * steps] * 2
     assert math.log2(errors[0] / errors[1]) > 3
@@ -118,7 +124,7 @@ def test_fixed_steps_converge_and_are_counted(mixture):
 
 def test_gradient_of_the_density_is_the_score(mixture):
     x = mixture.sample(2, seed=1).requires_grad_()
-    lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.RK4(), steps=40, t_min=1e-2, grad=True)
+    lp = sf.log_prob(mixture, x, trace="exact", prior="exact", solver=sf.solve.RK4(), steps=40, t_min=1e-2, grad=True)
     (back,) = torch.autograd.grad(lp.nats.sum(), x)
     assert torch.allclose(back, mixture.score(x.detach(), 1e-2), atol=1e-4)
 
@@ -133,7 +139,7 @@ def test_a_uniform_density_costs_log2_of_the_levels():
     for levels, low, high in ((256, -1.0, 1.0), (256, 0.0, 1.0), (17, -1.0, 1.0), (17, 0.0, 1.0)):
         nats = torch.full((2,), -12 * math.log(high - low), dtype=torch.float64)
         zero = torch.zeros(2)
-        lp = sf.LogProb(nats, zero, zero, latent, nats.unsqueeze(1), zero)
+        lp = sf.likelihood.LogProb(nats, zero, zero, latent, nats.unsqueeze(1), zero)
         assert lp.bits_per_dim(levels, low, high).tolist() == pytest.approx([math.log2(levels)] * 2, abs=1e-13)
 
 

@@ -19,42 +19,42 @@ DETERMINISTIC = [
     (sf.DPMSolver(order=1), 1),
     (sf.DPMSolver(order=2), 2),
     (sf.DPMSolver(order=3), 3),
-    (sf.DPMSolverSingle(order=1), 1),
-    (sf.DPMSolverSingle(order=2), 2),
-    (sf.DPMSolverSingle(order=3), 3),
-    (sf.DEIS(order=2), 2),
-    (sf.DEIS(order=3), 3),
+    (sf.solve.DPMSolverSingle(order=1), 1),
+    (sf.solve.DPMSolverSingle(order=2), 2),
+    (sf.solve.DPMSolverSingle(order=3), 3),
+    (sf.solve.DEIS(order=2), 2),
+    (sf.solve.DEIS(order=3), 3),
     (sf.UniPC(order=1), 1),
     (sf.UniPC(order=2), 2),
     (sf.UniPC(order=3), 3),
-    (sf.ExponentialSDE(strength=0.0, order=2), 2),
-    (sf.KarrasHeun(), 2),
+    (sf.solve.ExponentialSDE(strength=0.0, order=2), 2),
+    (sf.solve.KarrasHeun(), 2),
 ]
 STOCHASTIC = [
     sf.DDIM(eta=1.0),
-    sf.ExponentialSDE(strength=1.0, order=1),
-    sf.ExponentialSDE(strength=1.0, order=2),
-    sf.ExponentialSDE(strength=0.5, order=3),
-    sf.Churn(amount=0.1),
-    sf.AnalyticAncestral(),
-    sf.AnalyticAncestral("full"),
+    sf.solve.ExponentialSDE(strength=1.0, order=1),
+    sf.solve.ExponentialSDE(strength=1.0, order=2),
+    sf.solve.ExponentialSDE(strength=0.5, order=3),
+    sf.solve.Churn(amount=0.1),
+    sf.solve.AnalyticAncestral(),
+    sf.solve.AnalyticAncestral("full"),
 ]
 OF_THE_PAPER = [
     sf.EulerMaruyama(),
     sf.ReverseDiffusion(),
-    sf.ProbabilityFlow(),
+    sf.solve.ProbabilityFlow(),
     sf.Ancestral(),
-    sf.PC(sf.ReverseDiffusion(), sf.AnnealedLangevin()),
+    sf.PC(sf.ReverseDiffusion(), sf.solve.AnnealedLangevin()),
     sf.PC(sf.Ancestral(), sf.Langevin(norm="sample")),
-    sf.PC(sf.Identity(), sf.AnnealedLangevin(steps=2)),
+    sf.PC(sf.solve.Identity(), sf.solve.AnnealedLangevin(steps=2)),
     sf.Euler(),
     sf.Heun(),
-    sf.RK4(),
-    sf.Bosh3(),
+    sf.solve.RK4(),
+    sf.solve.Bosh3(),
     sf.Dopri5(),
-    sf.Tsit5(),
+    sf.solve.Tsit5(),
 ]
-ADAPTIVE = (sf.AdaptiveSDE, sf.Bosh3, sf.Dopri5, sf.Tsit5)
+ADAPTIVE = (sf.solve.AdaptiveSDE, sf.solve.Bosh3, sf.Dopri5, sf.solve.Tsit5)
 SHAPES = [(3,), (2, 5), (3, 8, 8), (1, 4, 4, 4)]
 
 
@@ -82,7 +82,7 @@ def same(a: sf.Solver, b: sf.Solver, sde: sf.GaussianSDE) -> None:
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize(
     "solver",
-    [sf.DPMSolver(order=1), sf.DPMSolverSingle(order=1), sf.ExponentialSDE(strength=0.0, order=1)],
+    [sf.DPMSolver(order=1), sf.solve.DPMSolverSingle(order=1), sf.solve.ExponentialSDE(strength=0.0, order=1)],
     ids=label,
 )
 def test_first_order_exponential_integrators_are_ddim(solver, sde):
@@ -90,18 +90,18 @@ def test_first_order_exponential_integrators_are_ddim(solver, sde):
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
-@pytest.mark.parametrize("solver", [sf.DDIM(eta=1.0), sf.ExponentialSDE(strength=1.0, order=1)], ids=label)
+@pytest.mark.parametrize("solver", [sf.DDIM(eta=1.0), sf.solve.ExponentialSDE(strength=1.0, order=1)], ids=label)
 def test_full_noise_to_first_order_is_ancestral_sampling(solver, sde):
     same(solver, sf.Ancestral(), sde)
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 def test_without_noise_the_stochastic_family_is_the_multistep_solver(sde):
-    same(sf.ExponentialSDE(strength=0.0, order=1), sf.DPMSolver(order=1), sde)
-    same(sf.Churn(amount=0.0), sf.KarrasHeun(), sde)
+    same(sf.solve.ExponentialSDE(strength=0.0, order=1), sf.DPMSolver(order=1), sde)
+    same(sf.solve.Churn(amount=0.0), sf.solve.KarrasHeun(), sde)
 
 
-@pytest.mark.parametrize("solver", [s for s, _ in DETERMINISTIC if not isinstance(s, sf.DEIS)], ids=label)
+@pytest.mark.parametrize("solver", [s for s, _ in DETERMINISTIC if not isinstance(s, sf.solve.DEIS)], ids=label)
 def test_vp_is_ve_after_rescaling(solver):
     """What works in log-SNR sees no difference between SDEs: x / alpha at equal sigma / alpha."""
     ends = []
@@ -169,7 +169,7 @@ def recursion(solver: sf.Solver, gm: sf.GaussianMixture, times: Tensor) -> tuple
 def test_analytic_covariance_is_exact_on_gaussians_in_any_number_of_steps(sde, steps):
     gm = gaussian(sde)
     times = torch.linspace(0.95, 0.01, steps + 1, dtype=torch.float64)
-    mean, cov = recursion(sf.AnalyticAncestral("full"), gm, times)
+    mean, cov = recursion(sf.solve.AnalyticAncestral("full"), gm, times)
     exact_mean, exact_cov = moments(gm, 0.01)
     torch.testing.assert_close(mean, exact_mean, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(cov, exact_cov, rtol=1e-11, atol=1e-11)
@@ -180,7 +180,13 @@ def test_mean_analytic_variance_is_exact_on_isotropic_gaussians(sde):
     """Only the pilot's sampling error is left: 0.6 % of the mean square of eps."""
     gm = sf.GaussianMixture(torch.full((1, 4), 0.7, dtype=torch.float64), 0.3, None, sde)
     x = sf.sample(
-        gm, 20_000, sf.AnalyticAncestral(), steps=4, denoise=False, seed=torch.Generator().manual_seed(0), prior="exact"
+        gm,
+        20_000,
+        sf.solve.AnalyticAncestral(),
+        steps=4,
+        denoise=False,
+        seed=torch.Generator().manual_seed(0),
+        prior="exact",
     )
     _, cov = moments(gm, sde.t_min)
     assert abs(float(x.var(0).mean() / cov[0, 0]) - 1) < 4 * (2 / 80_000) ** 0.5 + 0.02
@@ -231,7 +237,7 @@ def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_
     """SCIENCE 4.11: W2 by quantiles against the exact Gaussian."""
     gm = sf.GaussianMixture(torch.ones(1, 1, dtype=torch.float64), 0.25, None, sde)
     n = 4000
-    r = sf.sample(gm, n, sf.AdaptiveSDE(), seed=torch.Generator().manual_seed(0), full=True, denoise=False)
+    r = sf.sample(gm, n, sf.solve.AdaptiveSDE(), seed=torch.Generator().manual_seed(0), full=True, denoise=False)
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     mean, cov = moments(gm, sde.t_min)
     exact = mean + cov[0, 0].sqrt() * torch.special.ndtri(u)
@@ -250,7 +256,7 @@ def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_
 @pytest.mark.parametrize("shape", SHAPES, ids=label)
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize(
-    "solver", [*(s for s, _ in DETERMINISTIC), *STOCHASTIC, *OF_THE_PAPER, sf.AdaptiveSDE()], ids=label
+    "solver", [*(s for s, _ in DETERMINISTIC), *STOCHASTIC, *OF_THE_PAPER, sf.solve.AdaptiveSDE()], ids=label
 )
 def test_runs_on_any_shape_in_both_precisions_and_samples_are_their_own(solver, sde, shape):
     if getattr(solver, "covariance", "") == "full" and math.prod(shape) > 16:

@@ -121,24 +121,24 @@ def test_a_model_that_is_not_finite_gets_the_general_solver():
     model = sf.ScoreModel(lambda x, t: x / 0.0, sf.VP(), "data", shape=(3,))
     with pytest.warns(RuntimeWarning, match="left the finite numbers"):
         sf.sample(model, 2, steps=4, seed=0)
-    assert not any(isinstance(solver, sf.Tuned) for solver in model.tuned.values())
+    assert not any(isinstance(solver, sf.solve.Tuned) for solver in model.tuned.values())
 
 
 def test_a_tuned_solver_survives_a_file(gm):
-    solver = sf.tune(gm, 4, pilots=64)
-    again = sf.Tuned.from_dict(json.loads(json.dumps(solver.to_dict())))
+    solver = sf.solve.tune(gm, 4, pilots=64)
+    again = sf.solve.Tuned.from_dict(json.loads(json.dumps(solver.to_dict())))
     assert again == solver
     assert torch.equal(sf.sample(gm, 2, solver, seed=0), sf.sample(gm, 2, again, seed=0))
 
 
 def test_a_tuned_solver_keeps_to_its_grid(gm):
-    solver = sf.tune(gm, 4, pilots=64)
+    solver = sf.solve.tune(gm, 4, pilots=64)
     with pytest.raises(ValueError, match="fitted for 4 steps"):
         sf.sample(gm, 2, solver, steps=5)
     with pytest.raises(ValueError, match="goes through its own grid"):
         sf.sample(gm, 2, solver, grid="uniform")
     with pytest.raises(ValueError, match="from 2 to 64"):
-        sf.tune(gm, 1)
+        sf.solve.tune(gm, 1)
 
 
 def test_the_reference_is_the_exact_flow():

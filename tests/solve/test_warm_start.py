@@ -10,7 +10,9 @@ from oracles import PAPER, flow_map, gaussian, moments, name
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
-@pytest.mark.parametrize("solver", [sf.DPMSolver(3), sf.UniPC(), sf.DEIS(), sf.RK4(), sf.KarrasHeun()], ids=name)
+@pytest.mark.parametrize(
+    "solver", [sf.DPMSolver(3), sf.UniPC(), sf.solve.DEIS(), sf.solve.RK4(), sf.solve.KarrasHeun()], ids=name
+)
 def test_the_flow_starts_at_the_noise_level_of_the_start(solver, sde):
     gm, t = gaussian(sde), 0.4
     x = gm.sample(32, t, seed=0)
@@ -19,7 +21,7 @@ def test_the_flow_starts_at_the_noise_level_of_the_start(solver, sde):
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
-@pytest.mark.parametrize("solver", [sf.Ancestral(), sf.ExponentialSDE(), sf.Churn(0.02)], ids=name)
+@pytest.mark.parametrize("solver", [sf.Ancestral(), sf.solve.ExponentialSDE(), sf.solve.Churn(0.02)], ids=name)
 def test_noised_and_denoised_data_is_data(solver, sde):
     gm, n, t = gaussian(sde), 4000, 0.5
     x0 = gm.sample(n, seed=torch.Generator().manual_seed(0))
@@ -43,7 +45,9 @@ def test_an_edit_goes_further_from_the_original_the_later_it_starts():
         mean, std = sde.kernel(x0, t)
         noised = mean + std * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         own = torch.Generator().manual_seed(2)
-        x = sf.sample(gm, n, sf.ExponentialSDE(order=1), steps=200, x_init=noised, t_start=t, t_min=1e-5, seed=own)
+        x = sf.sample(
+            gm, n, sf.solve.ExponentialSDE(order=1), steps=200, x_init=noised, t_start=t, t_min=1e-5, seed=own
+        )
         rho2 = float(torch.exp(-sde.log_snr(t)))
         posterior = torch.linalg.inv(torch.linalg.inv(cov) + torch.eye(3, dtype=torch.float64) / rho2)
         assert abs(float((x - x0).square().sum(1).mean()) / float(2 * posterior.trace()) - 1) < 0.08

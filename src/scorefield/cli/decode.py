@@ -54,7 +54,7 @@ def run(options: Options) -> Result:
     from scorefield.cli.files import check_format, is_image, write_samples
     from scorefield.cli.latents import read_codes
     from scorefield.progress import Bar
-    from scorefield.sample import decode
+    from scorefield.sampling import decode
     from scorefield.training import read_run
 
     for name in ("batch_size", "columns"):

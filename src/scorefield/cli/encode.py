@@ -45,7 +45,7 @@ def run(options: Options) -> Result:
 
     from scorefield.cli.latents import check_suffix, write_codes
     from scorefield.progress import Bar
-    from scorefield.sample import encode
+    from scorefield.sampling import encode
     from scorefield.training import read_run
 
     for name in ("n", "batch_size"):

@@ -55,7 +55,7 @@ class Options(Common):
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.cli.files import check_format, is_image, write_samples
-    from scorefield.sample import sample
+    from scorefield.sampling import sample
     from scorefield.training import read_run
 
     for name in ("n", "steps", "batch_size", "columns"):

@@ -59,7 +59,7 @@ def run(options: Options) -> Result:
     from scorefield.cli.files import check_format, write_samples
     from scorefield.cli.panel import write_panel
     from scorefield.inverse import Mask, Replace
-    from scorefield.sample import sample
+    from scorefield.sampling import sample
     from scorefield.training import read_run
 
     for name in ("n", "steps", "batch_size"):

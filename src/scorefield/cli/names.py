@@ -42,12 +42,12 @@ def make_sampler(name: str, sde: Any, snr: float | None = None) -> Any:
         "reverse-diffusion": sf.ReverseDiffusion,
         "ancestral": sf.Ancestral,
         "euler-maruyama": sf.EulerMaruyama,
-        "probability-flow": sf.ProbabilityFlow,
+        "probability-flow": sf.solve.ProbabilityFlow,
         "euler": sf.Euler,
         "heun": sf.Heun,
-        "rk4": sf.RK4,
-        "bosh3": sf.Bosh3,
+        "rk4": sf.solve.RK4,
+        "bosh3": sf.solve.Bosh3,
         "dopri5": sf.Dopri5,
-        "tsit5": sf.Tsit5,
+        "tsit5": sf.solve.Tsit5,
     }
     return makers[name]()

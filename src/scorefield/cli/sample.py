@@ -63,7 +63,7 @@ def run(options: Options) -> Result:
     from scorefield.bundled import results_folder
     from scorefield.cli.files import check_format, is_image, write_samples
     from scorefield.randomness import SeedRows
-    from scorefield.sample import sample
+    from scorefield.sampling import sample
     from scorefield.sde import Prior
     from scorefield.training import read_run
 

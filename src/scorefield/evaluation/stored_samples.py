@@ -18,7 +18,7 @@ from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
 from scorefield.progress import Bar
 from scorefield.randomness import SeedRows
-from scorefield.sample import sample
+from scorefield.sampling import sample
 from scorefield.solve.integrate import Solver
 
 CHUNK = 64

@@ -15,7 +15,7 @@ from scorefield.inverse.posterior import Posterior
 from scorefield.inverse.replace import Replace, repaint
 from scorefield.inverse.smc import twisted_smc
 from scorefield.model import ScoreModel
-from scorefield.sample import sample
+from scorefield.sampling import sample
 from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Solution
 from scorefield.solve.reverse import Ancestral

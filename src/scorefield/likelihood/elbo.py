@@ -12,7 +12,7 @@ from torch import Tensor
 from scorefield.likelihood.dequantize import levels_width
 from scorefield.model import ScoreModel
 from scorefield.randomness import Seed, chunks
-from scorefield.sample import LIKELIHOOD_T_MIN, PriorLike, _resolve_prior
+from scorefield.sampling import LIKELIHOOD_T_MIN, PriorLike, _resolve_prior
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field
 from scorefield.times import ImportanceTimes, Proposal

@@ -15,7 +15,7 @@ from scorefield.likelihood.trace import Distribution, Divergence, Linearizer, Mo
 from scorefield.model import ScoreModel
 from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
-from scorefield.sample import LIKELIHOOD_T_MIN, PriorLike, _join, _portion, _resolve_prior, _warn
+from scorefield.sampling import LIKELIHOOD_T_MIN, PriorLike, _join, _portion, _resolve_prior, _warn
 from scorefield.sde import Time
 from scorefield.solve.angle import integrate_flow
 from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate

@@ -1,1 +1,44 @@
 """Solvers, one file a family, and the two loops that run them."""
+
+from scorefield.solve.adaptive_sde import AdaptiveSDE
+from scorefield.solve.analytic_variance import AnalyticAncestral
+from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle
+from scorefield.solve.fitted import Tuned, tune
+from scorefield.solve.integrate import Solution, Solver
+from scorefield.solve.karras import Churn, KarrasHeun
+from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
+from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
+from scorefield.solve.reverse import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
+from scorefield.solve.sde_exponential import ExponentialSDE
+from scorefield.solve.unipc import UniPC
+
+__all__ = [
+    "DDIM",
+    "DEIS",
+    "PC",
+    "RK4",
+    "AdaptiveSDE",
+    "AnalyticAncestral",
+    "Ancestral",
+    "AnnealedLangevin",
+    "Bosh3",
+    "Churn",
+    "DPMSolver",
+    "DPMSolverSingle",
+    "Dopri5",
+    "Euler",
+    "EulerMaruyama",
+    "ExponentialSDE",
+    "Heun",
+    "Identity",
+    "KarrasHeun",
+    "Langevin",
+    "ProbabilityFlow",
+    "ReverseDiffusion",
+    "Solution",
+    "Solver",
+    "Tsit5",
+    "Tuned",
+    "UniPC",
+    "tune",
+]

@@ -20,7 +20,7 @@ from scorefield.errors import DivergedError
 from scorefield.files import atomic_file
 from scorefield.model import ScoreModel
 from scorefield.plot import image_grid, save_image
-from scorefield.sample import sample
+from scorefield.sampling import sample
 from scorefield.training.batches import Batch
 from scorefield.training.config import TrainConfig
 from scorefield.training.log import Log, Watch

@@ -87,7 +87,7 @@ def sample(
         batch_size: samples at a time; all at once by default.
 
     Without `solver`, the first call follows a few pilot trajectories with random numbers of their own, fits a grid and the
-    weights of a multistep method to them (see `scorefield.tune`), and keeps them in `model.tuned` until a weight of the
+    weights of a multistep method to them (see `solve.tune`), and keeps them in `model.tuned` until a weight of the
     model changes. That costs about as much as sampling eight times the pilots, which are 8 for images and up to 512 for
     vectors; it is not part of `nfe`, and `steps` steps are `steps` evaluations. Where a fit would not be for what is asked
     (guidance, hooks, cond, t_start, t_min, grid, denoise, grad; steps outside 2 to 64) it is DPMSolver(order=2).
