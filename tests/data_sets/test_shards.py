@@ -16,7 +16,7 @@ from scorefield.data import shards
 from scorefield.data.shards import expand
 from scorefield.errors import InputError
 from scorefield.training import OptimConfig
-from scorefield.training.order import batch_indices
+from scorefield.training.batches import batch_indices
 
 
 def add(archive, name, content):

@@ -11,7 +11,7 @@ from scorefield import nn
 from scorefield.errors import CheckpointError, InputError
 from scorefield.times import LogNormalTimes
 from scorefield.training import TrainConfig
-from scorefield.training.describe import build_model, decode, describe_model, encode
+from scorefield.training.describe import build_model, describe_model, from_json, to_json
 
 
 def through_json(value):
@@ -31,7 +31,7 @@ def through_json(value):
     ids=lambda v: type(v).__name__,
 )
 def test_values_come_back_equal(value):
-    assert decode(through_json(encode(value))) == value
+    assert from_json(through_json(to_json(value))) == value
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_a_class_of_the_user_must_be_given_at_loading():
 )
 def test_what_is_not_in_the_closed_set_is_refused(description):
     with pytest.raises(CheckpointError):
-        decode(description)
+        from_json(description)

@@ -9,8 +9,7 @@ import torch
 import scorefield as sf
 from scorefield.errors import CheckpointError, ScorefieldWarning
 from scorefield.training import EMA, post_hoc_ema
-from scorefield.training.averages import power_function, power_of_width
-from scorefield.training.posthoc import combination
+from scorefield.training.averages import combination, power_function, power_of_width
 
 
 def test_average_of_a_jump_is_the_product_of_decays():

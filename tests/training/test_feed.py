@@ -8,8 +8,7 @@ import torch
 import scorefield as sf
 from scorefield.data import array
 from scorefield.training import TrainConfig
-from scorefield.training.batches import Feed
-from scorefield.training.order import batch_indices, derived_seed
+from scorefield.training.batches import Feed, batch_indices, derived_seed
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])

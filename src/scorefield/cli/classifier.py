@@ -62,7 +62,7 @@ def run(options: Options) -> Result:
     from scorefield.guide.classifier import accuracy
     from scorefield.training import read_run
     from scorefield.training.classifier import class_count, load_classifier, train_classifier
-    from scorefield.training.describe import decode
+    from scorefield.training.describe import from_json
 
     for name in ("steps", "batch_size", "width", "checkpoint_every"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
@@ -83,7 +83,7 @@ def run(options: Options) -> Result:
     whole = read(train=True)
     class_count(whole)
     device = pick_device(options.device)
-    sde = decode(info.model["sde"])
+    sde = from_json(info.model["sde"])
     data, test = (whole, read(train=False)) if options.data == "digits" else _split(whole)
     done = train_classifier(
         data,

@@ -49,7 +49,7 @@ def model_input(data: Dataset, index: Sequence[int], info: RunInfo, seed: int | 
     import torch
 
     from scorefield.data.dataset import to_range
-    from scorefield.training.order import step_generator
+    from scorefield.training.batches import step_generator
 
     uniform = None
     if data.levels is not None and seed is not None:

@@ -60,7 +60,7 @@ def run(options: Options) -> Result:
     from scorefield.files import atomic_file
     from scorefield.parallel import launched
     from scorefield.training import read_run
-    from scorefield.training.describe import decode
+    from scorefield.training.describe import from_json
 
     for name in ("reference", "steps", "batch_size", "neighbours"):
         check_count("--" + name.replace("_", "-"), getattr(options, name))
@@ -72,7 +72,7 @@ def run(options: Options) -> Result:
     info = read_run(options.run)
     out = options.out or str(results_folder(options.run) / "evaluation.json")
     check_writable(out)
-    sampler = make_sampler(options.sampler, decode(info.model["sde"]), options.snr)
+    sampler = make_sampler(options.sampler, from_json(info.model["sde"]), options.snr)
     found = evaluate(
         options.run,
         options.data,

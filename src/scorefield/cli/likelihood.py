@@ -110,7 +110,7 @@ def _settings(options: Options, data: Any, model: Any) -> str:
 
 
 def _item_seed(seed: int, index: int) -> int:
-    from scorefield.training.order import derived_seed
+    from scorefield.training.batches import derived_seed
 
     return derived_seed(seed, "likelihood", index)
 

@@ -15,7 +15,7 @@ from scorefield.model import ScoreModel
 from scorefield.objective import Weighting, dsm_loss
 from scorefield.parallel import Processes
 from scorefield.progress import Bar
-from scorefield.training.order import derived_seed, step_generator
+from scorefield.training.batches import derived_seed, step_generator
 
 CHUNK = 50
 """Items at a time; fixed, since the times of a loss are spread over the items that are taken together."""

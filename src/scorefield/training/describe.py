@@ -37,54 +37,54 @@ CLASSES: dict[str, str] = {
 }
 
 
-def encode(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """JSON for a value: numbers, strings, lists, and objects of the classes above as {"class", "arguments"}.
 
-    An object of any other class becomes {"custom": its name}, which `decode` leaves to the caller.
+    An object of any other class becomes {"custom": its name}, which `from_json` leaves to the caller.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [encode(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): encode(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     cls = type(value)
     if cls.__module__.startswith("scorefield.") and cls.__name__ in CLASSES:
         arguments = getattr(value, "config", None)
         if arguments is None and is_dataclass(value):
             arguments = {f.name: getattr(value, f.name) for f in fields(value)}
         if arguments is not None:
-            return {"class": cls.__name__, "arguments": encode(arguments)}
+            return {"class": cls.__name__, "arguments": to_json(arguments)}
     name = getattr(value, "__qualname__", cls.__qualname__)
     return {"custom": f"{getattr(value, '__module__', cls.__module__)}.{name}"}
 
 
-def decode(value: Any) -> Any:
-    """The value of which `encode` made the JSON.
+def from_json(value: Any) -> Any:
+    """The value of which `to_json` made the JSON.
 
     Raises:
         CheckpointError: a class outside the closed set, or arguments that it does not take.
     """
     if isinstance(value, list):
-        return tuple(decode(v) for v in value)
+        return tuple(from_json(v) for v in value)
     if not isinstance(value, Mapping):
         return value
     if "custom" in value:
         raise CheckpointError(f"{value['custom']} is not a part of scorefield")
     if "class" not in value:
-        return {k: decode(v) for k, v in value.items()}
+        return {k: from_json(v) for k, v in value.items()}
     name = value["class"]
     if name not in CLASSES:
         raise CheckpointError(f"class {name!r} is unknown to this version of scorefield; update it")
     try:
-        return getattr(importlib.import_module(CLASSES[name]), name)(**decode(value.get("arguments")))
+        return getattr(importlib.import_module(CLASSES[name]), name)(**from_json(value.get("arguments")))
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"arguments of {name} do not fit this version of scorefield: {error}") from error
 
 
 def describe_model(model: ScoreModel) -> dict[str, Any]:
     """JSON from which `build_model` makes the model again, with fresh weights."""
-    parts = {name: encode(getattr(model, name)) for name in ("net", "sde", "clock")}
+    parts = {name: to_json(getattr(model, name)) for name in ("net", "sde", "clock")}
     shape = None if model.shape is None else list(model.shape)
     return parts | {"predict": model.predict, "sigma_data": model.sigma_data, "shape": shape}
 
@@ -108,7 +108,7 @@ def build_model(
             described = description[part]
             if value is None and isinstance(described, Mapping) and "custom" in described:
                 raise InputError(f"{where} has a {part} of its own ({described['custom']}); load it with {part}=")
-        parts = {part: decode(description[part]) if value is None else value for part, value in given.items()}
+        parts = {part: from_json(description[part]) if value is None else value for part, value in given.items()}
         return ScoreModel(
             parts["net"],
             parts["sde"],

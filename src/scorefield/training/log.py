@@ -1,22 +1,22 @@
-"""What people see of a run: a progress bar, and log.jsonl."""
+"""What is written of a run while it goes on: log.jsonl, and figures for TensorBoard or any tracker of accelerate."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scorefield.errors import cannot_write
+from PIL import Image
+
+from scorefield.errors import InputError, ScorefieldWarning, cannot_write, closest
 from scorefield.files import atomic_file
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 LOG_FILE = "log.jsonl"
+TENSORBOARD = "tensorboard"
 
 
 class Log:
@@ -72,59 +72,86 @@ def read_log(run: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-class Watch:
-    """Progress of a run: a bar with loss, speed and time left on a terminal, else a line at each `report`.
+class Trackers:
+    """The trackers of a run, opened at the first figure; one that fails is left out with a warning.
 
     Main arguments:
-        start, steps: the steps done, and in all.
-        shown: True, False, or None for a bar on a terminal and nothing elsewhere.
+        names: as accelerate calls them; None for tensorboard where it is installed.
+        run: its folder; tensorboard's files go to RUN/tensorboard.
+        step: the step at which the run goes on.
+
+    Raises:
+        InputError: a name that accelerate does not know, or whose package is not installed.
     """
 
-    def __init__(self, start: int, steps: int, shown: bool | None) -> None:
-        terminal = sys.stderr.isatty()
-        self._lines = bool(shown) and not terminal
-        self._wanted = terminal and shown is not False
-        self._start, self._steps, self._begin = start, steps, time.monotonic()
-        self._bar: Progress | None = None
+    def __init__(self, names: tuple[str, ...] | None, run: Path, step: int) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    def __enter__(self) -> Watch:
-        if self._wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        known, here = sorted(map(str, LOGGER_TYPE_TO_CLASS)), {str(name) for name in get_available_trackers()}
+        for name in names or ():
+            if name not in known:
+                raise InputError(f"trackers={name} is unknown{closest(name, known)}")
+            if name not in here:
+                extra = "pip install 'scorefield[train]'" if name == TENSORBOARD else f"pip install {name}"
+                raise InputError(f"trackers={name} needs a package that is not installed: {extra}")
+        self._names = tuple(n for n in (TENSORBOARD,) if n in here) if names is None else names
+        self._run, self._step = run, step
+        self._open: dict[str, Any] | None = None
 
-            self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[speed]}"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._steps, completed=self._start, loss="-", speed="")
-        return self
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers at a step."""
+        self._each(lambda name, tracker: tracker.log(dict(values), step=step))
 
-    def step(self, done: int) -> None:
-        """Report that `done` steps are done."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+    def picture(self, step: int, image: Image.Image) -> None:
+        """Log a picture at a step, where the tracker takes pictures."""
+        import numpy as np
 
-    def report(self, done: int, loss: float, speed: float) -> None:
-        """Report the mean loss and the steps per second since the last report."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, loss=f"{loss:.4g}", speed=f"{speed:.3g} steps/s")
-        elif self._lines:
-            left = int((self._steps - done) / max(speed, 1e-9))
-            print(
-                f"step {done}/{self._steps}  loss {loss:.4g}  {speed:.3g} steps/s  "
-                f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
-                file=sys.stderr,
-                flush=True,
-            )
+        pixels = np.asarray(image.convert("RGB"))[None]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        def send(name: str, tracker: Any) -> None:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if name == TENSORBOARD else {}
+                tracker.log_images({"samples": pixels}, step=step, **layout)
+
+        self._each(send)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._open:
+            self._each(lambda name, tracker: tracker.finish())
+        self._open = None
+
+    def _each(self, work: Callable[[str, Any], Any]) -> None:
+        if self._open is None:
+            self._open = {}
+            for name in self._names:
+                with _warned(name):
+                    self._open[name] = self._start(name)
+        for name in list(self._open):
+            tracker = self._open.pop(name)
+            with _warned(name):
+                work(name, tracker)
+                self._open[name] = tracker
+
+    def _start(self, name: str) -> Any:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        cls = LOGGER_TYPE_TO_CLASS[name]
+        if name == TENSORBOARD:
+            tracker = cls(TENSORBOARD, str(self._run), purge_step=self._step + 1)
+        elif cls.requires_logging_directory:
+            tracker = cls(self._run.name, str(self._run))
+        else:
+            tracker = cls(self._run.name)
+        if hasattr(tracker, "start"):  # accelerate before 1.9 starts them when they are made
+            tracker.start()
+        return tracker
+
+
+@contextmanager
+def _warned(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"tracker {name} failed ({reason}); going on without it", ScorefieldWarning, stacklevel=5)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from scorefield.plot import image_grid, save_image
 from scorefield.sampling import sample
 from scorefield.training.batches import Batch
 from scorefield.training.config import TrainConfig
-from scorefield.training.log import Log, Watch
+from scorefield.training.log import Log, Trackers
 from scorefield.training.loss import Levels
 from scorefield.training.page import SAMPLES, write_report
 from scorefield.training.progress import Progress
-from scorefield.training.trackers import Trackers
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,61 @@ class Observer:
         """Write the report anew, where one is wanted."""
         if self._main and self._config.report:
             write_report(self._run)
+
+
+class Watch:
+    """Progress of a run: a bar with loss, speed and time left on a terminal, else a line at each `report`.
+
+    Main arguments:
+        start, steps: the steps done, and in all.
+        shown: True, False, or None for a bar on a terminal and nothing elsewhere.
+    """
+
+    def __init__(self, start: int, steps: int, shown: bool | None) -> None:
+        terminal = sys.stderr.isatty()
+        self._lines = bool(shown) and not terminal
+        self._wanted = terminal and shown is not False
+        self._start, self._steps, self._begin = start, steps, time.monotonic()
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Watch:
+        if self._wanted:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}  {task.fields[speed]}"),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._steps, completed=self._start, loss="-", speed="")
+        return self
+
+    def step(self, done: int) -> None:
+        """Report that `done` steps are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
+    def report(self, done: int, loss: float, speed: float) -> None:
+        """Report the mean loss and the steps per second since the last report."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, loss=f"{loss:.4g}", speed=f"{speed:.3g} steps/s")
+        elif self._lines:
+            left = int((self._steps - done) / max(speed, 1e-9))
+            print(
+                f"step {done}/{self._steps}  loss {loss:.4g}  {speed:.3g} steps/s  "
+                f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -18,7 +18,8 @@ from scorefield.errors import DivergedError, InputError, ScorefieldWarning
 from scorefield.files import remove_leftovers
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
-from scorefield.training.batches import Feed
+from scorefield.training.averages import save_snapshot
+from scorefield.training.batches import Feed, derived_seed
 from scorefield.training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -31,11 +32,8 @@ from scorefield.training.interrupt import StopSignals
 from scorefield.training.loss import Loss, held_out_loss
 from scorefield.training.monitor import Moment, Observer
 from scorefield.training.optimizer import class_count, held, make_accelerator, own_randomness
-from scorefield.training.order import derived_seed
-from scorefield.training.posthoc import save_snapshot
 from scorefield.training.progress import Divergence, Progress, describe
-from scorefield.training.resume import check_same_run
-from scorefield.training.run import RUN_FILE, read_run, write_run
+from scorefield.training.run import RUN_FILE, check_same_run, read_run, write_run
 from scorefield.training.weights import Weights
 
 Callback = Callable[[Moment], Any]
