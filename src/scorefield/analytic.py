@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.model import ScoreModel
+from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
 
@@ -20,6 +20,7 @@ class GaussianMixture(ScoreModel):
 
     At time t it is sum_k w_k N(alpha m_k, C_k), C_k = alpha^2 S_k + sigma^2 I; its score is -sum_k r_k C_k^{-1} (x - alpha m_k)
     with responsibilities r_k(x). Everything is computed in float64 in the eigenbases of S_k and returned in the dtype of x.
+    Diagonal and isotropic components keep no basis: memory and work are in proportion to D.
 
     Main arguments:
         means: (K, D) or (K, *shape).
@@ -71,41 +72,55 @@ class GaussianMixture(ScoreModel):
         """p_t as a distribution with `draw` and `log_prob`; at T it is the exact prior."""
         return Marginal(self, t)
 
-    def score(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
-        logits, whitened, _, _ = self._parts(x, t)
-        r = torch.softmax(logits, 1)
-        return -torch.einsum("kij,bkj->bi", self._on(x)[2], r.unsqueeze(2) * whitened).reshape(x.shape).to(x.dtype)
-
-    def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
-        logits, whitened, alpha, _ = self._parts(x, t)
-        r = torch.softmax(logits, 1)
-        means, spectrum, basis = self._on(x)
-        shift = torch.einsum("kij,bkj->bi", basis, r.unsqueeze(2) * spectrum * whitened)
-        return (r @ means + alpha * shift).reshape(x.shape).to(x.dtype)
-
-    def noise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         wide = x.double()
-        return (-expand(self.sde.sigma(as_time(t)), wide) * self.score(wide, t)).to(x.dtype)
-
-    def velocity(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
-        wide, time = x.double(), as_time(t)
+        if name == "denoise":
+            return self._denoise(wide, t).to(x.dtype)
+        score = self._score(wide, t)
+        if name == "score":
+            return score.to(x.dtype)
+        time = as_time(t)
+        sigma = self.sde.sigma(time)
+        noise = -expand(sigma, wide) * score
+        if name == "noise":
+            return noise.to(x.dtype)
         d_alpha, d_sigma = self.sde.derivatives(time)
-        moved = expand(d_alpha, wide) * self.denoise(wide, t) + expand(d_sigma, wide) * self.noise(wide, t)
+        moved = expand(d_alpha, wide) * self._denoise(wide, t) + expand(d_sigma, wide) * noise
+        clean = sigma == 0
+        if not clean.is_meta and bool(clean.any()):  # there sigma' may be infinite, where g^2 is not
+            flow = expand(self.sde.f(time), wide) * wide - expand(0.5 * self.sde.g2(time), wide) * score
+            moved = torch.where(expand(clean, wide).bool(), flow, moved)
         return moved.to(x.dtype)
 
-    def _on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._flat.to(x.device), self._spectrum.to(x.device), self._basis.to(x.device)
+    def _score(self, x: Tensor, t: Time) -> Tensor:
+        logits, whitened, _, _ = self._parts(x, t)
+        r = torch.softmax(logits, 1)
+        return -self._back(r.unsqueeze(2) * whitened).reshape(x.shape)
+
+    def _denoise(self, x: Tensor, t: Time) -> Tensor:
+        logits, whitened, alpha, _ = self._parts(x, t)
+        r = torch.softmax(logits, 1)
+        shift = self._back(r.unsqueeze(2) * self._spectrum.to(x.device) * whitened)
+        return (r @ self._flat.to(x.device) + alpha * shift).reshape(x.shape)
+
+    def _back(self, coordinates: Tensor) -> Tensor:
+        """Sum over components of what is given in their eigenbases: (B, K, D) -> (B, D)."""
+        if self._basis is None:
+            return coordinates.sum(1)
+        return torch.einsum("kij,bkj->bi", self._basis.to(coordinates.device), coordinates)
 
     def _parts(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log(w_k N(x; alpha m_k, C_k)) (B, K); C_k^{-1} (x - alpha m_k) in the eigenbasis (B, K, D); alpha, sigma (., 1)."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}; this mixture has {self.shape}")
-        means, spectrum, basis = self._on(x)
+        means, spectrum = self._flat.to(x.device), self._spectrum.to(x.device)
         time = batch_time(t, x).to(x.device).reshape(-1, 1)
         alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
         variance = (alpha**2).unsqueeze(2) * spectrum + (sigma**2).unsqueeze(2)
         centred = x.double().flatten(1).unsqueeze(1) - alpha.unsqueeze(2) * means
-        coordinates = torch.einsum("kij,bki->bkj", basis, centred)
+        coordinates = centred
+        if self._basis is not None:
+            coordinates = torch.einsum("kij,bki->bkj", self._basis.to(x.device), centred)
         whitened = coordinates / variance
         log_norm = 0.5 * (torch.log(variance).sum(2) + means.shape[1] * math.log(2 * math.pi))
         logits = self._log_weights.to(x.device) - 0.5 * (coordinates * whitened).sum(2) - log_norm
@@ -129,12 +144,14 @@ class Marginal:
         pick = torch.special.ndtr(noise.normal((noise.size, 1), torch.float64, device))
         edges = torch.cumsum(torch.exp(gm._log_weights.to(device)), 0)
         k = torch.searchsorted(edges, pick.squeeze(1)).clamp_max(len(edges) - 1)
-        means, spectrum, basis = (part.to(device) for part in (gm._flat, gm._spectrum, gm._basis))
+        means, spectrum = gm._flat.to(device), gm._spectrum.to(device)
         z = noise.normal((noise.size, means.shape[1]), torch.float64, device)
         time = as_time(self.t, device)
         alpha, sigma = gm.sde.alpha(time), gm.sde.sigma(time)
         scaled = torch.sqrt(alpha**2 * spectrum[k] + sigma**2) * z
-        x = alpha * means[k] + torch.einsum("bij,bj->bi", basis[k], scaled)
+        if gm._basis is not None:
+            scaled = torch.einsum("bij,bj->bi", gm._basis.to(device)[k], scaled)
+        x = alpha * means[k] + scaled
         return x.reshape(noise.size, *(gm.shape or ())).to(dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -142,11 +159,11 @@ class Marginal:
         return self.mixture.log_prob(x, self.t)
 
 
-def _eigen(covs: Tensor, k: int, d: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (K, D) and eigenvectors (K, D, D) of the covariances, whichever way they were given."""
-    identity = torch.eye(d, dtype=torch.float64, device=covs.device).expand(k, d, d)
+def _eigen(covs: Tensor, k: int, d: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Eigenvalues (K, D) and eigenvectors (K, D, D) of the covariances, None where those are the unit vectors."""
+    basis = None
     if covs.ndim == 0 or covs.shape == (k,):
-        spectrum, basis = covs.reshape(-1, 1).expand(k, d), identity
+        spectrum = covs.reshape(-1, 1).expand(k, d)
     elif covs.shape == (k, d, d):
         if not torch.allclose(covs, covs.mT, rtol=1e-5, atol=1e-8):
             raise ValueError("covs: every covariance must be symmetric")
@@ -154,7 +171,7 @@ def _eigen(covs: Tensor, k: int, d: int, shape: tuple[int, ...]) -> tuple[Tensor
         floor = 1e-6 * spectrum.abs().amax(1, keepdim=True)
         spectrum = torch.where((spectrum < 0) & (spectrum > -floor), 0.0, spectrum)  # rounding of a singular one
     elif covs.shape == shape:
-        spectrum, basis = covs.reshape(k, d), identity
+        spectrum = covs.reshape(k, d)
     else:
         raise ValueError(
             f"covs has shape {tuple(covs.shape)}; give ({k}, {d}, {d}), {shape} for diagonal ones, ({k},) or a float"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from scorefield.sde import GaussianSDE, Time, batch_time, expand
 
+View: TypeAlias = Literal["denoise", "score", "noise", "velocity"]
 Predict: TypeAlias = Literal["noise", "score", "data", "velocity", "edm"]
 Clock: TypeAlias = "Literal['t', 'sigma', 'log_sigma'] | float | Callable[[Tensor], Tensor]"
 Pair: TypeAlias = "tuple[Tensor, Tensor]"
@@ -76,23 +77,39 @@ class ScoreModel(nn.Module):
 
     def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[x_0 | x_t = x], like x; t is a float or (B,)."""
-        return self._view(x, t, cond, lambda c: c.data)
+        return self.view("denoise", x, t, cond)
 
     def noise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[eps | x_t = x], like x, of unit variance; t is a float or (B,)."""
-        return self._view(x, t, cond, lambda c: c.noise)
+        return self.view("noise", x, t, cond)
 
     def score(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """grad log p_t(x), like x; t is a float or (B,)."""
-        return self._view(x, t, cond, lambda c: _scaled(-1 / c.sigma, c.noise))
+        return self.view("score", x, t, cond)
 
     def velocity(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """dx/dt of the probability flow (Song et al. 2021, eq. 13), like x; t is a float or (B,)."""
-        return self._view(x, t, cond, _Views.velocity)
+        return self.view("velocity", x, t, cond)
 
     def forward(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """The same as `score`, so that hooks and wrappers of torch find it."""
         return self.score(x, t, **cond)
+
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        """The view of that name, like x; the one method behind the four, and the one that another kind of model overrides."""
+        time = batch_time(t, x)
+        alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
+        own, out = _coefficients(name, self.predict, self.sde, time, (alpha, sigma), self.sigma_data)
+        inner = x
+        if self.predict == "edm":
+            inner = expand(1 / torch.sqrt(sigma**2 + (alpha * self.sigma_data) ** 2), x) * x
+        tensor = self._weight()
+        dtype = x.dtype if tensor is None else tensor.dtype
+        clock = self._read_clock(time, sigma).to(dtype=dtype, device=x.device).expand(x.shape[0])
+        y = self.net(inner.to(dtype), clock, **cond).to(x.dtype)
+        if y.shape != x.shape:
+            raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
+        return (expand(out, x) * y).addcmul_(expand(own, x), x)  # in place: fresh memory costs more than the sum
 
     def rows(self, index: Tensor) -> ScoreModel:
         """The model for a subset of a batch; matters only to models that hold one condition per sample."""
@@ -104,75 +121,101 @@ class ScoreModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the network's parameters; torch's default where it has none."""
-        tensor = self._any_tensor()
+        """Dtype of the network's weights; torch's default where it has none."""
+        tensor = self._weight()
         return torch.get_default_dtype() if tensor is None else tensor.dtype
 
     @property
     def device(self) -> torch.device:
-        """Device of the network's parameters; the CPU where it has none."""
-        tensor = self._any_tensor()
+        """Device of the network's weights; the CPU where it has none."""
+        tensor = self._weight()
         return torch.device("cpu") if tensor is None else tensor.device
 
-    def _any_tensor(self) -> Tensor | None:
-        tensors = (p for p in self.parameters() if p.is_floating_point())
-        return next(tensors, next((b for b in self.buffers() if b.is_floating_point()), None))
+    def _weight(self) -> Tensor | None:
+        """The first matrix of the network, whose dtype is the network's: frequencies and scales, which have one dimension,
+        may keep float32 where the rest is cast to half."""
+        first = None
+        for p in self.parameters():
+            if p.is_floating_point():
+                if p.ndim > 1:
+                    return p
+                first = p if first is None else first
+        return first if first is not None else next((b for b in self.buffers() if b.is_floating_point()), None)
 
-    def _view(self, x: Tensor, t: Time, cond: dict[str, Any], choose: Callable[[_Views], Pair]) -> Tensor:
-        time = batch_time(t, x)
-        views = _Views(self, time)
-        own, out = choose(views)
-        scale = views.input_scale
-        inner = x if scale is None else expand(scale, x) * x
-        tensor = self._any_tensor()
-        dtype = x.dtype if tensor is None else tensor.dtype
-        clock = self._read_clock(time, views).to(dtype=dtype, device=x.device).expand(x.shape[0])
-        y = self.net(inner.to(dtype), clock, **cond).to(x.dtype)
-        if y.shape != x.shape:
-            raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
-        return (expand(out, x) * y).addcmul_(expand(own, x), x)  # in place: fresh memory costs more than the sum
-
-    def _read_clock(self, t: Tensor, views: _Views) -> Tensor:
+    def _read_clock(self, t: Tensor, sigma: Tensor) -> Tensor:
         if self.clock == "t":
             return t
         if self.clock == "sigma":
-            return views.sigma
+            return sigma
         if self.clock == "log_sigma":
             return -0.125 * self.sde.log_snr(t)
         return self.clock(t) if callable(self.clock) else t * float(self.clock)
 
 
-class _Views:
-    """Coefficients (a, b), float64 and of the shape of t, that give a view as a x + b net(x, t)."""
+class Guided(ScoreModel):
+    """A model that reads another one, which is what guidance returns: a subclass overrides `view`, or `denoise` alone.
 
-    def __init__(self, model: ScoreModel, t: Tensor) -> None:
-        sde = model.sde
-        self.input_scale: Tensor | None = None
-        self._sde, self._t = sde, t
-        self.alpha, self.sigma = alpha, sigma = sde.alpha(t), sde.sigma(t)
-        zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
-        match model.predict:
-            case "noise":
-                self.data, self.noise = (1 / alpha, -sigma / alpha), (zero, one)
-            case "score":
-                self.data, self.noise = (1 / alpha, sigma**2 / alpha), (zero, -sigma)
-            case "data":
-                self.data, self.noise = (zero, one), (1 / sigma, -alpha / sigma)
-            case "velocity":
-                d_alpha, d_sigma = sde.derivatives(t)
-                w = alpha * d_sigma - sigma * d_alpha
-                self.data, self.noise = (d_sigma / w, -sigma / w), (-d_alpha / w, alpha / w)
-            case _:
-                # Karras et al. 2022, eq. 7, written for x = alpha x_0 + sigma eps, so that alpha = 0 is no special case.
-                total = torch.sqrt(sigma**2 + (alpha * model.sigma_data) ** 2)
-                self.input_scale = 1 / total
-                self.data = (alpha * (model.sigma_data / total) ** 2, sigma * model.sigma_data / total)
-                self.noise = (sigma / total**2, -alpha * model.sigma_data / total)
+    Attributes:
+        base: the model underneath.
+    """
 
-    def velocity(self) -> Pair:
-        d_alpha, d_sigma = self._sde.derivatives(self._t)
-        return tuple(d_alpha * data + d_sigma * noise for data, noise in zip(self.data, self.noise, strict=True))  # type: ignore[return-value]
+    def __init__(self, base: ScoreModel) -> None:
+        super().__init__(base, base.sde, "score", shape=base.shape)
+        self.batch = base.batch
+
+    @property
+    def base(self) -> ScoreModel:
+        """The model underneath."""
+        return cast(ScoreModel, self.net)
+
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        """The view of that name from what `denoise` returns."""
+        if type(self).denoise is ScoreModel.denoise:
+            raise TypeError(f"{type(self).__name__}: override view(name, x, t, cond), or denoise(x, t, **cond)")
+        data = self.denoise(x, t, **cond)
+        return data if name == "denoise" else convert(name, "denoise", data, x, t, self.sde)
 
 
-def _scaled(c: Tensor, pair: Pair) -> Pair:
-    return c * pair[0], c * pair[1]
+def convert(name: View, given: View, value: Tensor, x: Tensor, t: Time, sde: GaussianSDE) -> Tensor:
+    """One view of x (B, *) at time t from the value of another, like x."""
+    time = batch_time(t, x)
+    own, out = _coefficients(name, given, sde, time, (sde.alpha(time), sde.sigma(time)))
+    return expand(own, x) * x + expand(out, x) * value
+
+
+def _coefficients(
+    name: View, given: str, sde: GaussianSDE, t: Tensor, alpha_sigma: Pair, sigma_data: float = 0.5
+) -> Pair:
+    """(a, b), float64 and of the shape of t: the view of that name is a x + b times what is given."""
+    alpha, sigma = alpha_sigma
+    zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    if name == given:
+        return zero, one
+    data: Pair
+    noise: Pair
+    match given:
+        case "noise":
+            data, noise = (1 / alpha, -sigma / alpha), (zero, one)
+        case "score":
+            data, noise = (1 / alpha, sigma**2 / alpha), (zero, -sigma)
+        case "data" | "denoise":
+            data, noise = (zero, one), (1 / sigma, -alpha / sigma)
+        case "velocity":
+            d_alpha, d_sigma = sde.derivatives(t)
+            w = alpha * d_sigma - sigma * d_alpha
+            data, noise = (d_sigma / w, -sigma / w), (-d_alpha / w, alpha / w)
+        case _:
+            # Karras et al. 2022, eq. 7, written for x = alpha x_0 + sigma eps, so that alpha = 0 is no special case.
+            total = torch.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
+            data = (alpha * (sigma_data / total) ** 2, sigma * sigma_data / total)
+            noise = (sigma / total**2, -alpha * sigma_data / total)
+    match name:
+        case "denoise":
+            return data
+        case "noise":
+            return noise
+        case "score":
+            return -1 / sigma * noise[0], -1 / sigma * noise[1]
+        case _:
+            d_alpha, d_sigma = sde.derivatives(t)
+            return d_alpha * data[0] + d_sigma * noise[0], d_alpha * data[1] + d_sigma * noise[1]

@@ -131,3 +131,54 @@ def test_condition_reaches_the_network_and_its_dtype_is_its_own():
 def test_wrong_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_mixture_of_diagonal_components_keeps_no_basis_and_is_the_same_as_with_full_covariances():
+    means = torch.tensor([[0.4, -0.2, 1.0], [-0.7, 0.6, 0.1]], dtype=torch.float64)
+    spread = torch.tensor([[0.3, 0.05, 0.0], [0.2, 0.4, 0.1]], dtype=torch.float64)
+    for covs, diagonal in (
+        (spread, spread),
+        (spread[:, 0], spread[:, :1].expand(2, 3)),
+        (0.25, torch.full((2, 3), 0.25)),
+    ):
+        full = sf.GaussianMixture(means, torch.diag_embed(diagonal), [0.3, 0.7], sf.VP())
+        gm = sf.GaussianMixture(means, covs, [0.3, 0.7], sf.VP())
+        assert gm._basis is None
+        x = gm.sample(4, 0.5, seed=1)
+        torch.testing.assert_close(gm.log_prob(x, 0.5), full.log_prob(x, 0.5))
+        for view in VIEWS:
+            torch.testing.assert_close(getattr(gm, view)(x, 0.5), getattr(full, view)(x, 0.5))
+
+
+def test_an_isotropic_mixture_serves_large_pictures():
+    gm = sf.GaussianMixture(torch.zeros(1, 3, 256, 256), 0.25, None, sf.VP())  # its basis would take 288 GB
+    x = gm.sample(1, 0.5, seed=0)
+    alpha, sigma = sf.VP().alpha(0.5), sf.VP().sigma(0.5)
+    variance = float(0.25 * alpha**2 + sigma**2)
+    torch.testing.assert_close(gm.score(x, 0.5), -x / variance)
+    assert abs(float(x.square().mean()) / variance - 1) < 4 * (2 / x.numel()) ** 0.5
+
+
+@pytest.mark.parametrize("sde", [sf.VP(), sf.SubVP()], ids=name)
+def test_velocity_of_a_mixture_at_time_zero(sde):
+    """f x - g^2 / 2 score, though sigma' is infinite there."""
+    gm = gaussian(sde)
+    x = gm.sample(4, seed=0)
+    zero = torch.zeros((), dtype=torch.float64)
+    expected = sde.f(zero) * x - 0.5 * sde.g2(zero) * gm.score(x, 0.0)
+    torch.testing.assert_close(gm.velocity(x, 0.0), expected)
+    t = torch.tensor([0.0, 0.3, 0.0, 1.0], dtype=torch.float64)
+    mixed = gm.velocity(x, t)
+    torch.testing.assert_close(mixed[::2], expected[::2])
+    torch.testing.assert_close(mixed[1], gm.velocity(x, 0.3)[1])
+
+
+def test_a_networks_dtype_is_that_of_its_matrices_not_of_its_frequencies():
+    net = sf.nn.UNet(1, 8, (1, 2), 1, attn=(), embedding="fourier", scale_by_sigma=True).bfloat16()
+    model = sf.ScoreModel(net, sf.VE(), "score", clock="sigma", shape=(1, 8, 8))
+    assert next(net.parameters()).dtype == torch.float32  # the frequencies
+    assert model.dtype == torch.bfloat16
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = model.denoise(x, 0.5)
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())

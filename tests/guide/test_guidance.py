@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import scorefield as sf
-from scorefield.guide import Autoguidance, ClassifierFree, ClassifierGuidance
+from scorefield.guide import Autoguidance, ClassifierFree, ClassifierGuidance, Guided
 
 torch.set_num_threads(1)
 ROTATED = torch.tensor([[0.30, 0.12], [0.12, 0.15]], dtype=torch.float64)
@@ -16,17 +16,16 @@ COVS = torch.stack([ROTATED, 0.2 * torch.eye(2, dtype=torch.float64), ROTATED.fl
 SDES = [sf.VP(), sf.SubVP(), sf.VE(sigma_max=20.0)]
 
 
-class Labelled(sf.ScoreModel):
+class Labelled(Guided):
     """A network with classes, exactly: the mixture without a label, its component with one."""
 
     def __init__(self, sde: sf.GaussianSDE) -> None:
-        mixture = sf.GaussianMixture(MEANS, COVS, None, sde)
-        super().__init__(mixture, sde, "score", shape=(2,))
+        super().__init__(sf.GaussianMixture(MEANS, COVS, None, sde))
         self.parts = [sf.GaussianMixture(m[None], c[None], None, sde) for m, c in zip(MEANS, COVS, strict=True)]
 
     def denoise(self, x: Tensor, t: object, label: Tensor | None = None) -> Tensor:
         if label is None:
-            return self.net.denoise(x, t)
+            return self.base.denoise(x, t)
         every = torch.stack([part.denoise(x, t) for part in self.parts])
         return every[label, torch.arange(len(x))]
 
@@ -121,9 +120,6 @@ def test_guidance_survives_the_end_where_alpha_is_zero():
 def test_classifier_free_scales(view):
     """0 is bitwise the model without its label, 1 bitwise the one with it, 2 lies as far again beyond."""
     model = Labelled(sf.VP())
-    model.noise = lambda x, t, label=None: x - 0.3 * model.denoise(x, t, label=label)
-    model.score = lambda x, t, label=None: 2 * x + model.denoise(x, t, label=label)
-    model.velocity = lambda x, t, label=None: x - model.denoise(x, t, label=label)
     x, label = points(6), torch.arange(6) % 3
     none, full, beyond = (getattr(model | ClassifierFree(w), view)(x, 0.4, label=label) for w in (0.0, 1.0, 2.0))
     assert torch.equal(none, getattr(model, view)(x, 0.4))
@@ -191,3 +187,17 @@ def test_a_likelihood_of_ones_own_serves_as_classifier():
 def test_errors_name_the_argument(build, message):
     with pytest.raises(ValueError, match=message):
         build(sf.GaussianMixture(MEANS, COVS, None, sf.VP()))
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+def test_a_model_that_overrides_denoise_alone_has_all_four_views(sde):
+    model = Labelled(sde)
+    x, t, label = points(6), torch.linspace(0.1, 1.0, 6, dtype=torch.float64), torch.full((6,), 2)
+    for view in ("denoise", "noise", "score", "velocity"):
+        expected = getattr(model.parts[2], view)(x, t)
+        torch.testing.assert_close(getattr(model, view)(x, t, label=label), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_guided_model_that_overrides_nothing_says_so():
+    with pytest.raises(TypeError, match=r"Guided: override view\(name, x, t, cond\), or denoise"):
+        Guided(sf.GaussianMixture(MEANS, COVS, None, sf.VP())).score(points(2), 0.5)

@@ -2,14 +2,14 @@
 
 from scorefield.guide.classifier import Classifier, ClassifierGuidance, accuracy, classifier_loss
 from scorefield.guide.classifier_free import Autoguidance, ClassifierFree
-from scorefield.guide.wrapped import Wrapped
+from scorefield.model import Guided
 
 __all__ = [
     "Autoguidance",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
-    "Wrapped",
+    "Guided",
     "accuracy",
     "classifier_loss",
 ]

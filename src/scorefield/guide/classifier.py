@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from scorefield.guide.wrapped import View, Wrapped, check_rows, view_of
-from scorefield.model import ScoreModel
+from scorefield.guide.rows import check_rows
+from scorefield.model import Guided, ScoreModel, View
 from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE, Time, as_time, expand
 from scorefield.times import Proposal, UniformTimes, low_discrepancy
@@ -76,7 +76,7 @@ class ClassifierGuidance:
         return model if self.scale == 0 else _Classified(model, self.clf, self.label, self.scale)
 
 
-class _Classified(Wrapped):
+class _Classified(Guided):
     def __init__(self, base: ScoreModel, clf: ClassifierFn, label: Tensor | None, scale: float) -> None:
         super().__init__(base)
         self.clf, self.label, self.scale = clf, label, scale
@@ -85,10 +85,10 @@ class _Classified(Wrapped):
                 raise ValueError(f"label has {len(label)} rows but the model holds conditions for {base.batch} samples")
             self.batch = len(label)
 
-    def see(self, view: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         time, sde = as_time(t), self.sde
-        own = view_of(self.base, view, x, t, cond)
-        match view:
+        own = self.base.view(name, x, t, cond)
+        match name:
             case "score":
                 factor = torch.ones_like(time)
             case "noise":

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.guide.wrapped import View, Wrapped, view_of
-from scorefield.model import ScoreModel
+from scorefield.model import Guided, ScoreModel, View
 from scorefield.sde import Time, as_time, expand
 
 
@@ -73,7 +72,7 @@ class Autoguidance:
         return _Extrapolated(model, self.weak, self.scale, self.interval, {})
 
 
-class _Extrapolated(Wrapped):
+class _Extrapolated(Guided):
     """poor + scale (good - poor), in every view, since all views are affine in the score with the same x part."""
 
     def __init__(
@@ -88,13 +87,13 @@ class _Extrapolated(Wrapped):
         self.poor, self.scale, self.interval, self.null = poor, scale, interval, null
         self.batch = good.batch if poor is None or good.batch is not None else poor.batch
 
-    def see(self, view: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         def good() -> Tensor:
-            return view_of(self.base, view, x, t, cond)
+            return self.base.view(name, x, t, cond)
 
         def poor() -> Tensor:
             other = cond | {k: _fill(v, x) for k, v in self.null.items()}
-            return view_of(self.poor or self.base, view, x, t, other)
+            return (self.poor or self.base).view(name, x, t, other)
 
         excess = self._excess(t, x)
         if _everywhere(excess, 0.0):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.guide.wrapped import check_rows
+from scorefield.guide.rows import check_rows
 from scorefield.inverse.measurement import Measurement, rows_of
 from scorefield.inverse.spectral import Spectrum, spectrum_of
 from scorefield.randomness import Noise

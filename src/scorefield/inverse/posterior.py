@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.guide.wrapped import View, Wrapped, check_rows
+from scorefield.guide.rows import check_rows
 from scorefield.inverse.measurement import (
     DENSE,
     Linearized,
@@ -22,7 +22,7 @@ from scorefield.inverse.measurement import (
     real_rows,
     rows_of,
 )
-from scorefield.model import ScoreModel
+from scorefield.model import Guided, ScoreModel
 from scorefield.sde import Time, as_time, expand
 
 Method: TypeAlias = Literal["dps", "pigdm", "tmpd", "mmps", "diffpir"]
@@ -103,7 +103,7 @@ class Posterior:
         )
 
 
-class PosteriorModel(Wrapped):
+class PosteriorModel(Guided):
     """What `model | Posterior(...)` is; every view derives from its denoised estimate."""
 
     def __init__(self, base: ScoreModel, posterior: Posterior) -> None:
@@ -119,31 +119,17 @@ class PosteriorModel(Wrapped):
         ndim = self.posterior.y.ndim if self.shape is None else len(self.shape) + 1
         return PosteriorModel(self.base.rows(index), self.posterior.rows(index, ndim))
 
-    def see(self, view: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
-        time, sde = as_time(t), self.sde
-        data = self._denoise(x, time, cond)
-        if view == "denoise":
-            return data
-        alpha, sigma = sde.alpha(time), sde.sigma(time)
-        noise = expand(1 / sigma, x) * x - expand(alpha / sigma, x) * data
-        if view == "noise":
-            return noise
-        if view == "score":
-            return expand(-1 / sigma, x) * noise
-        d_alpha, d_sigma = sde.derivatives(time)
-        return expand(d_alpha, x) * data + expand(d_sigma, x) * noise
-
-    def _denoise(self, x: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
-        if self.posterior.y.shape[0] not in (1, x.shape[0]):
-            raise ValueError(
-                f"y has {self.posterior.y.shape[0]} rows for {x.shape[0]} samples; give one, or one for each"
-            )
+    def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        """E[x_0 | x_t = x, y] by the method, like x."""
+        time, rows = as_time(t), self.posterior.y.shape[0]
+        if rows not in (1, x.shape[0]):
+            raise ValueError(f"y has {rows} rows for {x.shape[0]} samples; give one, or one for each")
         track = torch.is_grad_enabled()
         differentiates = self.posterior.method != "diffpir"
         with torch.set_grad_enabled(track or differentiates):
             live = x if not differentiates or (track and x.requires_grad) else x.detach().requires_grad_()
             data = self.base.denoise(live, t, **cond)
-            shifted = data + self._shift(live, data, t, track)
+            shifted = data + self._shift(live, data, time, track)
         return shifted if track else shifted.detach()
 
     def _shift(self, x: Tensor, data: Tensor, t: Tensor, track: bool) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scorefield.guide.wrapped import check_rows
+from scorefield.guide.rows import check_rows
 from scorefield.inverse.measurement import matrix_of, parts, pseudo_inverse, real_rows, rows_of
 from scorefield.inverse.operators import Operator
 from scorefield.randomness import Noise
