@@ -251,7 +251,7 @@ def _flow(
         else:
             times = sampling_grid(model.sde, solver.default_steps, max(begin, end), min(begin, end), solver.grid)  # type: ignore[arg-type]
             path = Path(len(times) - 1)
-            z = integrate(solver, field, x, times if begin > end else times.flip(0), NoNoise(x.shape[0]), path=path)
+            z, _ = integrate(solver, field, x, times if begin > end else times.flip(0), NoNoise(x.shape[0]), path=path)
             result = _solution(field, z, path)
     _warn(result.status)
     return result if full else result.x
@@ -286,7 +286,7 @@ def _run(
         )
         return Solution(x, result.nfe + 1, result.status, path, at)
     path_log = Path(len(times) - 1)
-    x = integrate(solver, field, x, times, draws, hooks, path_log if full else None, tick)
+    x, _ = integrate(solver, field, x, times, draws, hooks, path_log if full else None, tick)
     if final:
         x = field.denoise(x, times[-1])
         for hook in hooks:

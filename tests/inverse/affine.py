@@ -65,7 +65,7 @@ def moments(
                 centre, std = sde.transition(x, a, b)
                 return centre + std * n.like(x)
             # hooks run after the step; the one at its start has run already
-            stage = [integrate(solver, field, x, torch.stack([a, b]), n)]
+            stage = [integrate(solver, field, x, torch.stack([a, b]), n)[0]]
             for hook in hooks:
                 stage.append(hook(stage[-1], b, field, n))
             return stage[-1]

@@ -60,7 +60,7 @@ def predicted(solver: sf.Solver, gm: sf.GaussianMixture, times: Tensor) -> tuple
         z[first : first + d] = eye
         return z
 
-    end = integrate(solver, Field(gm, {}, rows), x, times, FromFunction(rows, response))
+    end, _ = integrate(solver, Field(gm, {}, rows), x, times, FromFunction(rows, response))
     mean, cov = moments(gm, float(times[0]))
     a, draws = (end[1 : d + 1] - end[0]).T, (end[d + 1 :] - end[0]).reshape(-1, d, d).mT
     return a @ mean + end[0], a @ cov @ a.T + (draws @ draws.mT).sum(0)
@@ -73,7 +73,7 @@ def test_samples_have_the_predicted_moments(solver, sde):
     times = grid(sde, 200)
     noise = FromGenerator(n, torch.Generator().manual_seed(3))
     x = gm.marginal(float(times[0])).draw(noise, torch.float64, torch.device("cpu"))
-    x = integrate(solver, Field(gm, {}, n), x, times, noise)
+    x, _ = integrate(solver, Field(gm, {}, n), x, times, noise)
     mean, cov = predicted(solver, gm, times)
     spread = cov.diagonal()
     assert ((x.mean(0) - mean).abs() < 4 * (spread / n).sqrt()).all()

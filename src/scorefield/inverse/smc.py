@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -112,23 +112,45 @@ def twisted_smc(
     draws = source(seed, particles)
     with torch.no_grad():
         x = sde.prior((particles, *model.shape)).draw(draws, model.dtype, model.device)
-        cloud = _Cloud(torch.zeros(particles, dtype=torch.float64, device=x.device))
         kind = _Full if full else _Isotropic
-        integrate(kind(operator, y, noise, resample_below, float(times[-1]), cloud), flow, x, times, draws)
+        _, states = integrate(kind(operator, y, noise, resample_below, float(times[-1])), flow, x, times, draws)
+    cloud: _Cloud = states[0][1]
     assert cloud.data is not None
     weights = torch.softmax(cloud.log_weights, 0)
     evidence = cloud.log_evidence + float(_log_mean(cloud.log_weights))
     return Particles(cloud.data, weights, torch.stack(cloud.ess), evidence)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Cloud:
-    """What is known of the particles besides their states."""
+    """What is known of the particles besides x and the law there: a part of the solvers' state.
+
+    Attributes:
+        log_weights: (P,). ess: effective sample sizes so far. data: draws of x_0, at the end.
+    """
 
     log_weights: Tensor
+    ess: tuple[Tensor, ...]
     log_evidence: float = 0.0
-    ess: list[Tensor] = field(default_factory=list)
     data: Tensor | None = None
+
+    @classmethod
+    def of(cls, guess: Tensor) -> _Cloud:
+        """The first weights: the particles come from the prior."""
+        return cls(guess, (_ess(guess),))
+
+    def resampled(self, below: float, noise: Noise) -> tuple[_Cloud, Tensor | None]:
+        """Indices of the particles that go on, where the weights have become too uneven."""
+        if float(self.ess[-1]) >= below * len(self.log_weights):
+            return self, None
+        index = _systematic(self.log_weights, noise)
+        evidence = self.log_evidence + float(_log_mean(self.log_weights))
+        return replace(self, log_weights=torch.zeros_like(self.log_weights), log_evidence=evidence), index
+
+    def weighed(self, log_ratio: Tensor, data: Tensor | None) -> _Cloud:
+        """The cloud after a step."""
+        log_weights = self.log_weights + log_ratio
+        return replace(self, log_weights=log_weights, ess=(*self.ess, _ess(log_weights)), data=data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,29 +162,8 @@ class _Twisted(Solver):
     noise: float
     resample_below: float
     end: float
-    cloud: _Cloud
 
     order: ClassVar[float] = 1
-
-    def begin(self, guess: Tensor) -> None:
-        """The first weights: the particles come from the prior."""
-        self.cloud.log_weights = guess
-        self.cloud.ess.append(_ess(guess))
-
-    def chosen(self, noise: Noise) -> Tensor | None:
-        """Indices of the particles that go on, where the weights have become too uneven."""
-        cloud = self.cloud
-        if float(cloud.ess[-1]) >= self.resample_below * len(cloud.log_weights):
-            return None
-        index = _systematic(cloud.log_weights, noise)
-        cloud.log_evidence += float(_log_mean(cloud.log_weights))
-        cloud.log_weights = torch.zeros_like(cloud.log_weights)
-        return index
-
-    def weigh(self, log_ratio: Tensor) -> None:
-        """Multiply the weights after a step."""
-        self.cloud.log_weights = self.cloud.log_weights + log_ratio
-        self.cloud.ess.append(_ess(self.cloud.log_weights))
 
 
 class _Full(_Twisted):
@@ -171,11 +172,12 @@ class _Full(_Twisted):
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
         if state is None:
-            state = local(field, x, t, self.operator, self.y, self.noise)
-            self.begin(state.guess)
-        if (index := self.chosen(noise)) is not None:
-            x, state = x[index], state.rows(index)
-        here: Local = state
+            first_law = local(field, x, t, self.operator, self.y, self.noise)
+            state = first_law, _Cloud.of(first_law.guess)
+        here: Local = state[0]
+        cloud, index = state[1].resampled(self.resample_below, noise)
+        if index is not None:
+            x, here = x[index], here.rows(index)
         a, v = sde.transition_coefficients(s, t)
         shrink = float(torch.square(sde.sigma(s) / sde.sigma(t)))
         gain, base = float(sde.alpha(s) * v / sde.sigma(t) ** 2), float(v) * shrink
@@ -191,25 +193,25 @@ class _Full(_Twisted):
         expected = log_normal(residual, here.covariance_factor(base * here.spread / known, self.noise))
         there = local(field, x, s, self.operator, self.y, self.noise)
         ratio = there.guess - expected
+        data = None
         if float(s) == self.end:
-            ratio = ratio + self._finish(there, x, noise)
-        self.weigh(ratio)
-        return x, there
+            change, data = self._finish(there, x, noise)
+            ratio = ratio + change
+        return x, (there, cloud.weighed(ratio, data))
 
-    def _finish(self, there: Local, x: Tensor, noise: Noise) -> Tensor:
-        """Draw x_0 from the last law; returns what the curvature of the operator makes of the weights."""
+    def _finish(self, there: Local, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """What the curvature of the operator makes of the weights, (P,), and draws of x_0 from the last law."""
         z = noise.normal((len(x), there.data.shape[1] + there.residual.shape[1]), torch.float64, x.device)
         first, misfit = z[:, : there.data.shape[1]], z[:, there.data.shape[1] :]
         drawn = there.condition(_colour(there, first), misfit, self.noise)
-        data = (there.data + drawn).reshape(x.shape)
-        self.cloud.data = data.to(x.dtype)
+        data = (there.data + drawn).reshape(x.shape).to(x.dtype)
         call, adjoint = parts(self.operator)
         if adjoint is not None:
-            return torch.zeros_like(there.guess)
+            return torch.zeros_like(there.guess), data
         straight = there.residual - there.measured(drawn)
-        curved = real_rows(self.y.to(x.device)).double() - real_rows(call(self.cloud.data)).double()
+        curved = real_rows(self.y.to(x.device)).double() - real_rows(call(data)).double()
         change: Tensor = (torch.square(straight) - torch.square(curved)).sum(1) / (2 * self.noise**2)
-        return change
+        return change, data
 
 
 def _colour(law: Local, z: Tensor) -> Tensor:
@@ -223,10 +225,11 @@ class _Isotropic(_Twisted):
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
         if state is None:
-            state = self._guess(field, x, t, noise)
-            self.begin(state[1])
-        data, guess, pull, spread = state
-        if (index := self.chosen(noise)) is not None:
+            view = self._guess(field, x, t, noise)
+            state = view, _Cloud.of(view[1])
+        data, guess, pull, spread = state[0]
+        cloud, index = state[1].resampled(self.resample_below, noise)
+        if index is not None:
             x, data, guess, pull = x[index], data[index], guess[index], pull[index]
         a, v = sde.transition_coefficients(s, t)
         shrink = torch.square(sde.sigma(s) / sde.sigma(t))
@@ -238,10 +241,8 @@ class _Isotropic(_Twisted):
         x = plain + moved + std * z
         drift = moved / std
         ratio = -(0.5 * torch.square(drift) + drift * z).flatten(1).double().sum(1)
-        state = self._guess(field, x, s, noise)
-        self.weigh(ratio + state[1] - guess)
-        self.cloud.data = state[0]
-        return x, state
+        view = self._guess(field, x, s, noise)
+        return x, (view, cloud.weighed(ratio + view[1] - guess, view[0]))
 
     def _guess(self, field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(D, log of the guess of p(y | x_t) (P,), its gradient like x, mean variance of x_0 given x_t).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -135,9 +135,8 @@ def log_prob(
             part = x[rows]
             divergence = estimator(trace, part, draws, probes, distribution, linearizer, memory)
             columns = divergence.columns
-            flow = AugmentedFlow(
-                whole.rows(torch.arange(n)[rows]), tuple(x.shape[1:]), x.dtype, divergence, linearizer, [0]
-            )
+            field = whole.rows(torch.arange(n)[rows])
+            flow = AugmentedFlow(field, tuple(x.shape[1:]), x.dtype, divergence, linearizer)
             # The state is kept in float64: thousands of nats would lose digits in float32.
             y = torch.cat([part.double().flatten(1), part.new_zeros((len(part), columns), dtype=torch.float64)], 1)
             parts.append(_solve(solver, flow, y, times, t_min, _portion(bar, rows, n)))
@@ -185,11 +184,11 @@ class AugmentedFlow:
     dtype: torch.dtype
     divergence: Divergence
     linearizer: Linearizer
-    calls: list[int]
+    calls: int = 0
 
     def velocity(self, y: Tensor, t: Time) -> Tensor:
         """The velocity of every part, like y (B, D + K)."""
-        self.calls[0] += 1
+        self.calls += 1
         if self.linearizer.mode != "lean":
             return self._at(y, t)
         halves = torch.arange(len(y)).tensor_split(2)
@@ -215,9 +214,7 @@ class AugmentedFlow:
 
     def rows(self, index: Tensor) -> AugmentedFlow:
         """The flow for a subset of the samples."""
-        return AugmentedFlow(
-            self.field.rows(index), self.event, self.dtype, self.divergence.rows(index), self.linearizer, self.calls
-        )
+        return replace(self, field=self.field.rows(index), divergence=self.divergence.rows(index))
 
 
 def _solve(solver: Solver, flow: AugmentedFlow, y: Tensor, times: Tensor | None, t_min: float, tick: Tick) -> Solution:
@@ -226,6 +223,6 @@ def _solve(solver: Solver, flow: AugmentedFlow, y: Tensor, times: Tensor | None,
         sde, columns = flow.field.sde, flow.divergence.columns
         return integrate_flow(solver, flow, sde, y, t_min, sde.T, tick=tick, integrals=columns)
     # A solver on a fixed grid asks its field for velocities alone, which the augmented flow has.
-    x = integrate(solver, flow, y, times, source(0, len(y)), path=None, tick=tick)  # type: ignore[arg-type]
-    nfe = torch.full((len(y),), flow.calls[0], device=y.device)
+    x, _ = integrate(solver, flow, y, times, source(0, len(y)), path=None, tick=tick)  # type: ignore[arg-type]
+    nfe = torch.full((len(y),), flow.calls, device=y.device)
     return Solution(x, nfe, torch.zeros_like(nfe), x.unsqueeze(0), times[-1:])

@@ -55,39 +55,41 @@ class AnalyticAncestral(Solver):
             data, root = _denoise_with_covariance(field, x, t, v * shrink, gain)
             fresh = torch.einsum("bij,bj->bi", root, noise.like(x).flatten(1)).reshape(x.shape)
         else:
-            data, variance = self._variance(field, x, t, noise)
+            data, variance, state = self._variance(field, x, t, state, noise)
             spread = v * shrink + gain**2 * variance
             fresh = expand(torch.sqrt(spread), x) * noise.like(x)
-        return expand(a * shrink, x) * x + expand(gain, x) * data + fresh, None
+        return expand(a * shrink, x) * x + expand(gain, x) * data + fresh, state
 
     def prepare(self, field: Field, start: Callable[[int], tuple[Tensor, Noise]], grid: Tensor) -> AnalyticAncestral:
         """Measure the mean variance along the grid where `covariance` is "mean"."""
         if self.covariance == "full":
             return self
         d = math.prod(start(1)[0].shape[1:])
-        pilot = _Recorder()
         x, noise = start(max(8, min(PILOT // d, 16_384)))
-        integrate(pilot, field, x, grid, noise)
-        return replace(self, measured={t: sum(seen) / len(seen) for t, seen in pilot.record.items()})
+        _, states = integrate(_Measuring(), field, x, grid, noise)
+        found: dict[float, list[float]] = {}
+        for t, variance in states[0]:
+            found.setdefault(t, []).append(variance)
+        return replace(self, measured={t: sum(seen) / len(seen) for t, seen in found.items()})
 
-    def _variance(self, field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """E[x_0 | x_t], and its mean variance over dimensions, () or (B,)."""
+    def _variance(self, field: Field, x: Tensor, t: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Tensor, Any]:
+        """E[x_0 | x_t], its mean variance over dimensions, () or (B,), and the next state."""
         if self.measured is not None:
-            return field.denoise(x, t), torch.as_tensor(self.measured[float(t)], dtype=torch.float64)
-        return _denoise_with_variance(field, x, t, noise)
+            return field.denoise(x, t), torch.as_tensor(self.measured[float(t)], dtype=torch.float64), None
+        return *_denoise_with_variance(field, x, t, noise), None
 
 
 @dataclass(frozen=True)
-class _Recorder(AnalyticAncestral):
-    """The same sampler on the pilot ensemble, whose mean it takes and writes down."""
+class _Measuring(AnalyticAncestral):
+    """The same sampler on the pilot ensemble, whose mean it takes; its state is [(t, mean variance), ...]."""
 
-    record: dict[float, list[float]] = field(default_factory=dict)
+    def _variance(self, field: Field, x: Tensor, t: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Tensor, Any]:
+        data, each = _denoise_with_variance(field, x, t, noise)
+        mean = each.mean()
+        return data, mean, [*(state or ()), (float(t), float(mean))]
 
-    def _variance(self, field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        data, variance = _denoise_with_variance(field, x, t, noise)
-        mean = variance.mean()
-        self.record.setdefault(float(t), []).append(float(mean))
-        return data, mean
+    def risen(self, state: Any) -> Any:
+        return state
 
 
 def _denoise_with_variance(field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:

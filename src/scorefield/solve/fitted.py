@@ -149,10 +149,10 @@ def pilot(
     noise = source(seed, n)
     times = sampling_grid(sde, nodes - 1, sde.T, sde.t_min if t_min is None else t_min, "log_snr")
     x = sde.prior((n, *event)).draw(noise, dtype or model.dtype, device or model.device)
-    recorder = _Recorder([], [])
-    x = integrate(recorder, field, x, times, noise, tick=tick)
+    x, states = integrate(_Watched(), field, x, times, noise, tick=tick)
     end = field.denoise(x, times[-1])
-    return Reference(field, times, torch.stack([*recorder.states, x]), torch.stack([*recorder.denoised, end]), end)
+    passed, denoised = zip(*states[0][1], strict=True)
+    return Reference(field, times, torch.stack([*passed, x]), torch.stack([*denoised, end]), end)
 
 
 def fit_grid(reference: Reference, order: int = 2) -> FittedGrid:
@@ -348,17 +348,12 @@ def _finite(lam: Tensor) -> Tensor:
     return lam
 
 
-@dataclass(frozen=True)
-class _Recorder(Solver):
-    """UniPC that writes down every state and what the model makes of it."""
-
-    states: list[Tensor]
-    denoised: list[Tensor]
+class _Watched(Solver):
+    """UniPC whose state holds every x and what the model makes of it."""
 
     order: ClassVar[float] = 3
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        ahead, state = UniPC(3).step(field, x, t, s, state, noise)
-        self.states.append(x)
-        self.denoised.append(state[0][0][1])
-        return ahead, state
+        inner, seen = state or (None, ())
+        ahead, inner = UniPC(3).step(field, x, t, s, inner, noise)
+        return ahead, (inner, (*seen, (x, inner[0][0][1])))

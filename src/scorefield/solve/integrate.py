@@ -125,6 +125,10 @@ class Solver(ABC):
         """The sub-steps of a step from t to s; hooks run after each."""
         return ((self, t, s),)
 
+    def risen(self, state: Any) -> Any:
+        """What is still true of a state after fresh noise was added to x; nothing by default, and the method starts anew."""
+        return None
+
     def prepare(self, field: Field, start: Callable[[int], tuple[Tensor, Noise]], grid: Tensor) -> Solver:
         """The solver with whatever it measures before sampling; `start(n)` draws n states at grid[0]."""
         return self
@@ -164,8 +168,8 @@ def integrate(
     hooks: Iterable[Hook] = (),
     path: Path | None = None,
     tick: Tick | None = None,
-) -> Tensor:
-    """Fixed-grid loop: x at grid[0] to x at grid[-1].
+) -> tuple[Tensor, dict[int, Any]]:
+    """Fixed-grid loop: x at grid[0] to x at grid[-1], and what each stage of the solver remembers at the end.
 
     Where a falling grid rises in between, the sample is noised by the forward transition, which makes resampling
     (RePaint) and Restart a matter of the grid. A grid that ends above its start is followed by the solver itself.
@@ -173,6 +177,7 @@ def integrate(
     hooks = tuple(hooks)
     falling = bool(grid[-1] < grid[0])
     states: dict[int, Any] = {}
+    risen = False
     for hook in hooks:
         x = hook(x, grid[0], field, noise)
     if path is not None:
@@ -183,16 +188,17 @@ def integrate(
         if rise:
             mean, std = field.sde.transition(x, t, s)
             x = mean + std * noise.like(x)
-            states.clear()
         for k, (stage, a, b) in enumerate(() if rise else solver.stages(t, s)):
-            x, states[k] = stage.step(field, x, a, b, states.get(k), noise)
+            state = stage.risen(states.get(k)) if risen else states.get(k)
+            x, states[k] = stage.step(field, x, a, b, state, noise)
             for hook in hooks:
                 x = hook(x, b, field, noise)
+        risen = rise
         if path is not None:
             path.add(i + 1, x, float(s))
         if tick is not None:
             tick((i + 1) / (len(grid) - 1))
-    return x
+    return x, states
 
 
 class Pair(Protocol):

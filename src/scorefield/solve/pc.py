@@ -69,9 +69,13 @@ class Langevin(Solver):
         shrink = _shrink(field, t, s)
         for i in range(self.steps):
             score, z = field.score(x, s), noise.like(x)
-            e = 2 * shrink * self.snr**2 * self.ratio(field, score, z, t, s, i)
-            x = x + expand(e, x) * score + expand(torch.sqrt(2 * e), x) * z
+            x = self.correct(x, score, z, shrink, self.ratio(field, score, z, t, s, i))
         return x, None
+
+    def correct(self, x: Tensor, score: Tensor, z: Tensor, shrink: Tensor, ratio: Tensor) -> Tensor:
+        """One correction, with ratio = (|z| / |score|)^2."""
+        e = 2 * shrink * self.snr**2 * ratio
+        return x + expand(e, x) * score + expand(torch.sqrt(2 * e), x) * z
 
     def ratio(self, field: Field, score: Tensor, z: Tensor, t: Tensor, s: Tensor, i: int) -> Tensor:
         """(|z| / |score|)^2 for the i-th correction at s, of shape () or (B,)."""
@@ -88,19 +92,27 @@ class Langevin(Solver):
 
 
 @dataclass(frozen=True)
-class _Recorder(Langevin):
-    """The same corrector on the pilot ensemble, where the mean is taken over the ensemble and written down."""
+class _Measuring(Langevin):
+    """The same corrector on the pilot ensemble, whose mean it takes; its state is [(grid step, norms), ...]."""
 
-    record: dict[tuple[float, float], list[Tensor]] = field(default_factory=dict)
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        shrink, norms = _shrink(field, t, s), []
+        for _ in range(self.steps):
+            score, z = field.score(x, s), noise.like(x)
+            norms.append(torch.square(score.double()).flatten(1).sum(1).mean())
+            x = self.correct(x, score, z, shrink, math.prod(x.shape[1:]) / norms[-1])
+        return x, [*(state or ()), ((float(t), float(s)), norms)]
 
-    def ratio(self, field: Field, score: Tensor, z: Tensor, t: Tensor, s: Tensor, i: int) -> Tensor:
-        mean = torch.square(score.double()).flatten(1).sum(1).mean()
-        self.record.setdefault((float(t), float(s)), []).append(mean)
-        return math.prod(score.shape[1:]) / mean
+    def risen(self, state: Any) -> Any:
+        return state
 
-    def table(self) -> dict[tuple[float, float], Tensor]:
-        """Mean-square score norms (steps,) by grid step, averaged where a grid passes several times."""
-        return {key: torch.stack(seen).reshape(-1, self.steps).mean(0) for key, seen in self.record.items()}
+
+def _table(seen: Sequence[tuple[tuple[float, float], list[Tensor]]]) -> dict[tuple[float, float], Tensor]:
+    """Mean-square score norms (steps,) by grid step, averaged where a grid passes several times."""
+    table: dict[tuple[float, float], list[Tensor]] = {}
+    for key, norms in seen:
+        table.setdefault(key, []).extend(norms)
+    return {key: torch.stack(norms).reshape(-1, len(seen[0][1])).mean(0) for key, norms in table.items()}
 
 
 @dataclass(frozen=True)
@@ -161,16 +173,19 @@ class PC(Solver):
     def prepare(self, field: Field, start: Start, grid: Tensor) -> PC:
         """Measure the corrector's expected score norms on a pilot ensemble where `Langevin` wants them."""
         corrector = self.corrector
-        if not isinstance(corrector, Langevin) or corrector.norm != "expected":
+        if not isinstance(corrector, Langevin) or corrector.norm != "expected" or corrector.steps == 0:
             return self
         d = math.prod(start(1)[0].shape[1:])
         if d >= CONCENTRATED:
             return self
         size = min(PILOT // d, 16_384)
-        pilot = _Recorder(corrector.snr, corrector.steps)
         x, noise = start(size)
-        integrate(replace(self, corrector=pilot), field, x, grid, noise)
-        return replace(self, corrector=replace(corrector, expected=pilot.table()))
+        # Corrected first, it is the first stage, else the last.
+        _, states = integrate(
+            replace(self, corrector=_Measuring(corrector.snr, corrector.steps)), field, x, grid, noise
+        )
+        seen = states[0 if self.correct_first else max(states)]
+        return replace(self, corrector=replace(corrector, expected=_table(seen)))
 
 
 def _check(snr: float, steps: int) -> None:
