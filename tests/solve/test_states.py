@@ -40,7 +40,7 @@ def test_the_loop_returns_what_the_solver_remembers():
 
 
 def test_each_stage_has_its_own_state():
-    assert states_of(sf.PC(Steps(), sf.Identity()), [1.0, 0.6, 0.3]) == {0: [1.0, 0.6], 1: None}
+    assert states_of(sf.PC(Steps(), sf.solve.Identity()), [1.0, 0.6, 0.3]) == {0: [1.0, 0.6], 1: None}
 
 
 def test_fresh_noise_starts_a_method_anew_unless_it_says_otherwise():
@@ -49,7 +49,7 @@ def test_fresh_noise_starts_a_method_anew_unless_it_says_otherwise():
     assert states_of(Lasting(), grid) == {0: [1.0, 0.6, 0.3]}
 
 
-@pytest.mark.parametrize("solver", [sf.PC(), sf.PC(correct_first=True), sf.AnalyticAncestral()], ids=repr)
+@pytest.mark.parametrize("solver", [sf.PC(), sf.PC(correct_first=True), sf.solve.AnalyticAncestral()], ids=repr)
 def test_what_is_measured_on_a_pilot_outlives_a_rise_of_the_grid(solver):
     plan = Restart(low=0.2, high=0.5, repeats=2, steps=3, base="uniform")
     x = sf.sample(gaussian(sf.VP()), 2, solver, steps=6, grid=plan, seed=0)
