@@ -1,13 +1,16 @@
 """Tangents carried through a network are its directional derivatives."""
 
+import warnings
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import scorefield as sf
-from scorefield.likelihood.forward.dual import Meter, UnsupportedOperation
-from scorefield.likelihood.trace import Forward, Linearizer, Reverse, TorchForward, pushforward
+from scorefield.errors import ScorefieldWarning
+from scorefield.likelihood.forward import Dual, Meter, Rules, UnsupportedOperation, pushforward, register
+from scorefield.likelihood.trace import Exact, Forward, Linearizer, Reverse, TorchForward
 from scorefield.nn import MLP, NCSN, NCSNv2, UNet
 
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1}
@@ -107,20 +110,147 @@ def test_an_operation_without_a_rule_is_refused_not_guessed():
 
 
 @pytest.mark.parametrize(
-    ("mode", "function", "chosen"),
+    ("mode", "function", "chosen", "said"),
     [
-        ("auto", torch.tanh, Forward),
-        ("auto", lambda z: z.cumsum(1), Reverse),
-        ("forward", lambda z: z.cumsum(1), TorchForward),
-        ("reverse", torch.tanh, Reverse),
+        ("auto", torch.tanh, Forward, []),
+        ("auto", lambda z: z.cumsum(1), Reverse, ["cumsum"]),
+        ("forward", lambda z: z.cumsum(1), TorchForward, ["cumsum"]),
+        ("reverse", lambda z: z.cumsum(1), Reverse, []),
     ],
 )
-def test_the_way_of_differentiating_is_chosen_by_what_the_network_does(mode, function, chosen):
+def test_the_way_of_differentiating_is_chosen_by_what_the_network_does(mode, function, chosen, said):
     linearizer = Linearizer(mode)
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    moved = linearizer(function, x).products(torch.ones(1, 2, 3, dtype=torch.float64))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moved = [linearizer(function, x).products(torch.ones(1, 2, 3, dtype=torch.float64)) for _ in range(2)][-1]
     assert linearizer.chosen is chosen
     assert moved.shape == (1, 2, 3)
+    messages = [str(w.message) for w in caught if w.category is ScorefieldWarning]
+    assert len(messages) == len(said)  # once, and by name
+    assert all(word in message for word, message in zip(said, messages, strict=True))
+
+
+ELSEWHERE = {
+    "numpy": lambda z: torch.as_tensor(z.detach().numpy()) * 2,
+    "one number": lambda z: z * z[0, 0].item(),
+    "address": lambda z: z * float(z.data_ptr() != 0),
+    "dlpack": lambda z: z * torch.from_dlpack(z.detach()),
+    "rule that does not foresee it": lambda z: torch.ones(4, dtype=torch.float64).index_select(
+        0, z.argmax(1) + 0 * z[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_leaves_torch_is_an_unsupported_operation(name):
+    x = torch.rand(2, 3, dtype=torch.float64)
+    with pytest.raises(UnsupportedOperation):
+        pushforward(ELSEWHERE[name], x, x.unsqueeze(0))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shape mismatch")])
+def test_no_other_failure_changes_the_way_of_differentiating(error):
+    """Running out of memory above all: reverse mode would need more of it."""
+
+    def failing(z):
+        raise error
+
+    linearizer = Linearizer("auto")
+    with pytest.raises(type(error), match=str(error)):
+        linearizer(failing, torch.zeros(2, 3)).products(torch.ones(1, 2, 3))
+    assert linearizer.chosen is Forward
+
+
+def test_an_operation_that_comes_later_on_the_path_changes_the_way_there():
+    """The weak model, with an operation without a rule, is called between two times only."""
+    good = sf.ScoreModel(lambda x, t: 0.5 * x, sf.VP(), shape=(2,))
+    weak = sf.ScoreModel(lambda x, t: 0.5 * x + 0.1 * x.cumsum(1), sf.VP(), shape=(2,))
+    guided = good | sf.Autoguidance(weak, 1.5, interval=(0.3, 0.6))
+    x = torch.tensor([[1.0, -0.4], [0.2, 0.3]], dtype=torch.float64)
+    for trace in ("exact", "hutchinson"):
+        options = {"trace": trace, "probes": 2, "seed": 0, "solver": sf.RK4(), "steps": 20}
+        expected = sf.log_prob(guided, x, mode="reverse", **options)
+        with pytest.warns(ScorefieldWarning, match="cumsum"):
+            found = sf.log_prob(guided, x, **options)
+        assert torch.allclose(found.nats, expected.nats, atol=1e-10)
+
+
+STEPS = {
+    "int": lambda x: 0.3 * x + 0.2 * (4 * x).int().to(x.dtype),
+    "long": lambda x: 0.3 * x + 0.2 * (4 * x).long(),
+    "bool": lambda x: 0.3 * x + (x > 0.1).to(x.dtype),
+    "floor": lambda x: 0.3 * x + x.floor() + x.round() + x.ceil() + x.trunc(),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_have_no_derivative(name):
+    x = torch.tensor([[0.3, -0.6]], dtype=torch.float64)
+    value, trace = Exact(Linearizer("forward"))(STEPS[name], x)
+    assert torch.equal(value, STEPS[name](x))
+    assert float(trace) == pytest.approx(0.6, abs=1e-12)
+
+
+def test_a_constant_network_has_no_divergence():
+    x = torch.ones(2, 3, dtype=torch.float64)
+    with pytest.warns(ScorefieldWarning, match="lost"):
+        value, trace = Exact(Linearizer())(lambda z: torch.ones_like(z), x)
+    assert torch.equal(value, x)
+    assert trace.flatten().tolist() == [0, 0]
+
+
+def test_the_derivative_is_that_of_the_function_whatever_it_detaches():
+    x = torch.rand(2, 3, dtype=torch.float64)
+    assert torch.allclose(pushforward(lambda z: z * z.detach(), x, torch.ones_like(x).unsqueeze(0))[1], 2 * x)
+
+
+def test_a_network_that_differentiates_inside_is_differentiated_in_reverse():
+    """The rule of a linear layer is invisible to an inner gradient, which would silently lack it."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 3).double().requires_grad_(False)
+
+    def slope(z):
+        with torch.enable_grad():
+            live = z if z.requires_grad else z.detach().requires_grad_()
+            value = (live + layer(live)).square().sum()
+            return torch.autograd.grad(value, live, create_graph=True)[0]
+
+    x = torch.rand(2, 3, dtype=torch.float64)
+    jacobian = 2 * (torch.eye(3) + layer.weight).T @ (torch.eye(3) + layer.weight)
+    with pytest.warns(ScorefieldWarning, match="differentiates inside"):
+        trace = Exact(Linearizer())(slope, x)[1]
+    assert torch.allclose(trace, jacobian.trace().expand(2, 1))
+
+
+@pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
+def test_a_compiled_network_is_differentiated_as_it_was_written(mode):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.SiLU(), torch.nn.Linear(8, 3)).double()
+    x = torch.rand(2, 3, dtype=torch.float64)
+    compiled = torch.compile(net, backend="aot_eager")
+    compiled(x)
+    linearizer = Linearizer(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace = Exact(linearizer)(compiled, x)[1]
+    assert torch.allclose(trace, Exact(Linearizer("reverse"))(net, x)[1])
+    assert linearizer.chosen is (Reverse if mode == "reverse" else Forward)
+
+
+def test_an_operation_of_the_users_own_gets_a_rule():
+    """Tripled is an operator that torch does not know; nor do duals, until they are told."""
+    library = torch.library.Library("scorefield_test", "FRAGMENT")
+    library.define("tripled(Tensor x) -> Tensor")
+    library.impl("tripled", lambda x: 3 * x, "CompositeExplicitAutograd")
+    operator = torch.ops.scorefield_test.tripled.default
+    x = torch.rand(2, 3, dtype=torch.float64)
+    with pytest.raises(UnsupportedOperation, match="tripled"):
+        pushforward(operator, x, x.unsqueeze(0))
+    rules = Rules()
+    rules.operator(operator)(lambda func, x: Dual(func(x.packed)))
+    register(rules)
+    assert torch.allclose(pushforward(operator, x, x.unsqueeze(0))[1], 3 * x)
 
 
 def test_a_mistake_of_the_network_is_reported_as_itself():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import scorefield as sf
 from scorefield.likelihood import log_prob
-from scorefield.likelihood.trace import pushforward
+from scorefield.likelihood.forward import pushforward
 from scorefield.nn import HistogramUNet, cell_edges
 from scorefield.nn.histogram import posterior_shift
 from scorefield.solve.ode import Dopri5

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from scorefield.likelihood.forward import linear_rules, pointwise_rules  # noqa: F401 (they enter the tangent rules)
-from scorefield.likelihood.forward.dual import Dual, Meter, UnsupportedOperation
+from scorefield.errors import ScorefieldWarning
+from scorefield.likelihood.forward import Meter, UnsupportedOperation, pushforward, uncompiled
 from scorefield.randomness import Noise
 
 Function: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -23,22 +24,6 @@ Distribution: TypeAlias = Literal["rademacher", "gaussian"]
 MODES: tuple[str, ...] = ("auto", "forward", "lean", "reverse")
 TRACES: tuple[str, ...] = ("hutchinson", "exact", "hutch++")
 DISTRIBUTIONS: tuple[str, ...] = ("rademacher", "gaussian")
-
-
-def pushforward(function: Function, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """(function(x), J e_k for every k), J the Jacobian of `function` at x, in one pass that keeps no graph.
-
-    Main arguments:
-        x: (B, *). directions: (K, B, *), of the dtype of x.
-
-    Raises:
-        UnsupportedOperation: the function uses an operation without a tangent rule, or loses the tangents.
-    """
-    with torch.no_grad():
-        y = function(Dual(torch.cat([x.unsqueeze(0), directions])))
-    if not isinstance(y, Dual):
-        raise UnsupportedOperation("the tangents were lost: the result does not depend on x, or left torch")
-    return y.packed[0], y.packed[1:]
 
 
 class Linearized(Protocol):
@@ -56,37 +41,58 @@ class Linearized(Protocol):
 
 
 class Forward:
-    """Products J e by a pass of value and tangents together; each call evaluates the value again."""
+    """Products J e by a pass of value and tangents together; each call evaluates the value again.
+
+    Main arguments:
+        instead: called with the first operation that has no tangent rule, for what takes over from there.
+    """
 
     value: Tensor
 
-    def __init__(self, function: Function, x: Tensor) -> None:
-        self._function, self._x = function, x.detach()
+    def __init__(
+        self, function: Function, x: Tensor, instead: Callable[[UnsupportedOperation], Linearized] | None = None
+    ) -> None:
+        self._function, self._x, self._instead = function, x.detach(), instead
+        self._successor: Linearized | None = None
 
     def products(self, directions: Tensor, last: bool = True) -> Tensor:
-        self.value, moved = pushforward(self._function, self._x, directions)
+        if self._successor is None:
+            try:
+                return self._push(directions)
+            except UnsupportedOperation as error:
+                if self._instead is None:
+                    raise
+                self._successor = self._instead(error)
+        moved = self._successor.products(directions, last)
+        self.value = self._successor.value
         return moved
 
     def bytes_per_direction(self) -> int:
         with Meter() as meter:
-            self.products(torch.zeros_like(self._x).unsqueeze(0))
-        return meter.peak  # of a value and one tangent: the other half allows for temporaries
+            self.products(torch.zeros_like(self._x).unsqueeze(0), last=False)
+        # Of a value and one tangent: the other half allows for temporaries.
+        return meter.peak if self._successor is None else self._successor.bytes_per_direction()
+
+    def _push(self, directions: Tensor) -> Tensor:
+        self.value, moved = pushforward(self._function, self._x, directions)
+        return moved
 
 
 class TorchForward(Forward):
     """Products J e by `torch.func.jvp`, one direction at a time: slower, but defined for more operations."""
 
-    def products(self, directions: Tensor, last: bool = True) -> Tensor:
+    def bytes_per_direction(self) -> int:
+        return 0
+
+    def _push(self, directions: Tensor) -> Tensor:
         moved = []
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
+        # Fused attention has no forward derivative.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), uncompiled():
             for e in directions:
                 value, tangent = torch.func.jvp(self._function, (self._x,), (e,))[:2]
                 self.value = value
                 moved.append(tangent)
         return torch.stack(moved)
-
-    def bytes_per_direction(self) -> int:
-        return 0
 
 
 class Reverse:
@@ -96,25 +102,28 @@ class Reverse:
         self._create, self._batched, self._saved = create_graph, batched, 0
         self._x = x if create_graph and x.requires_grad else x.detach().requires_grad_()
         count = torch.autograd.graph.saved_tensors_hooks(self._count, lambda saved: saved)
-        with torch.enable_grad(), count if batched else nullcontext():
+        # A compiled graph has neither a second derivative nor one over many directions at once.
+        compiled = uncompiled() if create_graph or batched else nullcontext()
+        with torch.enable_grad(), compiled, count if batched else nullcontext():
             self._y = function(self._x)
         self.value = self._y if create_graph else self._y.detach()
 
     def products(self, directions: Tensor, last: bool = True) -> Tensor:
+        if not self._y.requires_grad:  # a network that says the same whatever x is
+            return torch.zeros_like(directions)
         keep = self._create or not last
         if self._batched and len(directions) > 1:
-            (back,) = torch.autograd.grad(
-                self._y, self._x, directions, retain_graph=keep, create_graph=self._create, is_grads_batched=True
-            )
-            return back
-        parts: list[Tensor] = []
-        for k, e in enumerate(directions):
-            more = keep or k + 1 < len(directions)
-            parts += torch.autograd.grad(self._y, self._x, e, retain_graph=more, create_graph=self._create)
-        return torch.stack(parts)
+            return self._grad(directions, keep, is_grads_batched=True)
+        more = len(directions) - 1
+        return torch.stack([self._grad(e, keep or k < more) for k, e in enumerate(directions)])
 
     def bytes_per_direction(self) -> int:
         return self._saved  # the gradients alive at a time are fewer than the activations kept
+
+    def _grad(self, e: Tensor, keep: bool, **options: Any) -> Tensor:
+        options |= {"retain_graph": keep, "create_graph": self._create, "materialize_grads": True}
+        (back,) = torch.autograd.grad(self._y, self._x, e, **options)
+        return back
 
     def _count(self, saved: Tensor) -> Tensor:
         self._saved += saved.numel() * saved.element_size()
@@ -123,18 +132,19 @@ class Reverse:
 
 @dataclass
 class Linearizer:
-    """Chooses, at the first evaluation, how a velocity is differentiated, and stays with it.
+    """Chooses how a velocity is differentiated.
 
     Attributes:
-        mode: "forward" ("lean" for half the batch at a time), "reverse", or "auto" for forward where every operation of
-            the network has a tangent rule.
+        mode: "forward" ("lean" for half the batch at a time), "reverse", or "auto" for forward until the first operation
+            without a tangent rule, and reverse from there on. The trace of a Jacobian and its quadratic forms are those of
+            the transpose, so a path on which the way changes is as exact as any other.
         grad: keep the graph of the products, which needs reverse mode.
-        chosen: the class in use, None before the first evaluation.
+        chosen: the class in use.
     """
 
     mode: Mode = "auto"
     grad: bool = False
-    chosen: type[Forward] | type[Reverse] | None = None
+    chosen: type[Forward] | type[Reverse] = Forward
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -146,18 +156,21 @@ class Linearizer:
 
     def __call__(self, function: Function, x: Tensor, batched: bool = False) -> Linearized:
         """`function` linearised at x (B, *); `batched` announces many directions at once."""
-        if self.chosen is None:
-            try:
-                pushforward(function, x.detach(), torch.zeros_like(x).unsqueeze(0))  # all rows: t may have as many
-                self.chosen = Forward
-            except Exception:
-                # Whatever went wrong under duals, a true mistake will be met again, and reported, without them.
-                self.chosen = TorchForward if self.mode in ("forward", "lean") else Reverse
+        if self.chosen is Forward:
+            return Forward(function, x, lambda error: self._changed(error)(function, x, batched))
         if issubclass(self.chosen, Forward):
             return self.chosen(function, x)
         # Fused attention has neither a second derivative nor one over many directions at once.
         with sdpa_kernel(SDPBackend.MATH) if self.grad or batched else nullcontext():
             return Reverse(function, x, self.grad, batched)
+
+    def _changed(self, error: UnsupportedOperation) -> Linearizer:
+        """From now on the way that knows more operations, which is said once."""
+        self.chosen = Reverse if self.mode == "auto" else TorchForward
+        way = "in reverse, keeping a graph" if self.mode == "auto" else "by torch.func.jvp, one direction at a time"
+        message = f"{error}: the network is differentiated {way}, which is slower"
+        warnings.warn(message, ScorefieldWarning, stacklevel=2)
+        return self
 
 
 class Divergence(Protocol):
@@ -181,13 +194,18 @@ class Exact:
 
     linearizer: Linearizer = field(default_factory=Linearizer)
     memory: int = 2**30
+    bytes: dict[type, float] = field(default_factory=dict)
+    """Measured once: bytes for a direction and an entry of x, by the way of differentiating."""
 
     columns = 1
 
     def __call__(self, function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
         linear = self.linearizer(function, x, batched=True)
         d = math.prod(x.shape[1:])
-        size = max(1, min(d, self.memory // max(linear.bytes_per_direction(), 8 * x.numel())))
+        if self.linearizer.chosen not in self.bytes:
+            measured = linear.bytes_per_direction()  # which may change the way
+            self.bytes[self.linearizer.chosen] = max(measured / x.numel(), 8)
+        size = max(1, min(d, int(self.memory / (self.bytes[self.linearizer.chosen] * x.numel()))))
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for start in range(0, d, size):
             index = torch.arange(start, min(start + size, d), device=x.device)

@@ -7,9 +7,12 @@ non-linearity gets its tangent in closed form. On a U-Net a value with one tange
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +24,84 @@ Rule = Callable[..., Any]
 
 class UnsupportedOperation(RuntimeError):
     """A network used an operation that has no rule here."""
+
+
+@dataclass
+class Rules:
+    """Tangent rules, which `register` enters.
+
+    Attributes:
+        operators: rules of operators, called as rule(operator, *arguments).
+        functions: rules of functions that are taken whole, before torch splits them into operators.
+    """
+
+    operators: dict[Any, Rule] = field(default_factory=dict)
+    functions: dict[Any, Rule] = field(default_factory=dict)
+
+    def operator(self, *operators: Any) -> Callable[[Rule], Rule]:
+        """The decorator of a rule for these operators: names in aten, where this torch has them, or overloads themselves."""
+
+        def enter(rule: Rule) -> Rule:
+            for chosen in operators:
+                found = _aten(chosen) if isinstance(chosen, str) else chosen
+                if found is not None:
+                    self.operators[found] = rule
+            return rule
+
+        return enter
+
+
+_KNOWN = Rules()
+
+
+def register(rules: Rules) -> None:
+    """Let `Dual` follow these rules too; a rule for the same operator takes the place of the earlier one."""
+    _KNOWN.operators.update(rules.operators)
+    _KNOWN.functions.update(rules.functions)
+
+
+def rule_of(operator: Any) -> Rule:
+    """The rule of an operator.
+
+    Raises:
+        UnsupportedOperation: it has none.
+    """
+    found = _KNOWN.operators.get(operator)
+    if found is None:
+        raise UnsupportedOperation(f"{operator} has no tangent rule")
+    return found
+
+
+def pushforward(function: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """(function(x), J e_k for every k), J the Jacobian of `function` at x, in one pass that keeps no graph.
+
+    The derivative is that of the function which is computed: a `detach()` inside hides nothing from it, and what is cast
+    to integers or compared has none.
+
+    Main arguments:
+        x: (B, *). directions: (K, B, *), of the dtype of x.
+
+    Raises:
+        UnsupportedOperation: the function uses an operation without a tangent rule, or loses the tangents.
+    """
+    try:
+        with torch.no_grad(), uncompiled():
+            y = function(Dual(torch.cat([x.unsqueeze(0), directions])))
+    except RuntimeError as error:
+        if isinstance(error, UnsupportedOperation) or "storage" not in str(error):
+            raise
+        raise UnsupportedOperation("a kernel outside torch, which reads memory, has no tangent rule") from error
+    if not isinstance(y, Dual):
+        raise UnsupportedOperation("the tangents were lost: the result does not depend on x, or left torch")
+    return y.packed[0], y.packed[1:]
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Calls what `torch.compile` wraps as it was before: a compiled graph takes no duals, and has one derivative at most."""
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # since torch 2.6
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
 
 
 class Dual(torch.Tensor):
@@ -50,8 +131,13 @@ class Dual(torch.Tensor):
     def __torch_function__(
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in FUNCTIONS:
-            return FUNCTIONS[func](*args, **(kwargs or {}))
+        if torch.is_grad_enabled():
+            # Rules of whole functions would be missing from the inner graph, and its gradient silently wrong.
+            raise UnsupportedOperation("the network or its guidance differentiates inside, which has no tangent rule")
+        if func in _LEAVING:
+            raise UnsupportedOperation(f"{func.__name__}() leaves torch, where there are no tangents")
+        if func in _KNOWN.functions:
+            return _KNOWN.functions[func](*args, **(kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
@@ -59,10 +145,14 @@ class Dual(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        entry = RULES.get(func)
-        if entry is None:
-            raise UnsupportedOperation(f"no tangent rule for {func}")
-        return entry(func, *args, **(kwargs or {}))
+        rule = rule_of(func)
+        try:
+            return rule(func, *args, **(kwargs or {}))
+        except (TypeError, AttributeError) as error:  # a rule does not foresee every argument that may depend on x
+            raise UnsupportedOperation(f"{func} with these arguments has no tangent rule") from error
+
+
+_LEAVING = (Tensor.numpy, Tensor.tolist, Tensor.data_ptr, Tensor.__array__)
 
 
 class Meter:
@@ -97,25 +187,11 @@ class Meter:
 _METERS: list[Meter] = []
 
 
-RULES: dict[Any, Rule] = {}
-"""Tangent rules of operators, called as rule(operator, *arguments)."""
-
-FUNCTIONS: dict[Any, Rule] = {}
-"""Rules of functions that are taken whole, before torch splits them into operators."""
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a rule for the operators of these names, where this version of torch has them."""
-
-    def enter(entry: Rule) -> Rule:
-        for name in names:
-            base, _, overload = name.partition(".")
-            packet = getattr(aten, base, None)
-            if packet is not None and (overload or "default") in packet.overloads():
-                RULES[getattr(packet, overload or "default")] = entry
-        return entry
-
-    return enter
+def _aten(name: str) -> Any:
+    base, _, overload = name.partition(".")
+    packet = getattr(aten, base, None)
+    found = packet is not None and (overload or "default") in packet.overloads()
+    return getattr(packet, overload or "default") if found else None
 
 
 def slots_of(*values: Any) -> int:

@@ -10,19 +10,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scorefield.likelihood.forward.dual import (
-    FUNCTIONS,
     Dual,
+    Rules,
     UnsupportedOperation,
     lift,
     ndim_of,
     packed_dim,
     packed_dims,
     plain,
-    rule,
     slots_of,
 )
 
 aten = torch.ops.aten
+LINEAR = Rules()
+rule = LINEAR.operator
 _QUERY_ROWS = 512
 """Rows of an attention matrix in memory at a time."""
 
@@ -93,13 +94,19 @@ def _join(func: Any, parts: Sequence[Tensor], dim: int = 0) -> Dual:
     return Dual(func([lift(p, slots, p.ndim) for p in parts], packed_dim(dim)))
 
 
-@rule("neg", "clone", "detach", "alias", "_to_copy", "constant_pad_nd", "lift_fresh", "view.dtype")
-@rule("pixel_shuffle", "pixel_unshuffle")
+@rule("neg", "clone", "detach", "alias", "constant_pad_nd", "lift_fresh", "pixel_shuffle", "pixel_unshuffle")
 def _everywhere(func: Any, x: Dual, *rest: Any, **kwargs: Any) -> Dual:
     layout = kwargs.get("memory_format")
     if layout not in (None, torch.preserve_format, torch.contiguous_format):
         kwargs.pop("memory_format")  # channels-last is a layout of four dimensions, and a hint here
     return Dual(func(x.packed, *rest, **kwargs))
+
+
+@rule("_to_copy")
+def _cast(func: Any, x: Dual, *, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    smooth = dtype is None or dtype.is_floating_point or dtype.is_complex  # integers are steps, without a derivative
+    cast: Tensor = _everywhere(func, x, dtype=dtype, **kwargs) if smooth else func(x.packed[0], dtype=dtype, **kwargs)
+    return cast
 
 
 @rule("convolution")
@@ -256,5 +263,4 @@ def _attention(
     return Dual(torch.cat(blocks, dim=-2))
 
 
-FUNCTIONS[F.scaled_dot_product_attention] = _attention
-FUNCTIONS[F.linear] = _dense
+LINEAR.functions.update({F.scaled_dot_product_attention: _attention, F.linear: _dense})

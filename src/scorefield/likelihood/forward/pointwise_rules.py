@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.forward.dual import (
-    RULES,
     Dual,
     Rule,
+    Rules,
     UnsupportedOperation,
     lift,
     packed_dim,
     packed_dims,
     plain,
-    rule,
+    rule_of,
     slots_of,
 )
 
 aten = torch.ops.aten
+POINTWISE = Rules()
+rule = POINTWISE.operator
 
 
 # --- functions of one entry: the diagonal Jacobian is that of torch's own backward kernels ---
@@ -73,7 +75,8 @@ def _elu_slope(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: f
     return scale * torch.where(x > 0, torch.ones_like(x), alpha * input_scale * torch.exp(input_scale * x))
 
 
-@rule("gt.Scalar", "ge.Scalar", "lt.Scalar", "le.Scalar", "eq.Scalar", "ne.Scalar", "isfinite", "isnan", "sign")
+@rule("gt.Scalar", "ge.Scalar", "lt.Scalar", "le.Scalar", "eq.Scalar", "ne.Scalar", "isfinite", "isnan")
+@rule("sign", "floor", "ceil", "round", "trunc")
 def _decision(func: Any, x: Dual, *rest: Any) -> Tensor:
     plain(*rest)
     return func(x.packed[0], *rest)  # type: ignore[no-any-return]
@@ -98,7 +101,7 @@ def _addcmul(func: Any, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) ->
 def _in_place(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Dual:
     if not isinstance(x, Dual):
         raise UnsupportedOperation(f"{func} would write tangents into a plain tensor")
-    x.packed.copy_(RULES[_IN_PLACE[func]](_IN_PLACE[func], x, *rest, **kwargs).packed)
+    x.packed.copy_(rule_of(_IN_PLACE[func])(_IN_PLACE[func], x, *rest, **kwargs).packed)
     return x
 
 
@@ -113,7 +116,7 @@ _IN_PLACE = {
     aten.elu_.default: aten.elu.default,
     aten.leaky_relu_.default: aten.leaky_relu.default,
 }
-RULES.update(dict.fromkeys(_IN_PLACE, _in_place))
+rule(*_IN_PLACE)(_in_place)
 
 
 # --- softmax and normalisations ---
