@@ -166,7 +166,7 @@ def test_an_operation_that_comes_later_on_the_path_changes_the_way_there():
     """The weak model, with an operation without a rule, is called between two times only."""
     good = sf.ScoreModel(lambda x, t: 0.5 * x, sf.VP(), shape=(2,))
     weak = sf.ScoreModel(lambda x, t: 0.5 * x + 0.1 * x.cumsum(1), sf.VP(), shape=(2,))
-    guided = good | sf.Autoguidance(weak, 1.5, interval=(0.3, 0.6))
+    guided = good | sf.guide.Autoguidance(weak, 1.5, interval=(0.3, 0.6))
     x = torch.tensor([[1.0, -0.4], [0.2, 0.3]], dtype=torch.float64)
     for trace in ("exact", "hutchinson"):
         options = {"trace": trace, "probes": 2, "seed": 0, "solver": sf.RK4(), "steps": 20}
