@@ -169,7 +169,7 @@ def test_an_operation_that_comes_later_on_the_path_changes_the_way_there():
     guided = good | sf.guide.Autoguidance(weak, 1.5, interval=(0.3, 0.6))
     x = torch.tensor([[1.0, -0.4], [0.2, 0.3]], dtype=torch.float64)
     for trace in ("exact", "hutchinson"):
-        options = {"trace": trace, "probes": 2, "seed": 0, "solver": sf.RK4(), "steps": 20}
+        options = {"trace": trace, "probes": 2, "seed": 0, "solver": sf.solve.RK4(), "steps": 20}
         expected = sf.log_prob(guided, x, mode="reverse", **options)
         with pytest.warns(ScorefieldWarning, match="cumsum"):
             found = sf.log_prob(guided, x, **options)
