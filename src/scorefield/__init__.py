@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.sampling import encode as encode
     from scorefield.sampling import sample as sample
     from scorefield.sampling import slerp as slerp
+    from scorefield.sde import SDE as SDE
     from scorefield.sde import GaussianSDE as GaussianSDE
     from scorefield.sdes import VE as VE
     from scorefield.sdes import VP as VP
@@ -63,7 +64,7 @@ _NAMES = {
     "objective": "dsm_loss",
     "publish": "from_pretrained",
     "sampling": "decode encode sample slerp",
-    "sde": "GaussianSDE",
+    "sde": "SDE GaussianSDE",
     "sdes": "SubVP VE VP",
     "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",
     "training": "load train",

@@ -43,7 +43,196 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
     return c.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-class GaussianSDE(ABC):
+class SDE(ABC):
+    r"""Forward process dX = f(X, t) dt + G(X, t) dW on [0, T], in the sense of Ito (Song et al. 2021, App. A).
+
+    A subclass gives `drift` and `diffusion`; with a = G G^T and (div a)_i = sum_j d a_ij / dx_j the reverse process and the
+    probability flow follow from the score. A Stratonovich drift needs 1/2 sum (dG) G added first.
+
+    What needs a Gaussian kernel (denoisers, exponential integrators, a nominal prior) is for `GaussianSDE` alone.
+
+    Attributes:
+        T: end time.
+        t_min: where sampling stops by default.
+        range: interval in which data is expected.
+    """
+
+    T: ClassVar[float] = 1.0
+    t_min: ClassVar[float] = 1e-3
+    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        """f(x, t), like x (B, *); t is a float or (B,)."""
+
+    @abstractmethod
+    def diffusion(self, x: Tensor, t: Time) -> float | Tensor:
+        """G(x, t): a number, one for each sample (B,), one for each entry (like x), or matrices (B, D, M), D entries of x."""
+
+    def simulate(
+        self,
+        x0: Tensor,
+        t: Time | None = None,
+        steps: int = 400,
+        seed: Seed = None,
+        *,
+        path: bool = False,
+        milstein: bool = False,
+    ) -> Tensor:
+        """X_t from x0 (B, *), forward in time in `steps` steps of Euler-Maruyama.
+
+        Main arguments:
+            t: end, T by default; a float, or one for each sample (B,).
+            seed: as in `scorefield.sample`. path: all states, (steps + 1, B, *), the first being x0.
+
+        Other arguments:
+            milstein: add 1/2 G G' (dW^2 - h), of strong order 1 (Kloeden & Platen 1992, eq. 10.3.1); for a diffusion that is a
+                number or a tensor like x, each entry depending on its own entry of x.
+
+        Raises:
+            ValueError: fewer than one step, times outside [0, T], or a drift or diffusion of a wrong shape.
+        """
+        end = batch_time(self.T if t is None else t, x0)
+        if steps < 1 or not bool(((end >= 0) & (end <= self.T)).all()):
+            raise ValueError(f"simulate to t={t} in {steps} steps: give at least one step and times in [0, {self.T}]")
+        noise, h, x, states = source(seed, len(x0)), end / steps, x0, [x0]
+        for i in range(steps):
+            x = self._forward_step(x, i * h, h, noise, milstein)
+            if path:
+                states.append(x)
+        return torch.stack(states) if path else x
+
+    def reverse_drift(self, x: Tensor, t: Time, score: Tensor, noise: float = 1.0) -> Tensor:
+        """Drift in forward time of the process with the same marginals whose noise is `noise` G and that runs backward, like x.
+
+        f - (1 + noise^2) / 2 (div a + a score) (Song et al. 2021, eq. 6 and App. D.1): 1 is the reverse SDE, 0 the flow.
+        """
+        drift = checked_drift(self, x, t)
+        spread = outer(checked_diffusion(self, x, t), score) + self.divergence(x, t)
+        return drift - 0.5 * (1 + noise**2) * spread
+
+    def velocity(self, x: Tensor, t: Time, score: Tensor) -> Tensor:
+        """dx/dt of the probability flow (Song et al. 2021, eq. 37), like x."""
+        return self.reverse_drift(x, t, score, 0.0)
+
+    def divergence(self, x: Tensor, t: Time) -> Tensor:
+        """div a, like x, by automatic differentiation: a derivative for each entry where G is a matrix or like x, none where
+        it does not depend on x. Override it where a formula is known."""
+        with torch.enable_grad():
+            live = x.detach().requires_grad_()
+            g = self.diffusion(live, t)
+            if not isinstance(g, Tensor) or not g.requires_grad:
+                return torch.zeros_like(x)
+            if g.ndim < 2 and g.shape != x.shape:
+                slope: Tensor = torch.autograd.grad(torch.square(g).sum(), live)[0]
+                return slope.detach()
+        flat = x.detach().flatten(1)
+
+        def column(j: int, y: Tensor) -> Tensor:
+            """The j-th column of a, (B, D), or its only entry there, (B,)."""
+            g = self.diffusion(y.reshape(x.shape), t)
+            assert isinstance(g, Tensor)
+            return torch.square(g.flatten(1)[:, j]) if g.shape == x.shape else (g * g[:, j : j + 1]).sum(2)
+
+        found = torch.zeros_like(flat)
+        for j in range(flat.shape[1]):
+            unit = torch.zeros_like(flat)
+            unit[:, j] = 1
+            moved = torch.func.jvp(lambda y, j=j: column(j, y), (flat,), (unit,))[1]
+            if moved.ndim == 1:
+                found[:, j] = moved
+            else:
+                found += moved
+        return found.reshape(x.shape)
+
+    def prior(self, shape: Sequence[int]) -> Any:
+        """The law of X_T for a batch of shape (B, *), where the process knows one.
+
+        Raises:
+            ValueError: it does not.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not know the law of X_T: give prior=, an object with draw and log_prob, or a tensor "
+            "of samples such as sde.simulate(x0)"
+        )
+
+    def _forward_step(self, x: Tensor, t: Tensor, h: Tensor, noise: Noise, milstein: bool) -> Tensor:
+        g = checked_diffusion(self, x, t)
+        ahead = x + expand(h, x) * checked_drift(self, x, t)
+        z = noise.like(x) if _like(g, x) else noise.normal(_noise_shape(g, x), x.dtype, x.device)
+        moved = ahead + expand(torch.sqrt(h), x) * spread_by(g, z, x)
+        if milstein:
+            if not _like(g, x):
+                raise ValueError("milstein=True needs a diffusion that is a number or like x, not a matrix")
+            moved = moved + expand(0.25 * h, x) * self.divergence(x, t) * (torch.square(z) - 1)
+        return moved
+
+
+def _like(g: float | Tensor, x: Tensor) -> bool:
+    """Whether a diffusion acts on every entry of x by itself."""
+    return not isinstance(g, Tensor) or g.ndim < 2 or g.shape == x.shape
+
+
+def _noise_shape(g: float | Tensor, x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape) if _like(g, x) or not isinstance(g, Tensor) else (x.shape[0], g.shape[2])
+
+
+def spread_by(g: float | Tensor, z: Tensor, x: Tensor) -> Tensor:
+    """G z, like x, for a diffusion as `SDE.diffusion` returns it and noise like x, or (B, M) for matrices (B, D, M)."""
+    if not isinstance(g, Tensor):
+        return g * z
+    if g.shape == x.shape:
+        return g * z
+    if g.ndim < 2:
+        return expand(g, x) * z
+    return torch.einsum("bdm,bm->bd", g, z.flatten(1)).reshape(x.shape)
+
+
+def outer(g: float | Tensor, v: Tensor) -> Tensor:
+    """G G^T v, like v (B, *)."""
+    if not isinstance(g, Tensor):
+        return g**2 * v
+    if g.shape == v.shape:
+        return torch.square(g) * v
+    if g.ndim < 2:
+        return expand(torch.square(g), v) * v
+    return torch.einsum("bdm,bem,be->bd", g, g, v.flatten(1)).reshape(v.shape)
+
+
+def checked_drift(sde: SDE, x: Tensor, t: Time) -> Tensor:
+    """The drift, like x.
+
+    Raises:
+        ValueError: the process returns another shape.
+    """
+    f = sde.drift(x, t)
+    if not isinstance(f, Tensor) or f.shape != x.shape:
+        got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        raise ValueError(
+            f"{type(sde).__name__}.drift returned {got} for x of shape {tuple(x.shape)}; return a tensor like x"
+        )
+    return f
+
+
+def checked_diffusion(sde: SDE, x: Tensor, t: Time) -> float | Tensor:
+    """The diffusion: a number, (B,), like x, or (B, D, M).
+
+    Raises:
+        ValueError: the process returns another shape.
+    """
+    g = sde.diffusion(x, t)
+    if not isinstance(g, Tensor):
+        return float(g)
+    b, d = len(x), math.prod(x.shape[1:])
+    if g.shape in ((), (b,), x.shape) or (g.ndim == 3 and g.shape[:2] == (b, d)):
+        return g
+    raise ValueError(
+        f"{type(sde).__name__}.diffusion returned shape {tuple(g.shape)} for x of shape {tuple(x.shape)}; return a number, "
+        f"({b},), {tuple(x.shape)} or ({b}, {d}, M)"
+    )
+
+
+class GaussianSDE(SDE):
     r"""Forward process dx = f(t) x dt + g(t) dw whose kernel is p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I), t in [0, T].
 
     A subclass gives `alpha` and `sigma` as formulas in t, with torch operations or plain arithmetic: whatever t a caller
@@ -56,10 +245,6 @@ class GaussianSDE(ABC):
         t_min: where sampling stops by default (Song et al. 2021, App. C).
         range: interval in which data is expected.
     """
-
-    T: ClassVar[float] = 1.0
-    t_min: ClassVar[float] = 1e-3
-    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,6 +275,22 @@ class GaussianSDE(ABC):
         time = as_time(t)
         sigma = self.sigma(time)
         return 2 * sigma * (_derivative(self.sigma, time) - self.f(time) * sigma)
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        """f(t) x, like x."""
+        return expand(self.f(batch_time(t, x)), x) * x
+
+    def diffusion(self, x: Tensor, t: Time) -> float | Tensor:
+        """g(t), () or (B,), float64."""
+        return torch.sqrt(self.g2(batch_time(t, x)))
+
+    def divergence(self, x: Tensor, t: Time) -> Tensor:
+        """0: g does not depend on x."""
+        return torch.zeros_like(x)
+
+    def reverse_drift(self, x: Tensor, t: Time, score: Tensor, noise: float = 1.0) -> Tensor:
+        time = batch_time(t, x)
+        return expand(self.f(time), x) * x - expand(0.5 * (1 + noise**2) * self.g2(time), x) * score
 
     def log_snr(self, t: Time) -> Tensor:
         """log(alpha^2 / sigma^2), which decreases in t."""
