@@ -34,7 +34,7 @@ def test_optimiser_fields_need_no_prefix():
         ({"lr": 0.0}, "optim.lr=0.0"),
         ({"ema": 1.0}, "ema=1.0"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"schedule": "step"}, "constant, linear or cosine"),
+        ({"schedule": "step"}, "constant, linear, cosine, cooldown"),
         ({"weighting": "snr"}, "one of noise, likelihood"),
         ({"precision": "int8"}, "fp32, bf16, fp16"),
     ],

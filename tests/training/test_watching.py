@@ -110,6 +110,23 @@ def test_held_out_loss_is_that_of_the_averaged_weights_and_decides_which_is_best
     assert all(torch.equal(a, b) for a, b in zip(chosen.parameters(), newest.parameters(), strict=True))
 
 
+def test_held_out_loss_is_of_every_item_once(run_training, tmp_path, cloud):
+    # 37 items in batches of 16: the last batch is filled up with items that do not count again.
+    seen = []
+
+    def loss(model, x0, *, t, noise):
+        if not model.training:
+            seen.append(x0)
+            return 2 * x0[:, 0]  # a loss that is the item itself, so that the mean tells which took part
+        return sf.dsm_loss(model, x0, t=t, noise=noise)
+
+    items = cloud[:37]
+    run_training(held_out=items, loss=loss, steps=10)
+    (line,) = [line for line in read_log(tmp_path / "run") if "held_out_loss" in line]
+    assert line["held_out_loss"] == pytest.approx(float(items[:, 0].mean()), rel=1e-5)
+    assert len(torch.cat(seen)) == 48
+
+
 def test_callbacks_see_every_step_and_may_end_the_run(run_training, tmp_path):
     seen = []
 

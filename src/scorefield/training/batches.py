@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,7 +53,7 @@ class Feed:
     rank: int = 0
     world: int = 1
 
-    def raw(self, start: int, stop: int) -> Iterator[Raw]:
+    def raw(self, start: int, stop: int) -> Generator[Raw, None, None]:
         """Raw items and labels of this process for steps start .. stop - 1, slow data read ahead by threads."""
         share = self._share()
 
@@ -96,7 +96,7 @@ class Feed:
 
 def _read_ahead(
     read: Callable[[list[int]], Raw], pick: Callable[[int], list[int]], steps: range, workers: int
-) -> Iterator[Raw]:
+) -> Generator[Raw, None, None]:
     if not workers:
         yield from (read(pick(step)) for step in steps)
         return

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from typing_extensions import TypedDict
+
 from scorefield.errors import InputError, closest
 from scorefield.times import Proposal, UniformTimes
 
@@ -31,8 +33,8 @@ class OptimConfig:
     """Weight decay."""
     warmup: int = 1000
     """Steps over which the learning rate rises linearly from zero."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls to zero between the warm-up and the last step."""
+    schedule: Literal["constant", "linear", "cosine", "cooldown"] = "constant"
+    """How the learning rate falls to zero after the warm-up; cooldown is linear over the last quarter of the steps."""
     clip: float = 1.0
     """Largest global norm of the gradient; 0 does not clip."""
 
@@ -45,12 +47,7 @@ class OptimConfig:
         _require(0 < self.eps < math.inf, "optim.eps", self.eps, "a positive number")
         _require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more")
         _require(self.warmup >= 0, "optim.warmup", self.warmup, "0 steps or more")
-        _require(
-            self.schedule in ("constant", "linear", "cosine"),
-            "optim.schedule",
-            self.schedule,
-            "constant, linear or cosine",
-        )
+        _choice("optim.schedule", self.schedule, ("constant", "linear", "cosine", "cooldown"))
         _require(0 <= self.clip < math.inf, "optim.clip", self.clip, "0 or more")
 
     def lr_at(self, step: int, steps: int) -> float:
@@ -59,6 +56,8 @@ class OptimConfig:
         left = 1 - min(1.0, max(0.0, (step - self.warmup) / max(steps - self.warmup, 1)))
         if self.schedule == "linear":
             return rate * left
+        if self.schedule == "cooldown":
+            return rate * min(1.0, max(0.0, 4 * (steps - step) / steps))
         if self.schedule == "cosine":
             return rate * 0.5 * (1 - math.cos(math.pi * left))
         return rate
@@ -69,7 +68,9 @@ class TrainConfig:
     """Everything that decides what a training run computes, and how often it reports and saves."""
 
     steps: int = 100_000
-    """Optimiser steps in all."""
+    """Optimiser steps in all; with minutes, the most there may be."""
+    minutes: float | None = None
+    """Time after which training ends by itself, measured over all attempts; it decides the number of steps."""
     batch_size: int = 128
     """Items per step, over all processes."""
     accumulate: int = 1
@@ -134,6 +135,10 @@ class TrainConfig:
         positive = ("steps", "batch_size", "accumulate", "snapshot_every", "log_every", "checkpoint_every", "keep")
         for name in (*positive, "sample_count"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        if self.minutes is not None:
+            _require(0 < self.minutes < math.inf, "minutes", self.minutes, "a positive number, such as 10")
+            schedules = "constant or cooldown with minutes, whose course does not depend on the number of steps"
+            _require(self.optim.schedule in ("constant", "cooldown"), "schedule", self.optim.schedule, schedules)
         _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2**63 - 1")
         _require(0 <= self.ema < 1, "ema", self.ema, "a rate from 0 up to 1, such as 0.999")
         _require(0 <= self.label_dropout <= 1, "label_dropout", self.label_dropout, "a share from 0 to 1")
@@ -158,15 +163,20 @@ class TrainConfig:
         for name in changes:
             if name not in own | inner:
                 raise InputError(f"train() has no option {name!r}{closest(name, own | inner)}")
+        if changes.get("minutes") is not None:
+            changes.setdefault("steps", UNLIMITED)
         optim = replace(changes.get("optim", self.optim), **{k: v for k, v in changes.items() if k in inner})
         return replace(self, **{k: v for k, v in changes.items() if k in own} | {"optim": optim})
 
 
+UNLIMITED = 10**9
+"""Steps of a run that ends by the clock, unless fewer are asked for."""
 WIDEST = 0.28
 """The relative width of a uniform average is 12^(-1/2) = 0.289; wider ones would look away from the present."""
 
 MAY_CHANGE = (
     "steps",
+    "minutes",
     "workers",
     "log_every",
     "checkpoint_every",
@@ -184,6 +194,52 @@ MAY_CHANGE = (
     "report",
 )
 """Fields that a resumed run may change: they leave the computation as it was."""
+
+
+class Options(TypedDict, total=False):
+    """Fields of `TrainConfig` and `OptimConfig` by name, as `train` takes them."""
+
+    steps: int
+    minutes: float | None
+    batch_size: int
+    accumulate: int
+    seed: int
+    optim: OptimConfig
+    name: Literal["adam", "adamw", "muon"]
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    warmup: int
+    schedule: Literal["constant", "linear", "cosine", "cooldown"]
+    clip: float
+    ema: float
+    power_ema: tuple[float, ...]
+    snapshot_every: int
+    weighting: Literal["noise", "likelihood", "none", "edm"]
+    times: Proposal
+    stratify: bool
+    reduce: Literal["mean", "sum"]
+    dequantize: bool
+    flip: bool
+    label_dropout: float
+    precision: Literal["fp32", "bf16", "fp16"]
+    shard: bool
+    channels_last: bool
+    compile: bool
+    workers: int
+    log_every: int
+    checkpoint_every: int
+    keep: int
+    keep_best: bool
+    on_divergence: Literal["stop", "rollback"]
+    rollbacks: int
+    explosion: float
+    sample_every: int
+    sample_count: int
+    trackers: tuple[str, ...] | None
+    report: bool
 
 
 def _choice(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from scorefield.objective import dsm_loss
 from scorefield.sde import GaussianSDE
 from scorefield.training.batches import Batch, Feed
 from scorefield.training.config import TrainConfig
+from scorefield.training.interrupt import StopSignals
 
 Loss = Callable[..., Tensor]
 BINS = 12
@@ -49,19 +50,32 @@ class Objective(nn.Module):
 
 @torch.no_grad()
 def held_out_loss(
-    model: ScoreModel, data: Dataset, config: TrainConfig, loss: Loss | None, labels: bool, accelerator: Any
+    model: ScoreModel,
+    data: Dataset,
+    config: TrainConfig,
+    loss: Loss | None,
+    labels: bool,
+    accelerator: Any,
+    signals: StopSignals | None = None,
 ) -> float:
-    """Mean loss on every item of `data` at times and noise that are the same at every call, over all processes."""
+    """Mean loss on every item of `data` at times and noise that are the same at every call, over all processes.
+
+    NaN if a signal has come in between.
+    """
     rank, world = accelerator.process_index, accelerator.num_processes
     plain = replace(config, flip=False, label_dropout=0.0, accumulate=1)
     feed = Feed(data, plain, model.sde, labels, rank, world)
-    objective, count = Objective(model, plain, loss), max(1, data.size // config.batch_size)
+    objective, size = Objective(model, plain, loss), config.batch_size // world
     total = torch.zeros((), dtype=torch.float64)
     with accelerator.autocast():
-        for step, items in enumerate(feed.raw(0, count)):
-            total += objective(feed.batch(step, items, accelerator.device)).double().mean().cpu()
-    mean = (total / count).float().to(accelerator.device)
-    return float(accelerator.reduce(mean, "mean") if world > 1 else mean)
+        for step, items in enumerate(feed.raw(0, -(-data.size // config.batch_size))):
+            if signals is not None and signals.received is not None:
+                return math.nan
+            each = objective(feed.batch(step, items, accelerator.device)).cpu().double()
+            place = step * config.batch_size + rank * size
+            total += each[: max(0, data.size - place)].sum()  # the last batch goes on with items that were seen already
+    mean = (total / data.size).float().to(accelerator.device)
+    return float(accelerator.reduce(mean, "sum") if world > 1 else mean)
 
 
 @dataclass

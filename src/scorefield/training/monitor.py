@@ -27,6 +27,7 @@ from scorefield.training.config import TrainConfig
 from scorefield.training.log import Log, Trackers
 from scorefield.training.loss import Levels
 from scorefield.training.page import SAMPLES, write_report
+from scorefield.training.plan import Plan
 from scorefield.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,11 +56,14 @@ class Moment:
     averaged: Callable[[], ScoreModel]
 
 
+Callback = Callable[[Moment], Any]
+
+
 class Observer:
     """Shows and records a run, on the main process; elsewhere it only takes part in gathering.
 
     Main arguments:
-        run: the folder. at: where the run stands; the log forgets what lies beyond.
+        run: the folder. at, plan: where the run stands, of how many steps; the log forgets what lies beyond.
         shown: whether progress is shown (see `Watch`).
     """
 
@@ -67,25 +71,24 @@ class Observer:
         self,
         run: Path,
         at: Progress,
+        plan: Plan,
         model: ScoreModel,
         data: Dataset,
         config: TrainConfig,
-        classes: int,
         accelerator: Any,
         shown: bool | None,
     ) -> None:
-        self._run, self._at, self._config, self._accelerator = run, at, config, accelerator
+        self._run, self._at, self._plan, self._config, self._accelerator = run, at, plan, config, accelerator
         self._main: bool = accelerator.is_main_process
         self._range = model.sde.range if data.scaled else None
-        self._shape, self._classes = data.shape, classes
+        self._shape = data.shape
         self._levels = Levels(model.sde)
-        self._watch = Watch(at.step, config.steps, shown if self._main else False)
+        self._watch = Watch(at, plan, shown if self._main else False)
         self._trackers = Trackers(config.trackers, run, at.step) if self._main else None
         self.loss = math.nan
-        self.start()
+        self._start()
 
-    def start(self) -> None:
-        """Begin, also again after a rollback: later lines of the log go."""
+    def _start(self) -> None:
         self._log = Log(self._run, self._at.step) if self._main else None
         self._levels.seen.clear()
         self._total, self._count, self._clock = 0.0, 0, time.monotonic()
@@ -103,25 +106,26 @@ class Observer:
         if self._trackers is not None:
             self._trackers.close()
 
-    def losses(self, batch: Batch, each: Tensor) -> None:
-        """Take in the losses of a batch, (b,)."""
-        self._levels.add(batch, each)
+    def rolled_back(self, failed: int, reason: str) -> None:
+        """Record that the run has returned from a step to an earlier one; later lines of the log go."""
+        self._start()
+        self.event(rollback_from=failed, reason=reason, skipped=self._at.skipped)
 
-    def step(self, loss: float, norm: float, lr: float) -> None:
-        """Take in a step that was made; report if a line of the log is due."""
+    def step(self, batch: Batch, each: Tensor, loss: float, norm: float, lr: float) -> None:
+        """Take in a step that was made, with its losses (b,); report if a line of the log is due."""
         at, config = self._at, self._config
+        self._levels.add(batch, each)
         self._total, self._count = self._total + loss, self._count + 1
         self.loss = self._total / self._count
-        self._watch.step(at.step)
-        if at.step % config.log_every == 0 or at.step == config.steps:
+        self._watch.step(self.loss, self._count / max(time.monotonic() - self._clock, 1e-9))
+        if at.step % config.log_every == 0 or at.step == self._plan.steps:
             self._report(norm, lr)
 
     def _report(self, norm: float, lr: float) -> None:
         now, at = time.monotonic(), self._at
-        speed = self._count / (now - self._clock)
-        at.seconds += now - self._clock
+        speed = self._count / max(now - self._clock, 1e-9)
         levels = self._levels.report(self._accelerator)
-        self._watch.report(at.step, self.loss, speed)
+        self._watch.report(self.loss, speed)
         figures = {"loss": self.loss, "grad_norm": norm, "lr": lr, "steps_per_second": speed}
         if self._log is not None and self._trackers is not None:
             rounded = [(round(level, 2), value) for level, value in levels]
@@ -138,15 +142,15 @@ class Observer:
             if numbers:
                 self._trackers.figures(self._at.step, numbers)
 
-    def pictures(self, model: Callable[[], ScoreModel]) -> None:
-        """Draw samples from fixed seeds into samples/, and write the report anew."""
+    def pictures(self, model: Callable[[], ScoreModel], classes: int) -> None:
+        """Draw samples from fixed seeds into samples/, of each of the classes in turn, and write the report anew."""
         begin, count, step = time.monotonic(), self._config.sample_count, self._at.step
         averaged = model() if self._main or self._config.shard else None  # parts of it may lie in other processes
         if averaged is None or not self._main:
             return
         cond: dict[str, Any] = {}
-        if self._classes:
-            cond["label"] = torch.arange(count, device=self._accelerator.device) % self._classes
+        if classes:
+            cond["label"] = torch.arange(count, device=self._accelerator.device) % classes
         x = sample(averaged, count, shape=self._shape, seed=self._config.seed, progress=False, **cond)
         place = self._run / SAMPLES / f"step-{step:06d}"
         if len(self._shape) == 3 and self._shape[0] in (1, 3):
@@ -171,55 +175,65 @@ class Observer:
 
 
 class Watch:
-    """Progress of a run: a bar with loss, speed and time left on a terminal, else a line at each `report`.
+    """Progress of a run: a bar with loss, speed and time left on a terminal, elsewhere lines, one every half minute.
 
     Main arguments:
-        start, steps: the steps done, and in all.
-        shown: True, False, or None for a bar on a terminal and nothing elsewhere.
+        at, plan: where the run stands, of how many steps.
+        shown: True for a line at each `report` too, False for nothing at all.
     """
 
-    def __init__(self, start: int, steps: int, shown: bool | None) -> None:
-        terminal = sys.stderr.isatty()
-        self._lines = bool(shown) and not terminal
-        self._wanted = terminal and shown is not False
-        self._start, self._steps, self._begin = start, steps, time.monotonic()
+    EVERY = 30.0
+
+    def __init__(self, at: Progress, plan: Plan, shown: bool | None) -> None:
+        stream = sys.stderr  # None in windows without a console; a log of the user's own may lack isatty
+        terminal = stream is not None and getattr(stream, "isatty", bool)()
+        self._at, self._plan, self._often = at, plan, bool(shown)
+        self._wanted, self._lines = terminal and shown is not False, not terminal and shown is not False
         self._bar: Bar | None = None
+        self._told = time.monotonic()
 
     def __enter__(self) -> Watch:
         if self._wanted:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[speed]}"),
+                TextColumn("{task.fields[count]}  loss {task.fields[loss]}  {task.fields[speed]}"),
                 TimeRemainingColumn(),
                 TextColumn("left"),
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=self._steps, completed=self._start, loss="-", speed="")
+            self._task = self._bar.add_task("", total=1.0, count=self._count(), loss="-", speed="")
+            self._bar.update(self._task, completed=self._plan.fraction)
         return self
 
-    def step(self, done: int) -> None:
-        """Report that `done` steps are done."""
+    def step(self, loss: float, speed: float) -> None:
+        """Report a step, the mean loss and the steps per second since the last `report`."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=self._plan.fraction, count=self._count())
+        elif self._lines and time.monotonic() - self._told > self.EVERY:
+            self._line(loss, speed)
 
-    def report(self, done: int, loss: float, speed: float) -> None:
-        """Report the mean loss and the steps per second since the last report."""
+    def report(self, loss: float, speed: float) -> None:
+        """Report the mean loss and the steps per second of a line of the log."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, loss=f"{loss:.4g}", speed=f"{speed:.3g} steps/s")
-        elif self._lines:
-            left = int((self._steps - done) / max(speed, 1e-9))
-            print(
-                f"step {done}/{self._steps}  loss {loss:.4g}  {speed:.3g} steps/s  "
-                f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._bar.update(self._task, loss=f"{loss:.4g}", speed=f"{speed:.3g} steps/s")
+        elif self._lines and self._often:
+            self._line(loss, speed)
+
+    def _line(self, loss: float, speed: float) -> None:
+        self._told = time.monotonic()
+        left = int(self._plan.seconds_left(speed))
+        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        line = f"step {self._count()}  loss {loss:.4g}  {speed:.3g} steps/s  {clock}"
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+
+    def _count(self) -> str:
+        return f"{self._at.step}/{self._plan.steps}" if self._plan.settled else str(self._at.step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

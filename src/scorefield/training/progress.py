@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefield.sde import GaussianSDE
+from scorefield.training.config import TrainConfig
 
 STEADY = 100
 """Losses that the running mean must have seen before it can tell an explosion."""
@@ -25,6 +27,7 @@ class Progress:
         rollbacks: their number.
         running_loss: mean of the loss over about the last 100 steps, of `losses` in all.
         seconds: time spent, over all attempts.
+        planned: steps in all, where the clock has decided; 0 before.
     """
 
     step: int = 0
@@ -33,6 +36,17 @@ class Progress:
     running_loss: float = 0.0
     losses: int = 0
     seconds: float = 0.0
+    planned: int = 0
+
+    def __post_init__(self) -> None:
+        self._mark = monotonic()
+
+    def tick(self) -> float:
+        """Take in the time since the last tick, which is returned."""
+        now = monotonic()
+        passed, self._mark = now - self._mark, now
+        self.seconds += passed
+        return passed
 
     @property
     def batch(self) -> int:
@@ -50,22 +64,32 @@ class Progress:
         return factor > 0 and self.losses >= STEADY and loss > factor * self.running_loss
 
 
-class Divergence(Exception):
-    """A loss or gradient that is not finite, or a loss that has exploded; carries the line that tells it."""
-
-
-def describe(each: Tensor, t: Tensor, value: float, exploded: bool, sde: GaussianSDE, accelerator: Any) -> str:
-    """What happened, at which noise level."""
-    each, t = each.detach().double(), t.double()
+def fault(
+    at: Progress,
+    config: TrainConfig,
+    each: Tensor,
+    t: Tensor,
+    loss: float,
+    norm: float,
+    sde: GaussianSDE,
+    accelerator: Any,
+) -> str | None:
+    """What is wrong with a step and at which noise level, from its losses (b,) at times t, and its gradient's norm."""
+    exploded = at.exploded(loss, config.explosion)
+    # With fp16 the scaler finds steps whose gradient overflowed and leaves them out by itself.
+    steep = not math.isfinite(norm) and config.precision != "fp16"
+    if not exploded and math.isfinite(loss) and not steep:
+        return None
+    each, t = each.detach().double().cpu(), t.double().cpu()
     if accelerator.num_processes > 1:
-        each, t = accelerator.gather(each), accelerator.gather(t)
+        each, t = (accelerator.gather(v.to(accelerator.device)).cpu() for v in (each, t))
     bad = ~torch.isfinite(each)
     worst = int(bad.nonzero()[0]) if bool(bad.any()) else int(each.argmax())
     time = float(t[worst])
-    if bool(bad.any()) or not math.isfinite(value):
-        what, where = f"the loss is {value}", "first"
+    if bool(bad.any()) or not math.isfinite(loss):
+        what, where = f"the loss is {loss}", "first"
     elif exploded:
-        what, where = f"the loss has exploded to {value:.3g}", "most"
+        what, where = f"the loss has exploded to {loss:.3g}", "most"
     else:
         what, where = "the gradient is not finite", "the largest loss"
     return f"{what}, {where} at noise level sigma={float(sde.sigma(time)):.3g} (t={time:.3g})"

@@ -216,7 +216,8 @@ def check_same_run(info: RunInfo, model: ScoreModel, data: Dataset, config: Trai
     for name, before, now in _differences(old, new):
         if name not in MAY_CHANGE:
             raise CheckpointError(f"{info.path} was trained with {name}={_short(before)}, not {_short(now)}; {REMEDY}")
-    if old["steps"] != new["steps"] and config.optim.schedule != "constant":
+    planned = config.minutes is not None  # then the clock decides about the steps
+    if old["steps"] != new["steps"] and config.optim.schedule != "constant" and not planned:
         raise CheckpointError(
             f"{info.path} has a {config.optim.schedule} schedule that ends at steps={old['steps']}, not {new['steps']}; "
             f"{REMEDY}"

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import math
 import signal
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from scorefield.data.dataset import Dataset, as_dataset
-from scorefield.errors import DivergedError, InputError, ScorefieldWarning
-from scorefield.files import remove_leftovers
+from scorefield.errors import InputError
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
 from scorefield.training.averages import save_snapshot
 from scorefield.training.batches import Feed, derived_seed
-from scorefield.training.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    newest_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
-from scorefield.training.config import TrainConfig
+from scorefield.training.config import Options, TrainConfig
 from scorefield.training.interrupt import StopSignals
 from scorefield.training.loss import Loss, held_out_loss
-from scorefield.training.monitor import Moment, Observer
+from scorefield.training.monitor import Callback, Moment, Observer
 from scorefield.training.optimizer import class_count, held, make_accelerator, own_randomness
-from scorefield.training.progress import Divergence, Progress, describe
-from scorefield.training.run import RUN_FILE, check_same_run, read_run, write_run
+from scorefield.training.plan import Plan
+from scorefield.training.progress import Progress, fault
+from scorefield.training.saves import Saves
 from scorefield.training.weights import Weights
-
-Callback = Callable[[Moment], Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Run:
         step: optimiser steps done, of `steps`.
         loss: mean loss since the last line of the log; NaN if no step was made.
         model: a copy of the model with the averaged weights, in eval mode, on the device it was trained on.
-        stopped: what ended training early, a signal or "a callback", else None.
+        stopped: what ended training early, a signal, "a callback" or "the clock", else None.
     """
 
     path: Path
@@ -63,6 +54,10 @@ class Run:
         """Whether every step was made."""
         return self.step >= self.steps
 
+    def __repr__(self) -> str:
+        end = "finished" if self.finished else f"stopped by {self.stopped}"
+        return f"Run({str(self.path)!r}, step {self.step:,} of {self.steps:,}, loss {self.loss:.4g}, {end})"
+
 
 def train(
     model: ScoreModel,
@@ -75,7 +70,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     device: str | None = None,
     progress: bool | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Run:
     """Train a score model on data, into a folder; the same call again continues where the last one ended.
 
@@ -87,7 +82,16 @@ def train(
         data: a Dataset, a tensor or array (N, *), or a sequence of tensors or (tensor, label) pairs. Data with labels
             trains a network with classes class-conditionally.
         out: folder for run.json, log.jsonl and the checkpoints step-NNNNNN.
-        config, **options: a TrainConfig, and fields to replace in it or in its `optim`, such as steps=, lr=, ema=.
+        config: a `TrainConfig`, whose fields may also be given one by one:
+        steps, minutes: how long; with minutes the clock decides the number of steps, over all attempts.
+        batch_size, accumulate: items a step, and the parts a batch is cut into to need less memory.
+        seed: decides data order, times, noise and dropout.
+        name, lr, beta1, beta2, eps, weight_decay, clip: the optimiser ("adam", "adamw", "muon") and its numbers; `optim`
+            takes them as one `OptimConfig`.
+        warmup, schedule: steps until the full learning rate; then "constant", "linear", "cosine" or "cooldown".
+        ema, power_ema, snapshot_every: averages of the weights, and snapshots for `post_hoc_ema`.
+        weighting, times, stratify, reduce: the objective (see `dsm_loss`), and where training times are drawn.
+        dequantize, flip, label_dropout: uniform noise on integer data, mirrored images, labels withheld.
 
     Other arguments:
         held_out: data whose loss under the averaged weights is measured at every checkpoint, and decides which is best.
@@ -95,7 +99,11 @@ def train(
             ends the training, which can be continued later.
         loss: per-sample loss (model, x0, t=, noise=, **cond) -> (B,) in place of `dsm_loss` with `config.weighting`.
         device: "cpu", "cuda", "cuda:1", "mps"; the best one there is by default.
-        progress: True, False, or None for a progress bar on a terminal.
+        progress: True, False, or None for a bar on a terminal and elsewhere a line every half minute.
+        precision, compile, channels_last, shard, workers: how the work is done.
+        log_every, sample_every, sample_count, trackers, report: what is written to be looked at.
+        checkpoint_every, keep, keep_best: what is saved.
+        on_divergence, rollbacks, explosion: what a loss that is not finite or explodes does.
 
     Raises:
         InputError: an option, or data that does not fit the model; a run folder in use.
@@ -116,14 +124,20 @@ def train(
     with StopSignals() as signals:
         accelerator = make_accelerator(settings, device)
         with held(folder, accelerator), own_randomness(accelerator.device):
-            loop = _Loop(model, items, settings, folder, accelerator, loss, held_items, callbacks)
-            run = loop.run(signals, progress)
+            training = _Training(model, items, settings, folder, accelerator, loss, held_items)
+            was_training = model.training
+            try:
+                run = training.run(callbacks, signals, progress)
+            finally:
+                model.train(was_training)
     if signals.received == signal.SIGINT:
         raise KeyboardInterrupt
     return run
 
 
-class _Loop:
+class _Training:
+    """Everything that the loop works with."""
+
     def __init__(
         self,
         model: ScoreModel,
@@ -133,211 +147,138 @@ class _Loop:
         accelerator: Any,
         loss: Loss | None,
         held_out: Dataset | None,
-        callbacks: Sequence[Callback],
     ) -> None:
-        parts = accelerator.num_processes * config.accumulate
-        if config.batch_size % parts:
+        rank, world = accelerator.process_index, accelerator.num_processes
+        if config.batch_size % (world * config.accumulate):
             raise InputError(
-                f"batch_size={config.batch_size} cannot be shared evenly by {accelerator.num_processes} processes with "
-                f"accumulate={config.accumulate}; choose a multiple of {parts}"
+                f"batch_size={config.batch_size} cannot be shared evenly by {world} processes with "
+                f"accumulate={config.accumulate}; choose a multiple of {world * config.accumulate}"
             )
-        self.model, self.data, self.config, self.folder, self.accelerator = model, data, config, folder, accelerator
-        self.loss, self.held_out, self.callbacks = loss, held_out, callbacks
-        self.processes = Processes(accelerator.process_index, accelerator.num_processes)
         classes = class_count(model.net)
-        self.labels = data.labels is not None and classes > 0
-        if data.labels is not None and self.labels and int(data.labels.max()) >= classes:
-            raise InputError(
-                f"{data.name} has class {int(data.labels.max())} and the network knows {classes} classes, from 0; "
-                "build it with more"
-            )
-        self.classes = classes if self.labels else 0
-        self.feed = Feed(
-            data, config, model.sde, self.labels, rank=accelerator.process_index, world=accelerator.num_processes
-        )
+        labels = data.labels is not None and classes > 0
+        if labels:
+            _check_labels(data, classes)
+        self.data, self.config, self.folder, self.accelerator = data, config, folder, accelerator
+        self.loss, self.held_out, self.labels, self.classes = loss, held_out, labels, classes if labels else 0
+        self.processes = Processes(rank, world)
+        self.feed = Feed(data, config, model.sde, labels, rank, world)
         self.weights = Weights(model, config, loss, accelerator)
-        self.model = self.weights.model
-        self.at, self.saved = Progress(), -1
+        self.model, self.at = self.weights.model, Progress()
+        self.plan = Plan(config, self.at)
+        self.saves = Saves(folder, self.model, data, config, labels, self.weights, self.at, accelerator, self.processes)
 
-    def run(self, signals: StopSignals, progress: bool | None) -> Run:
-        self._begin()
-        was_training = self.model.training
+    def run(self, callbacks: Sequence[Callback], signals: StopSignals, shown: bool | None) -> Run:
+        """Go on from the newest checkpoint until every step is made or something asks to stop."""
+        config, at, plan, weights, saves = self.config, self.at, self.plan, self.weights, self.saves
+        saves.resume()
         self.model.train()
-        observer = Observer(
-            self.folder, self.at, self.model, self.data, self.config, self.classes, self.accelerator, progress
-        )
-        try:
-            with observer:
-                while True:
-                    try:
-                        stop = self._advance(signals, observer)
-                        break
-                    except Divergence as error:
-                        self._roll_back(str(error), observer)
-        finally:
-            self.model.train(was_training)
-        self.weights.finish()
-        name = None
-        if stop:
-            name = signal.Signals(signals.received).name if signals.received else "a callback"
-        return Run(self.folder, self.at.step, self.config.steps, observer.loss, self.weights.averaged(), name)
+        stop: str | None = None
+        with Observer(self.folder, at, plan, self.model, self.data, config, self.accelerator, shown) as observer:
+            items = self.feed.raw(at.batch, config.steps + at.skipped)
+            while at.step < plan.steps and not stop:
+                # The loss and its gradient are a function of (seed, batch) and of the weights. Dropout has no generator
+                # of its own to take, so the global one starts every step from there.
+                lr = plan.lr()
+                torch.manual_seed(derived_seed(config.seed, f"dropout {self.processes.rank}", at.batch))
+                batch = self.feed.batch(at.batch, next(items), self.accelerator.device)
+                each, norm = weights.backward(batch, lr)
+                loss, stop, due = self._agree(each, signals)
 
-    def _advance(self, signals: StopSignals, observer: Observer) -> bool:
-        """Make steps until the last one or until asked to stop, which is returned."""
-        config, at = self.config, self.at
-        raw = self.feed.raw(at.batch, config.steps + at.skipped)
-        try:
-            for items in raw:
-                lr = config.optim.lr_at(at.step, config.steps)
-                value, norm, stop = self._update(items, lr, signals, observer)
-                at.take(value)
-                last = at.step == config.steps
-                observer.step(value, norm, lr)
-                stop = self._call_back(value, norm, lr) or stop
+                # A step that has diverged is not made.
+                if told := fault(at, config, each, batch.t, loss, norm, self.model.sde, self.accelerator):
+                    failed = at.step
+                    saves.roll_back(told)
+                    observer.rolled_back(failed, told)
+                    items.close()
+                    items = self.feed.raw(at.batch, config.steps + at.skipped)
+                    continue
+
+                # The step, the averages, and what is seen of them.
+                weights.update()
+                if due:
+                    plan.settle()
+                    saves.describe()
+                at.take(loss)
+                last = at.step == plan.steps
+                observer.step(batch, each, loss, norm, lr)
+                stop = self._call_back(callbacks, loss, norm, lr) or stop
+
+                # Snapshots, checkpoints, pictures. Whoever asks to stop may kill in a few seconds, so what takes time is
+                # left out then.
                 if config.power_ema and (at.step % config.snapshot_every == 0 or last):
                     self._snapshot()
-                # Whoever asks to stop may kill in a few seconds, so what takes time is left out then.
                 if stop or last or at.step % config.checkpoint_every == 0:
-                    self._save(None if stop else observer)
+                    saves.save(None if stop else self._measure(observer, signals))
                 if config.sample_every and not stop and (last or at.step % config.sample_every == 0):
-                    observer.pictures(self.weights.averaged)
+                    observer.pictures(weights.averaged, self.classes)
                     self.accelerator.wait_for_everyone()
-                if stop:
-                    return not last
-        finally:
-            raw.close()  # type: ignore[attr-defined]
-        return False
+            items.close()
+        weights.finish()
+        stopped = stop if at.step < plan.steps else None
+        return Run(self.folder, at.step, plan.steps, observer.loss, weights.averaged(), stopped)
 
-    def _update(self, items: Any, lr: float, signals: StopSignals, observer: Observer) -> tuple[float, float, bool]:
-        """One optimiser step; returns the loss, the norm of its gradient, and whether to stop.
+    def _agree(self, each: Tensor, signals: StopSignals) -> tuple[float, str | None, bool]:
+        """The mean loss of all processes, why to stop, and whether the clock says how many steps there are to be.
 
-        Raises:
-            Divergence: loss or gradient are not finite, or the loss has exploded; nothing was changed.
+        All processes stop at the same step, or they would wait for each other.
         """
-        accelerator, config, at = self.accelerator, self.config, self.at
-        # Dropout has no generator of its own to take, so the global one starts every step from (seed, step).
-        torch.manual_seed(derived_seed(config.seed, f"dropout {accelerator.process_index}", at.batch))
-        batch = self.feed.batch(at.batch, items, accelerator.device)
-        each, norm = self.weights.backward(batch, lr)
-        wish = torch.tensor(float(signals.received is not None))
-        report = torch.stack([each.mean().float(), wish.to(each.device)])
-        if accelerator.num_processes > 1:  # all processes stop at the same step, or they would wait for each other
-            report = accelerator.reduce(report, "mean")
-        value, stop = report.tolist()
-        exploded = at.exploded(value, config.explosion)
-        # With fp16 the scaler finds steps whose gradient overflowed and leaves them out by itself.
-        if exploded or not math.isfinite(value) or not (math.isfinite(norm) or config.precision == "fp16"):
-            raise Divergence(describe(each, batch.t, value, exploded, self.model.sde, accelerator))
-        self.weights.update()
-        observer.losses(batch, each)
-        return value, norm, stop > 0
+        main = self.processes.main
+        wish = 0 if signals.received is None else int(signals.received)
+        report = [each.mean().item(), float(wish), float(main and self.plan.late), float(main and self.plan.due())]
+        if self.processes.count > 1:
+            device = self.accelerator.device
+            gathered = self.accelerator.gather(torch.tensor([report], device=device)).cpu()
+            report = [float(gathered[:, 0].mean()), *gathered[:, 1:].amax(0).tolist()]
+        loss, number, late, due = report
+        stop = signal.Signals(int(number)).name if number else "the clock" if late else None
+        return loss, stop, due > 0
 
-    def _call_back(self, loss: float, norm: float, lr: float) -> bool:
+    def _call_back(self, callbacks: Sequence[Callback], loss: float, norm: float, lr: float) -> str | None:
         """Tell the callbacks; whether one of them wants to stop, agreed on by all processes."""
-        if not self.callbacks:
-            return False
+        if not callbacks:
+            return None
         wish = False
-        if self.accelerator.is_main_process:
-            moment = Moment(
-                self.at.step, self.config.steps, loss, norm, lr, self.model, self.folder, self._averaged_on_main
-            )
-            for callback in self.callbacks:
+        if self.processes.main:
+            at, averaged = self.at, self._averaged_on_main
+            moment = Moment(at.step, self.plan.steps, loss, norm, lr, self.model, self.folder, averaged)
+            for callback in callbacks:
                 wish = callback(moment) is True or wish
             self.model.train()
-        return self.processes.broadcast(wish)
+        return "a callback" if self.processes.broadcast(wish) else None
 
-    def _roll_back(self, what: str, observer: Observer) -> None:
-        """Return to the last regular checkpoint and leave out the batches up to the present one.
+    def _measure(self, observer: Observer, signals: StopSignals) -> Any:
+        """How to measure the loss on held-out data, if there is any."""
+        if self.held_out is None:
+            return None
 
-        Raises:
-            DivergedError: the run is not to roll back, or did so often enough.
-        """
-        failed, config = self.at.step, self.config
-        told = f"training stopped at step {failed}: {what}; the checkpoint of step {max(self.saved, 0)} is intact; "
-        if config.on_divergence == "stop":
-            raise DivergedError(told + "lower optim.lr or optim.clip, or go on with on_divergence=rollback")
-        if self.at.rollbacks >= config.rollbacks:
-            raise DivergedError(told + f"it had rolled back {self.at.rollbacks} times; lower optim.lr or optim.clip")
-        before, bad = self.at.rollbacks, self.at.batch
-        # One that a signal left in between would make the outcome depend on when the signal came.
-        regular = [p for p in list_checkpoints(self.folder) if int(p.name[5:]) % config.checkpoint_every == 0]
-        checkpoint = newest_checkpoint(self.folder, self.weights.names(), among=regular or None)
-        if checkpoint is None:
-            raise DivergedError(told + "lower optim.lr or optim.clip")
-        self.accelerator.wait_for_everyone()
-        self._restore(checkpoint)
-        self.at.skipped, self.at.rollbacks = bad + 1 - self.at.step, before + 1
-        observer.start()
-        observer.event(rollback_from=failed, reason=what, skipped=self.at.skipped)
-        if self.accelerator.is_main_process:
-            line = f"step {failed}: {what}; rolled back to step {self.at.step}, leaving out its {bad + 1} first batches"
-            warnings.warn(line, ScorefieldWarning, stacklevel=4)
-
-    def _begin(self) -> None:
-        """Continue from the newest intact checkpoint, or write the first one; the main process finds out which."""
-        found: Checkpoint | None = None
-        if self.accelerator.is_main_process:
-            remove_leftovers(self.folder)
-            if (self.folder / RUN_FILE).exists():
-                if check_same_run(read_run(self.folder), self.model, self.data, self.config):
-                    write_run(self.folder, self.model, self.data, self.config, self.labels)
-                found = newest_checkpoint(self.folder, self.weights.names())
-            else:
-                write_run(self.folder, self.model, self.data, self.config, self.labels)
-        path = self.processes.broadcast(None if found is None else found.path)
-        if path is None:
-            self._save(None)  # finds out at once whether the folder can be written to
-        else:
-            self._restore(found or read_checkpoint(path, self.weights.names()))
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.step > self.config.steps:
-            raise InputError(
-                f"{self.folder} has {checkpoint.step} steps already, more than steps={self.config.steps}; "
-                "ask for more, or choose another --out"
+        def measure() -> float:
+            model, held = self.weights.averaged(), self.held_out
+            assert held is not None
+            alone = self.processes.count == 1
+            value = held_out_loss(
+                model, held, self.config, self.loss, self.labels, self.accelerator, signals if alone else None
             )
-        self.weights.restore(checkpoint)
-        state = checkpoint.state
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        for field in fields(Progress):
-            setattr(self.at, field.name, state.get(field.name, field.default))
-        self.saved = self.at.step
+            if math.isfinite(value):
+                observer.event(held_out_loss=value)
+            return value
 
-    def _save(self, observer: Observer | None) -> None:
-        """Write a checkpoint, with its held-out loss where there is an observer to tell."""
-        if self.saved != self.at.step:
-            extra = {}
-            if self.held_out is not None and observer is not None:
-                extra["held_out_loss"] = held_out_loss(
-                    self.weights.averaged(), self.held_out, self.config, self.loss, self.labels, self.accelerator
-                )
-                observer.event(**extra)
-            groups = self.weights.groups()
-            if self.accelerator.is_main_process:
-                self._write(groups, extra)
-        self.saved = self.at.step
-        self.accelerator.wait_for_everyone()
-
-    def _write(self, groups: dict[str, dict[str, Tensor]], extra: dict[str, float]) -> None:
-        scaler, at = self.accelerator.scaler, self.at
-        state = {
-            **asdict(at),
-            **extra,
-            "ema_updates": self.weights.ema.updates,
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "seed": self.config.seed,
-            "items_seen": at.batch * self.config.batch_size,
-            "torch": torch.__version__,
-        }
-        save_checkpoint(self.folder, at.step, groups, state, self.config.keep, self.config.keep_best)
+        return measure
 
     def _snapshot(self) -> None:
         averages = self.weights.snapshot()
-        if self.accelerator.is_main_process:
+        if self.processes.main:
             save_snapshot(self.folder, self.at.step, averages)
 
     def _averaged_on_main(self) -> ScoreModel:
         if self.weights.sharded:
             raise InputError("averaged() needs all processes, and callbacks run on one; leave out shard=True")
         return self.weights.averaged()
+
+
+def _check_labels(data: Dataset, classes: int) -> None:
+    assert data.labels is not None
+    if int(data.labels.max()) >= classes:
+        raise InputError(
+            f"{data.name} has class {int(data.labels.max())} and the network knows {classes} classes, from 0; "
+            "build it with more"
+        )
