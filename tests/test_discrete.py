@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import scorefield as sf
-from scorefield.objective import ddpm_loss, dsm_loss
+from scorefield.ladder import ddpm_loss
+from scorefield.objective import dsm_loss
 from scorefield.pretrained.load import official_model
 from scorefield.training import EMA, OptimConfig, TrainConfig
 from scorefield.training.optimizer import make_optimizer

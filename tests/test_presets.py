@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scorefield import presets
-from scorefield.nn import DDPMScore
+from scorefield.ladder import DDPMScore
 from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
 from scorefield.solve.reverse import Ancestral, EulerMaruyama, ReverseDiffusion

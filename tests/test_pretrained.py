@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from scorefield import pretrained
 from scorefield.errors import CheckpointError, InputError
+from scorefield.ladder import DDPMScore
 from scorefield.model import ScoreModel
-from scorefield.nn import DDPMScore, UNet
+from scorefield.nn import UNet
 from scorefield.pretrained.official_names import to_official
 from scorefield.sdes import VE, VP, SubVP
 

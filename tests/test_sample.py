@@ -155,7 +155,7 @@ def test_exact_prior_removes_the_bias_of_ve():
 
 def test_gradients_flow_through_the_sampler_only_when_asked():
     gm = gaussian(sf.VP())
-    x = sf.sde.Prior((2, 3), 1.0).sample(seed=0, dtype=torch.float64).requires_grad_()
+    x = sf.prior.Prior((2, 3), 1.0).sample(seed=0, dtype=torch.float64).requires_grad_()
     assert not sf.sample(gm, 2, sf.Heun(), steps=5, x_init=x).requires_grad
     out = sf.sample(gm, 2, sf.Heun(), steps=5, x_init=x, grad=True, denoise=False)
     (slope,) = torch.autograd.grad(out.sum(), x)

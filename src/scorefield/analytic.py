@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact, onto, wide
 from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
@@ -19,8 +20,9 @@ class GaussianMixture(ScoreModel):
     r"""Data distributed as sum_k w_k N(m_k, S_k), pushed through an SDE exactly.
 
     At time t it is sum_k w_k N(alpha m_k, C_k), C_k = alpha^2 S_k + sigma^2 I; its score is -sum_k r_k C_k^{-1} (x - alpha m_k)
-    with responsibilities r_k(x). Everything is computed in float64 in the eigenbases of S_k and returned in the dtype of x.
-    Diagonal and isotropic components keep no basis: memory and work are in proportion to D.
+    with responsibilities r_k(x). Everything is computed in the eigenbases of S_k, in float64 (in float32 on a device other than
+    the CPU), and returned in the dtype of x. Diagonal and isotropic components keep no basis: memory and work are in proportion
+    to D.
 
     Main arguments:
         means: (K, D) or (K, *shape).
@@ -44,14 +46,12 @@ class GaussianMixture(ScoreModel):
         if means.ndim < 2:
             raise ValueError(f"means has shape {tuple(means.shape)}; give (K, D) or (K, *shape), K components")
         super().__init__(torch.nn.Identity(), sde, "score", shape=means.shape[1:])
-        k, flat = means.shape[0], means.double().flatten(1)
+        k, flat = means.shape[0], exact(means).flatten(1)
         d = flat.shape[1]
-        w = torch.as_tensor([1.0] * k if weights is None else weights, dtype=torch.float64, device=means.device)
+        w = exact([1.0] * k if weights is None else weights)
         if w.shape != (k,) or not bool((w > 0).all()):
             raise ValueError(f"weights must be {k} positive numbers, one per component")
-        spectrum, basis = _eigen(
-            torch.as_tensor(covs, dtype=torch.float64, device=means.device), k, d, tuple(means.shape)
-        )
+        spectrum, basis = _eigen(exact(covs), k, d, tuple(means.shape))
         self.register_buffer("means", means)
         self._flat, self._spectrum, self._basis = flat, spectrum, basis
         self._log_weights = torch.log(w / w.sum())
@@ -73,23 +73,24 @@ class GaussianMixture(ScoreModel):
         return Marginal(self, t)
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
-        wide = x.double()
+        batch_time(t, x)
+        state = wide(x)
         if name == "denoise":
-            return self._denoise(wide, t).to(x.dtype)
-        score = self._score(wide, t)
+            return self._denoise(state, t).to(x.dtype)
+        score = self._score(state, t)
         if name == "score":
             return score.to(x.dtype)
         time = as_time(t)
         sigma = self.sde.sigma(time)
-        noise = -expand(sigma, wide) * score
+        noise = -expand(sigma, state) * score
         if name == "noise":
             return noise.to(x.dtype)
         d_alpha, d_sigma = self.sde.derivatives(time)
-        moved = expand(d_alpha, wide) * self._denoise(wide, t) + expand(d_sigma, wide) * noise
+        moved = expand(d_alpha, state) * self._denoise(state, t) + expand(d_sigma, state) * noise
         clean = sigma == 0
-        if not clean.is_meta and bool(clean.any()):  # there sigma' may be infinite, where g^2 is not
-            flow = expand(self.sde.f(time), wide) * wide - expand(0.5 * self.sde.g2(time), wide) * score
-            moved = torch.where(expand(clean, wide).bool(), flow, moved)
+        if bool(clean.any()):  # there sigma' may be infinite, where g^2 is not
+            flow = expand(self.sde.f(time), state) * state - expand(0.5 * self.sde.g2(time), state) * score
+            moved = torch.where(expand(clean, state).bool(), flow, moved)
         return moved.to(x.dtype)
 
     def _score(self, x: Tensor, t: Time) -> Tensor:
@@ -100,30 +101,30 @@ class GaussianMixture(ScoreModel):
     def _denoise(self, x: Tensor, t: Time) -> Tensor:
         logits, whitened, alpha, _ = self._parts(x, t)
         r = torch.softmax(logits, 1)
-        shift = self._back(r.unsqueeze(2) * self._spectrum.to(x.device) * whitened)
-        return (r @ self._flat.to(x.device) + alpha * shift).reshape(x.shape)
+        shift = self._back(r.unsqueeze(2) * onto(self._spectrum, x) * whitened)
+        return (r @ onto(self._flat, x) + alpha * shift).reshape(x.shape)
 
     def _back(self, coordinates: Tensor) -> Tensor:
         """Sum over components of what is given in their eigenbases: (B, K, D) -> (B, D)."""
         if self._basis is None:
             return coordinates.sum(1)
-        return torch.einsum("kij,bkj->bi", self._basis.to(coordinates.device), coordinates)
+        return torch.einsum("kij,bkj->bi", onto(self._basis, coordinates), coordinates)
 
     def _parts(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log(w_k N(x; alpha m_k, C_k)) (B, K); C_k^{-1} (x - alpha m_k) in the eigenbasis (B, K, D); alpha, sigma (., 1)."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}; this mixture has {self.shape}")
-        means, spectrum = self._flat.to(x.device), self._spectrum.to(x.device)
-        time = batch_time(t, x).to(x.device).reshape(-1, 1)
-        alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
+        time, state = batch_time(t, x).reshape(-1, 1), wide(x)
+        means, spectrum = onto(self._flat, state), onto(self._spectrum, state)
+        alpha, sigma = onto(self.sde.alpha(time), state), onto(self.sde.sigma(time), state)
         variance = (alpha**2).unsqueeze(2) * spectrum + (sigma**2).unsqueeze(2)
-        centred = x.double().flatten(1).unsqueeze(1) - alpha.unsqueeze(2) * means
+        centred = state.flatten(1).unsqueeze(1) - alpha.unsqueeze(2) * means
         coordinates = centred
         if self._basis is not None:
-            coordinates = torch.einsum("kij,bki->bkj", self._basis.to(x.device), centred)
+            coordinates = torch.einsum("kij,bki->bkj", onto(self._basis, state), centred)
         whitened = coordinates / variance
         log_norm = 0.5 * (torch.log(variance).sum(2) + means.shape[1] * math.log(2 * math.pi))
-        logits = self._log_weights.to(x.device) - 0.5 * (coordinates * whitened).sum(2) - log_norm
+        logits = onto(self._log_weights, state) - 0.5 * (coordinates * whitened).sum(2) - log_norm
         return logits, whitened, alpha, sigma
 
 
@@ -139,20 +140,21 @@ class Marginal:
         return self.mixture.sample(n, self.t, seed)
 
     def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """One draw for each sample of a running source of noise."""
+        """One draw for each sample of a running source of noise; in float64 on the CPU, then moved."""
         gm = self.mixture
-        pick = torch.special.ndtr(noise.normal((noise.size, 1), torch.float64, device))
-        edges = torch.cumsum(torch.exp(gm._log_weights.to(device)), 0)
+        cpu = torch.device("cpu")
+        pick = torch.special.ndtr(noise.normal((noise.size, 1), torch.float64, cpu))
+        edges = torch.cumsum(torch.exp(gm._log_weights), 0)
         k = torch.searchsorted(edges, pick.squeeze(1)).clamp_max(len(edges) - 1)
-        means, spectrum = gm._flat.to(device), gm._spectrum.to(device)
-        z = noise.normal((noise.size, means.shape[1]), torch.float64, device)
-        time = as_time(self.t, device)
+        means, spectrum = gm._flat, gm._spectrum
+        z = noise.normal((noise.size, means.shape[1]), torch.float64, cpu)
+        time = as_time(self.t)
         alpha, sigma = gm.sde.alpha(time), gm.sde.sigma(time)
         scaled = torch.sqrt(alpha**2 * spectrum[k] + sigma**2) * z
         if gm._basis is not None:
-            scaled = torch.einsum("bij,bj->bi", gm._basis.to(device)[k], scaled)
+            scaled = torch.einsum("bij,bj->bi", gm._basis[k], scaled)
         x = alpha * means[k] + scaled
-        return x.reshape(noise.size, *(gm.shape or ())).to(dtype)
+        return x.reshape(noise.size, *(gm.shape or ())).to(dtype).to(device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats, (B,), float64."""

@@ -1,4 +1,4 @@
-"""Networks trained on a ladder of noise levels, read at any time: the labels of SMLD and the tables of DDPM."""
+"""The ladder of noise levels that SMLD and DDPM train on: its times, labels, tables and loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from scorefield.dtypes import onto
+from scorefield.model import ScoreModel
+from scorefield.objective import draw
+from scorefield.sde import GaussianSDE, Time, expand
+
+
+@dataclass(frozen=True)
+class LadderTimes:
+    """The times i / (N - 1), i = 0 .. N - 1, of a ladder of N noise levels (Song et al. 2021, eq. 1 and 3)."""
+
+    num_scales: int = 1000
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        rung = torch.floor(u * self.num_scales).clamp_max(self.num_scales - 1)
+        return rung / (self.num_scales - 1) * sde.T, torch.ones_like(u)
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,48 @@ class DDPMScore(nn.Module):
         label = t * (self.num_scales - 1)
         y: Tensor = self.net(x, label, **cond)
         # A whole label whose time went through float32 is low by up to 3e-5, and must not fall to the one before.
-        index = torch.floor(label.double() + 1e-4).long().clamp(0, self.num_scales - 1)
-        std = self.table().to(y.device)[index]
-        return -y / std.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1))
+        exact = label if label.dtype == torch.float64 else label.float()
+        index = torch.floor(exact + 1e-4).long().clamp(0, self.num_scales - 1)
+        std = onto(self.table(), y)[index]
+        return -y / std.reshape(-1, *[1] * (y.ndim - 1))
 
     def table(self) -> Tensor:
         """The noise level of every label, (num_scales,) float64."""
         n = self.num_scales
         beta = torch.linspace(self.beta_min / n, self.beta_max / n, n, dtype=torch.float64)
         return torch.sqrt(-torch.expm1(torch.log1p(-beta).cumsum(0)))
+
+
+def ddpm_loss(
+    model: ScoreModel,
+    x0: Tensor,
+    *,
+    seed: int | torch.Generator | None = None,
+    t: Time | None = None,
+    noise: Tensor | None = None,
+    stratify: bool = True,
+    **cond: Any,
+) -> Tensor:
+    """The discrete objective of DDPM (Song et al. 2021, eq. 3; Ho et al. 2020, eq. 14), one value per sample.
+
+    || net(x, i) - eps ||^2,   x = a_i x_0 + (1 - a_i^2)^(1/2) eps,   a_i^2 = prod_{j <= i} (1 - beta_j)
+
+    The discrete objective of SMLD (eq. 1) needs no function of its own: it is `dsm_loss` with `times=LadderTimes(N)`.
+
+    Main arguments:
+        model: one whose network is `DDPMScore`, which holds the ladder. x0: as in `dsm_loss`.
+
+    Other arguments:
+        t: i / (N - 1), a float or (B,), in place of drawn ones. seed, noise, stratify, cond: as in `dsm_loss`.
+
+    Raises:
+        ValueError: the network has no ladder.
+    """
+    if not isinstance(model.net, DDPMScore):
+        raise ValueError(f"ddpm_loss needs a model whose network is DDPMScore, not {type(model.net).__name__}")
+    count = model.net.num_scales
+    time, _, noise = draw(model.sde, x0, LadderTimes(count), seed, t, noise, stratify)
+    std = model.net.table()[torch.round(time * (count - 1) / model.sde.T).long()]
+    x = expand(torch.sqrt(1 - std**2), x0) * x0 + expand(std, x0) * noise
+    score = model.score(x, time, **cond)
+    return torch.square(expand(std, x0) * score + noise).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Denoising score matching, in continuous time and on the ladder of DDPM."""
+"""Denoising score matching in continuous time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.ladder import DDPMScore
+from scorefield.dtypes import check_real, onto
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE, Time, batch_time, expand
-from scorefield.times import LadderTimes, Proposal, UniformTimes, low_discrepancy
+from scorefield.times import Proposal, UniformTimes, low_discrepancy, uniform
 
 Weighting: TypeAlias = "Literal['noise', 'likelihood', 'none', 'edm'] | Callable[[Tensor], Tensor]"
 WEIGHTINGS: tuple[str, ...] = ("noise", "likelihood", "none", "edm")
@@ -32,7 +32,9 @@ def dsm_loss(
 ) -> Tensor:
     r"""Continuous denoising score matching (Song et al. 2021, eq. 7), one value per sample.
 
-    lambda(t) || score(x_t, t) - grad log p(x_t | x_0) ||^2,   x_t = alpha x_0 + sigma eps,   summed over the event
+    lambda(t) || score(x_t, t) - grad log p(x_t | x_0) ||^2,   x_t = alpha x_0 + sigma eps
+
+    The square is summed over the D entries of a sample, not averaged: a new model starts near D with "noise".
 
     Main arguments:
         x0: data in the model's range, (B, *).
@@ -57,49 +59,14 @@ def dsm_loss(
         raise ValueError(
             f"weighting={weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)} or a function of t"
         )
-    time, scale, noise = _draw(model.sde, x0, times or UniformTimes(), seed, t, noise, stratify)
+    time, scale, noise = draw(model.sde, x0, times or UniformTimes(), seed, t, noise, stratify)
     x = expand(model.sde.alpha(time), x0) * x0 + expand(model.sde.sigma(time), x0) * noise
     error = torch.square(model.noise(x, time, **cond) - noise).flatten(1).sum(1)
     # error is sigma^2 times the squared difference of scores
-    return error * (_weight(model, weighting, time) * scale).to(error.dtype)
+    return error * onto(_weight(model, weighting, time) * scale, error)
 
 
-def ddpm_loss(
-    model: ScoreModel,
-    x0: Tensor,
-    *,
-    seed: int | torch.Generator | None = None,
-    t: Time | None = None,
-    noise: Tensor | None = None,
-    stratify: bool = True,
-    **cond: Any,
-) -> Tensor:
-    """The discrete objective of DDPM (Song et al. 2021, eq. 3; Ho et al. 2020, eq. 14), one value per sample.
-
-    || net(x, i) - eps ||^2,   x = a_i x_0 + (1 - a_i^2)^(1/2) eps,   a_i^2 = prod_{j <= i} (1 - beta_j)
-
-    The discrete objective of SMLD (eq. 1) needs no function of its own: it is `dsm_loss` with `times=LadderTimes(N)`.
-
-    Main arguments:
-        model: one whose network is `nn.DDPMScore`, which holds the ladder. x0: as in `dsm_loss`.
-
-    Other arguments:
-        t: i / (N - 1), a float or (B,), in place of drawn ones. seed, noise, stratify, cond: as in `dsm_loss`.
-
-    Raises:
-        ValueError: the network has no ladder.
-    """
-    if not isinstance(model.net, DDPMScore):
-        raise ValueError(f"ddpm_loss needs a model whose network is DDPMScore, not {type(model.net).__name__}")
-    count = model.net.num_scales
-    time, _, noise = _draw(model.sde, x0, LadderTimes(count), seed, t, noise, stratify)
-    std = model.net.table().to(x0.device)[torch.round(time * (count - 1) / model.sde.T).long()]
-    x = expand(torch.sqrt(1 - std**2), x0) * x0 + expand(std, x0) * noise
-    score = model.score(x, time, **cond)
-    return torch.square(expand(std, x0) * score + noise).flatten(1).sum(1)
-
-
-def _draw(
+def draw(
     sde: GaussianSDE,
     x0: Tensor,
     times: Proposal,
@@ -108,24 +75,18 @@ def _draw(
     noise: Tensor | None,
     stratify: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Times (B,), their weights (B,) and eps like x0, each drawn unless given."""
-    if not x0.is_floating_point():
-        raise ValueError(f"x0 has dtype {x0.dtype}; give data in the model's range, in floating point")
+    """Times (B,) and their weights (B,), float64 on the CPU, and eps like x0; each drawn unless given."""
+    check_real(x0, "x0")
     if noise is not None and noise.shape != x0.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {tuple(x0.shape)}, that of x0")
     n = x0.shape[0]
     draws = generator(seed) if t is None or noise is None else None
     if t is not None:
-        time = batch_time(t, x0).to(x0.device).expand(n)
+        time = batch_time(t, x0).expand(n)
         scale = torch.ones_like(time)
     else:
         assert draws is not None
-        u = (
-            low_discrepancy(n, draws)
-            if stratify
-            else torch.rand(n, generator=draws, dtype=torch.float64, device=draws.device)
-        )
-        time, scale = times(u.to(x0.device), sde)
+        time, scale = times(low_discrepancy(n, draws) if stratify else uniform((n,), draws), sde)
     if noise is None:
         assert draws is not None
         noise = torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import EXACT
+
 Seed: TypeAlias = "int | Sequence[int] | Tensor | torch.Generator | SeedRows | None"
 NoiseFn: TypeAlias = "Callable[..., Tensor]"
 
@@ -121,7 +123,9 @@ class FromGenerator(Noise):
         return FromGenerator(len(index), self.generator)
 
     def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.randn(shape, generator=self.generator, device=self.generator.device, dtype=dtype).to(device)
+        home = self.generator.device
+        kind = torch.float32 if dtype == torch.float64 and home.type not in EXACT else dtype
+        return torch.randn(shape, generator=self.generator, device=home, dtype=kind).to(device).to(dtype)
 
 
 @dataclass
@@ -182,7 +186,7 @@ def chunks(seed: Seed, noise: NoiseFn | None, n: int, batch_size: int) -> Iterat
 
 def source(seed: Seed, n: int, noise: NoiseFn | None = None) -> Noise:
     """One source for a batch of n samples (see `chunks`)."""
-    return next(iter(chunks(seed, noise, n, max(n, 1))))[1]
+    return next((draws for _, draws in chunks(seed, noise, n, max(n, 1))), Streams(()))
 
 
 def generator(seed: int | torch.Generator | None) -> torch.Generator:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from scorefield.analytic import GaussianMixture
+from scorefield.dtypes import check_real, warn_of_units
 from scorefield.model import ScoreModel
+from scorefield.prior import PriorLike
 from scorefield.progress import Bar
 from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
 from scorefield.solve.adaptive_sde import AdaptiveSDE
@@ -38,14 +40,6 @@ LIKELIHOOD_T_MIN = 1e-5
 
 
 EVERY_ENTRY = Dopri5(1e-6, 1e-6, norm="max")
-
-
-class PriorLike(Protocol):
-    """Anything that draws x_T: `sde.prior(shape)`, `mixture.marginal(T)`, or an object of the user's own."""
-
-    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor: ...
-
-    def log_prob(self, x: Tensor) -> Tensor: ...
 
 
 @overload
@@ -117,6 +111,8 @@ def sample(
         raise ValueError(f"n={n}: at least one sample is needed")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+    if x_init is not None:
+        check_real(x_init, "x_init")
     event = _event_shape(model, shape, x_init, n)
     sde = model.sde
     start = sde.T if t_start is None else float(t_start)
@@ -244,6 +240,9 @@ def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
 def _flow(
     model: ScoreModel, x: Tensor, solver: Solver, begin: float, end: float, full: bool, grad: bool, cond: dict[str, Any]
 ) -> Tensor | Solution:
+    check_real(x)
+    if begin < end:
+        warn_of_units(x, *model.sde.range)
     field = Field(model, cond, x.shape[0])
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         if isinstance(solver, EmbeddedRungeKutta):

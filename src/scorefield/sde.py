@@ -6,41 +6,46 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import check_real, onto
+from scorefield.prior import Prior
 from scorefield.randomness import Noise, Seed, source
 
 Time: TypeAlias = "float | Tensor"
 
 
-def as_time(t: Time, device: torch.device | None = None) -> Tensor:
-    """t as a float64 tensor; a float becomes a 0-dimensional tensor on the CPU (which mixes with every device)."""
+def as_time(t: Time) -> Tensor:
+    """t as a float64 tensor on the CPU, where all coefficients are computed; one on another device is read back."""
     if isinstance(t, Tensor):
-        return t.to(dtype=torch.float64, device=device)
-    return torch.tensor(float(t), dtype=torch.float64, device=device or torch.device("cpu"))
+        return t.cpu().to(torch.float64)
+    return torch.tensor(float(t), dtype=torch.float64, device="cpu")
 
 
 def batch_time(t: Time, x: Tensor) -> Tensor:
-    """t for a batch x of shape (B, *), float64: () where it is, else (B,) on the device of x.
+    """t for a batch of states x of shape (B, *): float64 on the CPU, of shape () or (B,).
 
     Raises:
-        ValueError: any other shape.
+        ValueError: any other shape, or states that are not real floating-point numbers.
     """
-    time = as_time(t, x.device if isinstance(t, Tensor) and t.ndim else None)
+    check_real(x)
+    time = as_time(t)
     if time.ndim > 1 or (time.ndim == 1 and time.shape[0] != x.shape[0]):
         raise ValueError(f"t has shape {tuple(time.shape)} but x has batch size {x.shape[0]}; give a float or (B,)")
     return time
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:
-    """Coefficient of shape () or (B,) in the dtype of x, shaped to multiply x of shape (B, *)."""
+    """Coefficient of shape () or (B,) in the dtype of x, shaped to multiply x of shape (B, *).
+
+    One of shape () stays where it is: on the CPU it mixes with tensors of every device.
+    """
     if c.ndim == 0:
         return c.to(x.dtype)
-    return c.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return onto(c, x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class SDE(ABC):
@@ -236,7 +241,8 @@ class GaussianSDE(SDE):
     r"""Forward process dx = f(t) x dt + g(t) dw whose kernel is p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I), t in [0, T].
 
     A subclass gives `alpha` and `sigma` as formulas in t, with torch operations or plain arithmetic: whatever t a caller
-    gives, they receive a float64 tensor, and what they return, be it a constant, becomes one of its shape. The rest follows
+    gives, they receive a float64 tensor on the CPU, and what they return, be it a constant, becomes one of its shape. An
+    alpha or sigma that is zero at an end of [0, T] but for the last bit, as cos(pi t / 2) at 1, is zero there. The rest follows
     from alpha' = f alpha and (sigma^2)' = 2 f sigma^2 + g^2 (Song et al. 2021, App. B), by automatic
     differentiation and bisection; a subclass overrides it only where a closed form is faster or more accurate.
 
@@ -266,9 +272,10 @@ class GaussianSDE(SDE):
         return _derivative(self.alpha, time), _derivative(self.sigma, time)
 
     def f(self, t: Time) -> Tensor:
-        """Drift rate f = alpha' / alpha, so that the drift is f(t) x."""
+        """Drift rate f = alpha' / alpha, so that the drift is f(t) x; -inf where alpha = 0."""
         time = as_time(t)
-        return _derivative(self.alpha, time) / self.alpha(time)
+        alpha = self.alpha(time)
+        return torch.where(alpha == 0, -torch.inf, _derivative(self.alpha, time) / alpha)
 
     def g2(self, t: Time) -> Tensor:
         """Squared diffusion coefficient g^2 = (sigma^2)' - 2 f sigma^2."""
@@ -328,7 +335,8 @@ class GaussianSDE(SDE):
             ValueError: some s is later than its t.
         """
         early, late = as_time(s), as_time(t)
-        if not early.is_meta and bool((early > late.to(early.device)).any()):
+        check_real(x_s, "x_s")
+        if bool((early > late).any()):
             raise ValueError("transition(x_s, s, t) goes forward in time: s must not exceed t")
         a, v = self.transition_coefficients(early, late)
         return expand(a, x_s) * x_s, expand(torch.sqrt(v), x_s)
@@ -338,43 +346,46 @@ class GaussianSDE(SDE):
         return Prior(tuple(shape), float(self.sigma(self.T)))
 
 
-@dataclass(frozen=True)
-class Prior:
-    """Isotropic Gaussian N(0, std^2 I) over batches of shape (B, *)."""
-
-    shape: tuple[int, ...]
-    std: float
-
-    def sample(
-        self, seed: Seed = None, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """A draw of shape `shape`; `seed` as in `scorefield.sample`."""
-        return self.draw(source(seed, self.shape[0]), dtype, torch.device(device))
-
-    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A draw from a running source of noise, one row for each of its samples."""
-        return self.std * noise.normal((noise.size, *self.shape[1:]), dtype, device)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of each sample in nats: (B, *) -> (B,), float64."""
-        flat = x.double().flatten(1)
-        log_norm = flat.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * torch.square(flat / self.std).sum(1) - log_norm
+END = 4 * torch.finfo(torch.float64).eps
+"""Share of T within which a time counts as an end of [0, T]."""
 
 
 def _of_time(formula: Callable[[Any, Tensor], Any]) -> Callable[[Any, Time], Tensor]:
-    """A user's formula as a function from any time to a float64 tensor of its shape."""
+    """A user's formula as a function from any time to a float64 tensor of its shape, exactly zero where it vanishes."""
 
     @functools.wraps(formula)
     def method(self: Any, t: Time) -> Tensor:
         time = as_time(t)
-        value = formula(self, time)
-        return value.to(time).expand(time.shape) if isinstance(value, Tensor) else torch.full_like(time, float(value))
+        value = _evaluate(formula, self, time)
+        low, high = END * self.T, (1 - END) * self.T
+        if time.numel() == 0 or low < float(time.min()) <= float(time.max()) < high:
+            return value
+        # Numerical zero is zero: what changes by half of itself over some roundings of t is nothing but rounding. Its
+        # slope is kept. The test is relative, so that a small constant and the tail of an exponential stay as they are.
+        size, inside = value.detach(), _evaluate(formula, self, time.detach().clamp(16 * low, self.T - 16 * low))
+        nothing = ((time <= low) | (time >= high)) & (size.abs() < 1e-6) & ((inside - size).abs() > 0.5 * size.abs())
+        return torch.where(nothing, value - size, value)
 
     return method
 
 
+def _evaluate(formula: Callable[[Any, Tensor], Any], sde: Any, time: Tensor) -> Tensor:
+    try:
+        value = formula(sde, time)
+        if isinstance(value, Tensor):
+            return value.to(time).expand(time.shape)
+        # A function of math turns a tensor of one entry into a number, which would pass for a constant.
+        formula(sde, torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu") * sde.T)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not any(sign in str(error) for sign in ("to Python scalar", "to Scalar", "have storage")):
+            raise
+        name = f"{type(sde).__name__}.{getattr(formula, '__name__', 'alpha')}"
+        raise ValueError(f"{name}(t): t is a tensor; use functions of torch, as torch.cos(t) for math.cos(t)") from None
+    return torch.full_like(time, float(value))
+
+
 def _derivative(function: Callable[[Time], Tensor], t: Tensor) -> Tensor:
     """d function / dt for an elementwise function; zero where it does not depend on t."""
+    t = t.contiguous()  # torch.func.jvp wants memory of its own for every entry
     slope: Tensor = torch.func.jvp(lambda u: torch.as_tensor(function(u)) + 0 * u, (t,), (torch.ones_like(t),))[1]
     return slope

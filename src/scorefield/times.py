@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import EXACT
 from scorefield.sde import GaussianSDE
 
 GridName: TypeAlias = Literal["uniform", "log_snr", "karras", "quadratic"]
@@ -18,7 +19,7 @@ GridFn: TypeAlias = "Callable[[GaussianSDE, int, float, float], Tensor]"
 
 
 class Proposal(Protocol):
-    """Draws training times: u in (0, 1) -> (t, weight), both (B,) float64.
+    """Draws training times: u in (0, 1) -> (t, weight), both (B,) float64, on the CPU like u.
 
     The weight multiplies the loss. A proposal that only saves variance returns the inverse of its density, relative to
     the uniform one; a proposal that is part of the objective returns 1.
@@ -39,12 +40,15 @@ class UniformTimes:
 
 @dataclass(frozen=True)
 class LogSNRTimes:
-    """log-SNR uniform between its values at t_min and at T, a change of the objective rather than of its variance."""
+    """log-SNR uniform between its values at t_min and at T, a change of the objective rather than of its variance.
+
+    Where alpha(T) = 0 it ends at 0.999 T, as the log-SNR at T is infinite.
+    """
 
     t_min: float = 1e-5
 
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
-        high, low = float(sde.log_snr(self.t_min)), float(sde.log_snr(sde.T))
+        high, low = _finite_log_snr(sde, self.t_min), _finite_log_snr(sde, sde.T)
         return sde.inverse_log_snr(low + u * (high - low)), torch.ones_like(u)
 
 
@@ -76,27 +80,23 @@ class LogNormalTimes:
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
         low, high = -0.5 * float(sde.log_snr(self.t_min)), -0.5 * float(sde.log_snr(sde.T))
         ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64) - self.mean) / self.std)
-        inside = ends[0].to(u.device) + u * (ends[1] - ends[0]).to(u.device)
+        inside = ends[0] + u * (ends[1] - ends[0])
         level = (self.mean + self.std * torch.special.ndtri(inside)).clamp(low, high)
         return sde.inverse_log_snr(-2 * level), torch.ones_like(u)
 
 
-@dataclass(frozen=True)
-class LadderTimes:
-    """The times i / (N - 1), i = 0 .. N - 1, of a ladder of N noise levels (Song et al. 2021, eq. 1 and 3)."""
-
-    num_scales: int = 1000
-
-    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
-        rung = torch.floor(u * self.num_scales).clamp_max(self.num_scales - 1)
-        return rung / (self.num_scales - 1) * sde.T, torch.ones_like(u)
-
-
 def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
     """n points in (0, 1), one in each of n equal cells with a shared random shift, in random order (Kingma et al. 2021)."""
-    shift = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
-    order = torch.randperm(n, generator=generator, device=generator.device)
+    shift = uniform((), generator)
+    order = torch.randperm(n, generator=generator, device=generator.device).cpu()
     return torch.remainder((order + shift) / n, 1.0)
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Uniform numbers in [0, 1), float64 on the CPU, from a generator of any device."""
+    home = generator.device
+    kind = torch.float64 if home.type in EXACT else torch.float32
+    return torch.rand(tuple(shape), generator=generator, dtype=kind, device=home).cpu().double()
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def sampling_grid(
 def _named_grid(sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid: GridName | GridFn) -> Tensor:
     if callable(grid):
         return torch.as_tensor(grid(sde, steps, t_start, t_min)).to(device="cpu", dtype=torch.float64)
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     match grid:
         case "uniform":
             times = t_start + u * (t_min - t_start)

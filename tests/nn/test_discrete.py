@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from scorefield.ladder import DDPMScore, SMLDLabels
 from scorefield.model import ScoreModel
-from scorefield.nn import DDPMScore, SMLDLabels
 from scorefield.sdes import VP
 
 

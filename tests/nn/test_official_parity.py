@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scorefield.nn import DDPMScore
+from scorefield.ladder import DDPMScore
 from scorefield.pretrained.load import official_model
 from scorefield.pretrained.official_names import to_official
 

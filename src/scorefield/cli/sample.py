@@ -62,9 +62,9 @@ def run(options: Options) -> Result:
     from scorefield import parallel
     from scorefield.bundled import results_folder
     from scorefield.cli.files import check_format, is_image, write_samples
+    from scorefield.prior import Prior
     from scorefield.randomness import SeedRows
     from scorefield.sampling import sample
-    from scorefield.sde import Prior
     from scorefield.training import read_run
 
     for name in ("n", "steps", "batch_size", "columns"):

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from scorefield.dtypes import check_real, onto, wide_dtype
 from scorefield.guide.rows import check_rows
 from scorefield.model import Guided, ScoreModel, View
 from scorefield.randomness import generator
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
 from scorefield.times import Proposal, UniformTimes, low_discrepancy
 
 ClassifierFn: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
@@ -34,11 +35,11 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
         """Logits (B, K) in the dtype of the network; t is a float or (B,)."""
-        time = as_time(t, x.device).expand(x.shape[0])
+        time = as_time(t).expand(x.shape[0])
         alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
         dtype = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
         inner = expand(1 / torch.sqrt(alpha**2 + sigma**2), x) * x
-        logits: Tensor = self.net(inner.to(dtype), (sigma / alpha.clamp_min(1e-6)).to(dtype))
+        logits: Tensor = self.net(inner.to(dtype), (sigma / alpha.clamp_min(1e-6)).to(dtype).to(x.device))
         return logits
 
 
@@ -49,8 +50,8 @@ class ClassifierGuidance:
     At scale 1 and with an exact classifier the result is the exact conditional model; 0 returns the model itself.
 
     Main arguments:
-        clf: clf(x, t) with t (B,) float64, differentiable by torch: logits or log-probabilities (B, K), or the
-            log-likelihood (B,) of a condition of its own, in which case `label` is None.
+        clf: clf(x, t) with t (B,), float64 on the CPU and in the dtype of x elsewhere; differentiable by torch: logits or
+            log-probabilities (B, K), or the log-likelihood (B,) of a condition of its own, in which case `label` is None.
         label: class index, an int or integers (B,).
         scale: strength of the guidance.
 
@@ -104,7 +105,7 @@ class _Classified(Guided):
         track = torch.is_grad_enabled()
         with torch.enable_grad():
             live = x if track and x.requires_grad else x.detach().requires_grad_()
-            chosen = self._log_likelihood(live, t.to(x.device).expand(x.shape[0]))
+            chosen = self._log_likelihood(live, _clock(self.clf, t, live))
             (slope,) = torch.autograd.grad(chosen.sum(), live, create_graph=track)
         return slope.to(x.dtype)
 
@@ -150,15 +151,17 @@ def classifier_loss(
     Other arguments:
         t: times, a float or (B,), in place of drawn ones. times: proposal, uniform in [1e-5, T] by default.
     """
+    check_real(x0, "x0")
     draws = generator(seed)
     n = x0.shape[0]
     weight = None
     if t is None:
-        time, weight = (times or UniformTimes())(low_discrepancy(n, draws).to(x0.device), sde)
+        time, weight = (times or UniformTimes())(low_discrepancy(n, draws), sde)
     else:
-        time = as_time(t, x0.device).expand(n)
-    loss = nn.functional.cross_entropy(clf(_noised(sde, x0, time, draws), time), label, reduction="none")
-    return loss if weight is None else loss * weight.to(loss.dtype)
+        time = batch_time(t, x0).expand(n)
+    x = _noised(sde, x0, time, draws)
+    loss = nn.functional.cross_entropy(clf(x, _clock(clf, time, x)), label, reduction="none")
+    return loss if weight is None else loss * onto(weight, loss)
 
 
 @torch.no_grad()
@@ -169,10 +172,19 @@ def accuracy(
     draws = generator(seed)
     found = []
     for t in times:
-        time = as_time(t, x0.device).expand(x0.shape[0])
-        guess = clf(_noised(sde, x0, time, draws), time).argmax(1)
-        found.append((guess == label).double().mean())
-    return torch.stack(found)
+        x = _noised(sde, x0, as_time(t), draws)
+        guess = clf(x, _clock(clf, as_time(t), x)).argmax(1)
+        found.append((guess == label).float().mean())
+    return torch.stack(found).cpu().double()
+
+
+def _clock(clf: ClassifierFn, t: Tensor, x: Tensor) -> Tensor:
+    """What a classifier receives as t, (B,): in float64 on the CPU; on another device in the dtype of x, beside x.
+
+    Ours reads its coefficients on the CPU wherever x is, so that its time need not come back.
+    """
+    time = t.expand(x.shape[0])
+    return time if isinstance(clf, Classifier) else time.to(wide_dtype(x)).to(x.device)
 
 
 def _noised(sde: GaussianSDE, x0: Tensor, t: Tensor, draws: torch.Generator) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scorefield.dtypes import check_not_integers
+
 Boundary = Literal["reflect", "circular", "zeros"]
 
 
@@ -229,6 +231,7 @@ class Blur(LinearOperator):
         object.__setattr__(self, "kernel", kernel)
 
     def __call__(self, x: Tensor) -> Tensor:
+        check_not_integers(x)
         dims = self.kernel.ndim
         for axis in range(x.ndim - dims, x.ndim):
             k = self.kernel.shape[axis - x.ndim]
@@ -293,6 +296,7 @@ class Dense(LinearOperator):
             raise ValueError(f"matrix has shape {tuple(self.matrix.shape)}; give (M, {math.prod(self.shape)})")
 
     def __call__(self, x: Tensor) -> Tensor:
+        check_not_integers(x)
         return x.flatten(1) @ self.matrix.to(x).T
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -320,6 +324,7 @@ def color_matrix() -> Tensor:
 
 def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """A matrix (m, n) along one axis of x."""
+    check_not_integers(x)
     moved: Tensor = (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
     return moved
 

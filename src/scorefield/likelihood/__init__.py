@@ -3,7 +3,7 @@
 from scorefield.likelihood.dequantize import dequantize, levels_width
 from scorefield.likelihood.elbo import Bound, elbo
 from scorefield.likelihood.log_prob import LogProb, log_prob
-from scorefield.likelihood.moments import GaussianPrior, moments
+from scorefield.likelihood.moments import moments
 from scorefield.likelihood.trace import Exact, Hutchinson, HutchPlusPlus, Linearizer, TraceMethod
 from scorefield.likelihood.variational import (
     DiscreteLogProb,
@@ -11,6 +11,7 @@ from scorefield.likelihood.variational import (
     dequantization_loss,
     discrete_log_prob,
 )
+from scorefield.prior import GaussianPrior
 
 __all__ = [
     "Bound",

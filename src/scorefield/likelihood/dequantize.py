@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import wide, wide_dtype
 from scorefield.randomness import Seed, source
 
 
@@ -32,14 +33,14 @@ def dequantize(x: Tensor, levels: int = 256, low: float = -1.0, high: float = 1.
         ValueError: a value outside 0 .. levels - 1.
     """
     check_levels(x, levels)
-    wide = x.double()
-    noise = source(seed, x.shape[0])
-    filled: Tensor = low + (wide + torch.special.ndtr(noise.like(wide))) / levels_width(levels, low, high)
+    noise = source(seed, x.shape[0]).normal(x.shape, torch.float64, torch.device("cpu"))
+    inside = torch.special.ndtr(noise).to(wide_dtype(x)).to(x.device)
+    filled: Tensor = low + (wide(x) + inside) / levels_width(levels, low, high)
     return filled.float()
 
 
 def check_levels(x: Tensor, levels: int) -> None:
     """Refuse values that are not levels 0 .. levels - 1."""
-    wide = x.double()  # a comparison of uint8 with 256 would wrap around
-    if not x.is_meta and bool(((wide < 0) | (wide >= levels)).any()):
+    level = wide(x)  # a comparison of uint8 with 256 would wrap around
+    if not x.is_meta and bool(((level < 0) | (level >= levels)).any()):
         raise ValueError(f"x has values outside 0 .. {levels - 1}: these are not the levels of quantised data")

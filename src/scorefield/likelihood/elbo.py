@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import check_real, onto, warn_of_units, wide
 from scorefield.likelihood.dequantize import levels_width
 from scorefield.model import ScoreModel
+from scorefield.prior import PriorLike
 from scorefield.randomness import Seed, chunks
-from scorefield.sampling import LIKELIHOOD_T_MIN, PriorLike, _resolve_prior
+from scorefield.sampling import LIKELIHOOD_T_MIN, _resolve_prior
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field
 from scorefield.times import ImportanceTimes, Proposal
@@ -23,7 +25,7 @@ class Bound:
     """Lower bounds on log-likelihoods, as means of unbiased draws.
 
     Attributes:
-        nats: mean over draws, (B,), float64.
+        nats: mean over draws, (B,), float64 (float32 on a device other than the CPU).
         stderr: its standard error, (B,); NaN for a single draw.
         draws: (B, K).
         dims: dimensions of a sample.
@@ -87,6 +89,8 @@ def elbo(
     """
     if samples < 1:
         raise ValueError(f"samples={samples}: at least one draw is needed")
+    check_real(x)
+    warn_of_units(x, *model.sde.range)
     n, sde = len(x), model.sde
     proposal = ImportanceTimes(t_min) if times is None else times
     end = _resolve_prior(model, prior, tuple(x.shape))
@@ -101,15 +105,15 @@ def elbo(
             part, field = x[rows], whole.rows(torch.arange(n)[rows])
             columns = []
             for _ in range(samples):
-                u = torch.special.ndtr(draws.normal((len(part), 1), torch.float64, x.device)).squeeze(1)
+                u = torch.special.ndtr(draws.normal((len(part), 1), torch.float64, torch.device("cpu"))).squeeze(1)
                 t, weight = proposal(u, sde)
                 eps, last = draws.like(part), draws.like(part)
                 x_t = expand(sde.alpha(t), part) * part + expand(sde.sigma(t), part) * eps
-                error = torch.square(field.noise(x_t, t) - eps).double().flatten(1).sum(1)
+                error = wide(torch.square(field.noise(x_t, t) - eps)).flatten(1).sum(1)
                 rate = weight * sde.g2(t) / torch.square(sde.sigma(t))
-                loss = 0.5 * (sde.T - t_min) * rate.to(error.device) * error
-                wide, z = part.double(), last.double()
-                x_T = expand(late[0], wide) * wide + expand(late[1], wide) * z
+                loss = 0.5 * (sde.T - t_min) * onto(rate, error) * error
+                state, z = wide(part), wide(last)
+                x_T = expand(late[0], state) * state + expand(late[1], state) * z
                 log_q = -0.5 * torch.square(z).flatten(1).sum(1) - dims * float(
                     torch.log(late[1]) + 0.5 * math.log(2 * math.pi)
                 )

@@ -9,13 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import check_real, warn_of_units, wide
 from scorefield.likelihood.dequantize import levels_width
 from scorefield.likelihood.moments import moments
 from scorefield.likelihood.trace import Distribution, Divergence, Linearizer, Mode, TraceMethod, estimator
 from scorefield.model import ScoreModel
+from scorefield.prior import PriorLike
 from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
-from scorefield.sampling import LIKELIHOOD_T_MIN, PriorLike, _join, _portion, _resolve_prior, _warn
+from scorefield.sampling import LIKELIHOOD_T_MIN, _join, _portion, _resolve_prior, _warn
 from scorefield.sde import Time
 from scorefield.solve.angle import integrate_flow
 from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate
@@ -28,7 +30,7 @@ class LogProb:
     """Log-likelihoods of a batch.
 
     Attributes:
-        nats: log p(x) of each sample, averaged over probes, (B,), float64.
+        nats: log p(x) of each sample, averaged over probes, (B,), float64 (float32 on a device other than the CPU).
         stderr: standard error over probes, (B,); 0 for the exact trace, NaN for a single probe.
         nfe: evaluations of the velocity with its divergence, (B,).
         latent: the state at T, like x.
@@ -119,6 +121,8 @@ def log_prob(
     """
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
+    check_real(x)
+    warn_of_units(x, *model.sde.range)
     n = x.shape[0]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
@@ -137,8 +141,9 @@ def log_prob(
             columns = divergence.columns
             field = whole.rows(torch.arange(n)[rows])
             flow = AugmentedFlow(field, tuple(x.shape[1:]), x.dtype, divergence, linearizer)
-            # The state is kept in float64: thousands of nats would lose digits in float32.
-            y = torch.cat([part.double().flatten(1), part.new_zeros((len(part), columns), dtype=torch.float64)], 1)
+            # The state is kept in float64 where there is one: in float32, thousands of nats keep three decimals.
+            state = wide(part).flatten(1)
+            y = torch.cat([state, state.new_zeros((len(part), columns))], 1)
             parts.append(_solve(solver, flow, y, times, t_min, _portion(bar, rows, n)))
     solution = _join(parts)
     _warn(solution.status)
@@ -204,7 +209,7 @@ class AugmentedFlow:
             return self.field.velocity(point, t)
 
         v, divergence = self.divergence(at, x)
-        return torch.cat([v.double().flatten(1), divergence], 1)
+        return torch.cat([wide(v).flatten(1), divergence], 1)
 
     def _refuse(self, *_: Any) -> Any:
         raise ValueError("solver: the likelihood needs one that uses the velocity alone, such as Dopri5() or RK4()")

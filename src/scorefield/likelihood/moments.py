@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from scorefield.randomness import Noise, Seed, source
+from scorefield.dtypes import exact
+from scorefield.prior import GaussianPrior
 from scorefield.sde import GaussianSDE
 
 _FULL_LIMIT = 4096
-
-
-@dataclass(frozen=True)
-class GaussianPrior:
-    """N(mean, L L^T) over samples of shape (*).
-
-    Attributes:
-        mean: (*), float64. factor: standard deviations (*), or the lower triangular L (D, D), D = prod(shape).
-    """
-
-    mean: Tensor
-    factor: Tensor
-
-    @property
-    def _full(self) -> bool:
-        return self.factor.shape != self.mean.shape
-
-    def sample(self, n: int, seed: Seed = None, *, dtype: torch.dtype = torch.float32) -> Tensor:
-        """n draws, (n, *)."""
-        return self.draw(source(seed, n), dtype, self.mean.device)
-
-    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """One draw for each sample of a running source of noise."""
-        z = noise.normal((noise.size, *self.mean.shape), torch.float64, device)
-        factor = self.factor.to(device)
-        moved = (z.flatten(1) @ factor.mT).reshape(z.shape) if self._full else z * factor
-        return (self.mean.to(device) + moved).to(dtype)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats: (B, *) -> (B,), float64."""
-        centred = (x.double() - self.mean.to(x.device)).flatten(1)
-        factor = self.factor.to(x.device)
-        if self._full:
-            white = torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT
-            log_det = torch.log(factor.diagonal()).sum()
-        else:
-            white, log_det = centred / factor.flatten(), torch.log(factor).sum()
-        return -0.5 * torch.square(white).sum(1) - log_det - 0.5 * centred.shape[1] * math.log(2 * math.pi)
 
 
 def moments(
@@ -72,16 +32,16 @@ def moments(
     if data is not None:
         if len(data) < 2:
             raise ValueError(f"moments: data has {len(data)} samples; at least 2 are needed for a variance")
-        wide = data.double()
-        mean, flat = wide.mean(0), wide.flatten(1)
+        rows = exact(data)
+        mean, flat = rows.mean(0), rows.flatten(1)
         full = flat.shape[1] <= min(_FULL_LIMIT, len(flat) - 1)
-        spread = torch.cov(flat.T).reshape(flat.shape[1], -1) if full else wide.var(0)
+        spread = torch.cov(flat.T).reshape(flat.shape[1], -1) if full else rows.var(0)
     else:
         assert mean is not None
-        mean = torch.as_tensor(mean).double()
-        spread = torch.as_tensor(cov, dtype=torch.float64, device=mean.device)
+        mean = exact(mean)
+        spread = exact(cov)
         spread = spread.expand(mean.shape) if spread.ndim == 0 else spread
-    alpha, sigma = (c.to(mean.device) for c in (sde.alpha(sde.T), sde.sigma(sde.T)))
+    alpha, sigma = sde.alpha(sde.T), sde.sigma(sde.T)
     d = mean.numel()
     if spread.shape == mean.shape:
         return GaussianPrior(alpha * mean, torch.sqrt(alpha**2 * spread + sigma**2))
@@ -89,5 +49,5 @@ def moments(
         raise ValueError(
             f"moments: cov has shape {tuple(spread.shape)}; give ({d}, {d}), {tuple(mean.shape)} or one number"
         )
-    eye = torch.eye(d, dtype=torch.float64, device=mean.device)
+    eye = torch.eye(d, dtype=torch.float64)
     return GaussianPrior(alpha * mean, torch.linalg.cholesky(alpha**2 * spread + sigma**2 * eye))

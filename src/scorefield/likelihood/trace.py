@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from scorefield.dtypes import wide, wide_dtype
 from scorefield.errors import ScorefieldWarning
 from scorefield.likelihood.forward import Meter, UnsupportedOperation, pushforward, uncompiled
 from scorefield.randomness import Noise
@@ -206,13 +207,13 @@ class Exact:
             measured = linear.bytes_per_direction()  # which may change the way
             self.bytes[self.linearizer.chosen] = max(measured / x.numel(), 8)
         size = max(1, min(d, int(self.memory / (self.bytes[self.linearizer.chosen] * x.numel()))))
-        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        total = torch.zeros(len(x), dtype=wide_dtype(x), device=x.device)
         for start in range(0, d, size):
             index = torch.arange(start, min(start + size, d), device=x.device)
             basis = torch.nn.functional.one_hot(index, d).to(x.dtype).unsqueeze(1).expand(-1, len(x), -1)
             moved = linear.products(basis.reshape(-1, *x.shape), last=start + size >= d)
             own = moved.flatten(2).gather(2, index.reshape(-1, 1, 1).expand(-1, len(x), 1))
-            total = total + own.double().sum((0, 2))
+            total = total + wide(own).sum((0, 2))
         return linear.value, total.unsqueeze(1)
 
     def rows(self, index: Tensor) -> Exact:
@@ -265,9 +266,9 @@ class HutchPlusPlus:
 
     def __call__(self, function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
         linear = self.linearizer(function, x)
-        image = linear.products(self.sketch, last=False).flatten(2).double()  # (K, B, D)
+        image = wide(linear.products(self.sketch, last=False)).flatten(2)  # (K, B, D)
         q = torch.linalg.qr(image.permute(1, 2, 0)).Q  # (B, D, min(K, D))
-        e = self.probes.flatten(2).double().permute(1, 2, 0)
+        e = wide(self.probes).flatten(2).permute(1, 2, 0)
         e = e - q @ (q.mT @ e)
         sides = torch.cat([q, e], 2).permute(2, 0, 1).reshape(-1, *x.shape)
         value, columns = _products(linear, sides.to(x.dtype))
@@ -310,4 +311,4 @@ def estimator(
 
 def _products(linear: Linearized, sides: Tensor) -> tuple[Tensor, Tensor]:
     moved = linear.products(sides)
-    return linear.value, (moved.double() * sides.double()).flatten(2).sum(2).T
+    return linear.value, (wide(moved) * wide(sides)).flatten(2).sum(2).T

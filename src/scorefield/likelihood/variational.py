@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from scorefield.dtypes import onto, wide
 from scorefield.likelihood.dequantize import check_levels, levels_width
 from scorefield.likelihood.elbo import elbo
 from scorefield.likelihood.log_prob import log_prob
@@ -74,10 +75,10 @@ class VariationalDequantizer(nn.Module):
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}; this dequantizer was built for {self.shape}")
         check_levels(x, self.levels)
-        wide = x.to(self.mask.dtype)
-        scaled = 2 * (wide + 0.5) / self.levels - 1
-        z = torch.special.ndtr(source(seed, len(x)).like(wide.double())).clamp(1e-6, 1 - 1e-6).to(wide.dtype)
-        z = torch.logit(z)
+        level = x.to(self.mask.dtype)
+        scaled = 2 * (level + 0.5) / self.levels - 1
+        drawn = source(seed, len(x)).normal(x.shape, torch.float64, torch.device("cpu"))
+        z = torch.logit(onto(torch.special.ndtr(drawn).clamp(1e-6, 1 - 1e-6), level))
         # A logistic variable has the density of the sigmoid's slope.
         log_q = _log_slope(z).flatten(1).sum(1)
         for i, net in enumerate(self.nets):
@@ -87,7 +88,7 @@ class VariationalDequantizer(nn.Module):
             z = z * torch.exp(scale) + (1 - keep) * shift
             log_q = log_q - scale.flatten(1).sum(1)
         log_q = log_q - _log_slope(z).flatten(1).sum(1)
-        floats: Tensor = self.low + (wide + torch.sigmoid(z)) / self.cells
+        floats: Tensor = self.low + (level + torch.sigmoid(z)) / self.cells
         return floats, log_q
 
 
@@ -181,7 +182,7 @@ def discrete_log_prob(
         with torch.no_grad():
             floats, log_q = flow(x, keys[2 * k])
         lp = log_prob(model, floats.to(model.dtype), seed=keys[2 * k + 1], **options)
-        columns.append(lp.nats - dims * math.log(flow.cells) - log_q.double())
+        columns.append(lp.nats - dims * math.log(flow.cells) - wide(log_q))
     return DiscreteLogProb(torch.stack(columns, 1), dims)
 
 

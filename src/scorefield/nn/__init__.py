@@ -1,6 +1,5 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
-from scorefield.ladder import DDPMScore, SMLDLabels
 from scorefield.nn.classifier import VectorClassifier, WideResNet
 from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
@@ -13,12 +12,10 @@ from scorefield.nn.unet import UNet, levels_at
 __all__ = [
     "MLP",
     "NCSN",
-    "DDPMScore",
     "FourierFeatures",
     "HistogramUNet",
     "NCSNv2",
     "NoiseScales",
-    "SMLDLabels",
     "UNet",
     "VectorClassifier",
     "WideResNet",

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scorefield.errors import CheckpointError, cannot_read, cannot_write
+from scorefield.ladder import DDPMScore, SMLDLabels
 from scorefield.model import ScoreModel
-from scorefield.nn import NCSN, DDPMScore, NCSNv2, NoiseScales, SMLDLabels, UNet, ddpm, levels_at
+from scorefield.nn import NCSN, NCSNv2, NoiseScales, UNet, ddpm, levels_at
 from scorefield.pretrained.diffusers_names import current_name, diffusers_config, diffusers_rules, unet_from_diffusers
 from scorefield.pretrained.official_names import Rule, official_rules
 from scorefield.sde import GaussianSDE

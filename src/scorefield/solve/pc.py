@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import wide
 from scorefield.randomness import Noise
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
@@ -80,9 +81,9 @@ class Langevin(Solver):
     def ratio(self, field: Field, score: Tensor, z: Tensor, t: Tensor, s: Tensor, i: int) -> Tensor:
         """(|z| / |score|)^2 for the i-th correction at s, of shape () or (B,)."""
         d = math.prod(score.shape[1:])
-        squared = torch.square(score.double()).flatten(1).sum(1)
+        squared = torch.square(wide(score)).flatten(1).sum(1)
         if self.norm == "batch":
-            lengths = torch.linalg.vector_norm(z.double().flatten(1), dim=1)
+            lengths = torch.linalg.vector_norm(wide(z).flatten(1), dim=1)
             return torch.square(lengths.mean() / torch.sqrt(squared).mean())
         if self.norm == "expected" and d < CONCENTRATED:
             if self.expected is None:
@@ -99,7 +100,7 @@ class _Measuring(Langevin):
         shrink, norms = _shrink(field, t, s), []
         for _ in range(self.steps):
             score, z = field.score(x, s), noise.like(x)
-            norms.append(torch.square(score.double()).flatten(1).sum(1).mean())
+            norms.append(torch.square(wide(score)).flatten(1).sum(1).mean())
             x = self.correct(x, score, z, shrink, math.prod(x.shape[1:]) / norms[-1])
         return x, [*(state or ()), ((float(t), float(s)), norms)]
 

@@ -22,7 +22,7 @@ Raw = tuple[Tensor, "Tensor | None"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Input of the loss on one process: data (b, *), times (b,) float64 and their weights, noise like data, labels."""
+    """Input of the loss on one process: data (b, *), noise like data, labels; times (b,) and weights on the CPU."""
 
     x0: Tensor
     t: Tensor
@@ -87,7 +87,7 @@ class Feed:
         noise = noise.to(device)
         if config.channels_last and x0.ndim == 4:
             x0, noise = (v.contiguous(memory_format=torch.channels_last) for v in (x0, noise))
-        return Batch(x0, t[share].to(device), weight[share].to(device), noise, label)
+        return Batch(x0, t[share], weight[share], noise, label)
 
     def _share(self) -> slice:
         size = self.config.batch_size // self.world

@@ -29,7 +29,7 @@ CLASSES: dict[str, str] = {
     "SMLDLabels": "scorefield.ladder",
     "UniformTimes": "scorefield.times",
     "LogSNRTimes": "scorefield.times",
-    "LadderTimes": "scorefield.times",
+    "LadderTimes": "scorefield.ladder",
     "ImportanceTimes": "scorefield.times",
     "LogNormalTimes": "scorefield.times",
     "OptimConfig": "scorefield.training.config",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.data.dataset import Dataset
+from scorefield.dtypes import onto, wide
 from scorefield.errors import InputError
 from scorefield.model import ScoreModel
 from scorefield.objective import dsm_loss
@@ -44,7 +45,7 @@ class Objective(nn.Module):
             raise InputError(
                 f"the loss returned shape {tuple(each.shape)}; expected one value a sample, {tuple(batch.t.shape)}"
             )
-        each = each * batch.weight.to(each.dtype)
+        each = each * onto(batch.weight, each)
         return 0.5 * each if self._sum else each / math.prod(batch.x0.shape[1:])
 
 
@@ -92,14 +93,14 @@ class Levels:
     def report(self, accelerator: Any) -> list[tuple[float, float]]:
         """(log-SNR, mean loss) of each level that was met, over all processes, from noise to data; forgets them."""
         edges = level_edges(self.sde)
-        t = torch.cat([t for t, _ in self.seen]).double()
-        each = torch.cat([each for _, each in self.seen]).double()
+        t = torch.cat([t for t, _ in self.seen])
+        each = wide(torch.cat([each for _, each in self.seen]))
         self.seen.clear()
         if accelerator.num_processes > 1:
-            t, each = accelerator.gather(t), accelerator.gather(each)
-        where = torch.bucketize(self.sde.log_snr(t.cpu()), edges[1:-1])
-        count = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, torch.ones_like(each, device="cpu"))
-        total = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, each.cpu())
+            t, each = accelerator.gather(onto(t, each)), accelerator.gather(each)
+        where = torch.bucketize(self.sde.log_snr(t), edges[1:-1])
+        count = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, torch.ones(len(each), dtype=torch.float64))
+        total = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, each.cpu().double())
         centres = 0.5 * (edges[1:] + edges[:-1])
         return [(float(c), float(s / n)) for c, s, n in zip(centres, total, count, strict=True) if n]
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact, onto, wide
 from scorefield.sde import GaussianSDE
 from scorefield.training.config import TrainConfig
 
@@ -80,9 +81,10 @@ def fault(
     steep = not math.isfinite(norm) and config.precision != "fp16"
     if not exploded and math.isfinite(loss) and not steep:
         return None
-    each, t = each.detach().double().cpu(), t.double().cpu()
+    each = wide(each.detach())
     if accelerator.num_processes > 1:
-        each, t = (accelerator.gather(v.to(accelerator.device)).cpu() for v in (each, t))
+        each, t = accelerator.gather(each), accelerator.gather(onto(t, each))
+    each, t = exact(each), exact(t)
     bad = ~torch.isfinite(each)
     worst = int(bad.nonzero()[0]) if bool(bad.any()) else int(each.argmax())
     time = float(t[worst])

@@ -12,10 +12,10 @@ import torch
 
 from scorefield.data.dataset import Dataset
 from scorefield.errors import InputError, closest
+from scorefield.ladder import LadderTimes, ddpm_loss
 from scorefield.model import ScoreModel
-from scorefield.objective import ddpm_loss
 from scorefield.sdes import VP
-from scorefield.times import LadderTimes, LogNormalTimes, UniformTimes
+from scorefield.times import LogNormalTimes, UniformTimes
 from scorefield.training.config import OptimConfig, TrainConfig
 from scorefield.training.loss import Loss
 

@@ -1,0 +1,77 @@
+"""What dtype a tensor may have, and which one it gets: the CPU counts in float64, other devices in what they are given."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXACT: tuple[str, ...] = ("cpu",)
+"""Kinds of device on which the library makes float64 tensors of its own; Apple's MPS, for one, has none."""
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float64 on the CPU, where sums are to keep their digits; elsewhere in float32 at least."""
+    return x.to(wide_dtype(x))
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that `wide` gives x."""
+    if x.device.type in EXACT:
+        return torch.float64
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def exact(value: Any) -> Tensor:
+    """Numbers as a float64 tensor on the CPU, converted after they moved."""
+    if isinstance(value, Tensor):
+        return value.cpu().double()
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+
+
+def onto(value: Tensor, x: Tensor) -> Tensor:
+    """value in the dtype and on the device of x, converted before it moves."""
+    return value.to(x.dtype).to(x.device)
+
+
+def check_real(x: Tensor, name: str = "x") -> None:
+    """Refuse states that are not real floating-point numbers: noise and scores have no place among integers.
+
+    Raises:
+        ValueError: integers, booleans or complex numbers.
+    """
+    if x.is_complex():
+        raise ValueError(f"{name} is complex; give its parts as real entries, torch.view_as_real({name})")
+    check_not_integers(x, name)
+
+
+def check_not_integers(x: Tensor, name: str = "x") -> None:
+    """Refuse integers and booleans, which would cut every factor to 0.
+
+    Raises:
+        ValueError: such a dtype.
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        hint = ", for 8-bit images in [-1, 1] x.float() / 127.5 - 1" if x.dtype == torch.uint8 else ""
+        raise ValueError(f"{name} has dtype {x.dtype}; give data in the model's range, in floating point{hint}")
+
+
+def warn_of_units(x: Tensor, low: float, high: float, name: str = "x") -> None:
+    """Warn of data that can hardly be in the model's range [low, high]: 8-bit levels, or twenty times too large.
+
+    One transfer of two numbers; nothing on the meta device.
+    """
+    if x.is_meta or x.numel() == 0:
+        return
+    least, most = (float(v) for v in torch.stack(torch.aminmax(x.detach())))
+    reach = max(abs(low), abs(high))
+    levels = least >= 0 and most > 8 * reach and bool((x == torch.round(x)).all())
+    if levels or max(-least, most) > 20 * reach:
+        warnings.warn(
+            f"{name} runs from {least:.4g} to {most:.4g}, where the model expects data in [{low:g}, {high:g}]: "
+            "convert it to the model's range first",
+            RuntimeWarning,
+            stacklevel=3,
+        )
