@@ -9,6 +9,7 @@ import torch
 
 from scorefield import presets
 from scorefield.ladder import DDPMScore
+from scorefield.presets import Preset
 from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
 from scorefield.solve.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
@@ -25,6 +26,13 @@ def test_names_are_the_official_ones():
 def test_every_field_is_the_official_one(name):
     preset = presets.get(name)
     assert preset.name == name
+    assert preset.official() == OFFICIAL[name]
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL))
+def test_an_official_configuration_is_typed_and_comes_back(name):
+    preset = Preset.from_official(OFFICIAL[name], name)
+    assert preset == presets.get(name)
     assert preset.official() == OFFICIAL[name]
 
 

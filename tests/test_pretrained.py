@@ -17,6 +17,7 @@ from scorefield.errors import CheckpointError, InputError
 from scorefield.ladder import DDPMScore
 from scorefield.model import ScoreModel
 from scorefield.nn import UNet
+from scorefield.presets import Preset
 from scorefield.pretrained.official_names import to_official
 from scorefield.sdes import VE, VP, SubVP
 
@@ -143,7 +144,7 @@ def test_a_wrong_shape_is_named(content, key):
 
 def test_refused_weights_leave_the_network_alone(content):
     content, config = content
-    net = pretrained.official_network(config)
+    net = Preset.from_official(config).network()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     state = dict(content["model"]) | {"module.all_modules.19.bias": torch.zeros(7)}
     with pytest.raises(CheckpointError):
@@ -210,7 +211,7 @@ def test_unused_weights_of_an_unconditional_network_are_left_out(content):
     """The official code makes Dense_0 in every block even where nothing is fed to it."""
     content, config = content
     config = config | {"model": config["model"] | {"conditional": False, "embedding_type": "positional"}}
-    net = pretrained.official_network(config)
+    net = Preset.from_official(config).network()
     state = dict(to_official(net, net.state_dict()))
     state["all_modules.1.Dense_0.weight"] = torch.zeros(8, 32)
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -224,7 +225,7 @@ SDES = {"vesde": VE(0.01, 50.0), "vpsde": VP(), "subvpsde": SubVP()}
 @pytest.mark.parametrize("name", SDES)
 def test_the_sde_of_a_configuration(name, content):
     config = content[1] | {"training": {"sde": name, "continuous": True}}
-    assert pretrained.official_sde(config) == SDES[name]
+    assert Preset.from_official(config).sde == SDES[name]
 
 
 def test_an_unknown_sde_is_named(content):
@@ -236,6 +237,69 @@ def test_an_unknown_network_is_named(content):
     config = content[1] | {"model": content[1]["model"] | {"name": "vit"}}
     with pytest.raises(ValueError, match=r"model\.name='vit' is unknown"):
         pretrained.official_model(config)
+
+
+@pytest.mark.parametrize("form", ["mapping", "wrapped", "preset", "file", "path", "ConfigDict"])
+def test_a_configuration_is_taken_as_it_comes(form, tmp_path):
+    _, config = checkpoint("12_checkpoint_ve_ncsnpp")
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"config": config, "notes": "as recorded"}))
+
+    class ConfigDict:  # of ml_collections: items by key, but no Mapping
+        def to_dict(self):
+            return config
+
+    forms = {
+        "mapping": config, "wrapped": {"config": config}, "preset": Preset.from_official(config), "file": str(file),
+        "path": file, "ConfigDict": ConfigDict(),
+    }  # fmt: skip
+    model, plain = pretrained.official_model(forms[form]), pretrained.official_model(config)
+    assert model.net.config == plain.net.config
+    assert (model.sde, model.shape) == (plain.sde, plain.shape)
+
+
+def test_the_name_of_a_preset_is_a_configuration():
+    with torch.device("meta"):
+        model = pretrained.official_model("ve/cifar10_ncsnpp_continuous")
+    assert model.sde == VE(0.01, 50.0)
+    with pytest.raises(InputError, match="preset 've/cifar' is unknown"):
+        pretrained.official_model("ve/cifar")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": None}, "lacks the section 'data'"),
+        ({"data": 3}, "section 'data' of the configuration must be a mapping"),
+        ({"data": {"num_channels": 3, "centered": True}}, r"lacks data\.image_size"),
+        ({"model": {"nf": "128"}}, r"model\.nf='128': expected a whole number"),
+        ({"model": {"nf": True}}, r"model\.nf=True: expected a whole number"),
+        ({"model": {"fir": 1}}, r"model\.fir=1: expected True or False"),
+        ({"model": {"ch_mult": 2}}, r"model\.ch_mult=2: expected a list"),
+        ({"model": {"ch_mult": None}}, r"lacks model\.ch_mult"),
+        (
+            {"model": {"nonlinearity": "gelu"}},
+            r"model\.nonlinearity='gelu' is unknown; choose one of swish, elu, relu, lrelu",
+        ),
+        (
+            {"model": {"resblock_type": "resnet"}},
+            r"model\.resblock_type='resnet' is unknown; choose one of biggan, ddpm",
+        ),
+        ({"training": {"continuous": False}}, r"model\.embedding_type='fourier' reads noise levels"),
+    ],
+)
+def test_wrong_configurations_are_refused_by_field(change, message):
+    _, config = checkpoint("12_checkpoint_ve_ncsnpp")
+    changed = {k: config[k] | v if k != "data" and v else v for k, v in change.items()}
+    with pytest.raises(ValueError, match=message) as error:
+        pretrained.official_model(config | changed)
+    assert "\n" not in str(error.value)
+
+
+def test_what_the_official_code_does_not_read_is_left_aside():
+    _, config = checkpoint("12_checkpoint_ve_ncsnpp")
+    extra = config | {"model": config["model"] | {"note": "mine"}, "device": "cpu"}
+    assert Preset.from_official(extra) == Preset.from_official(config)
 
 
 def test_discrete_vp_scores_follow_the_table():

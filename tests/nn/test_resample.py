@@ -8,29 +8,43 @@ from scorefield.nn.resample import ConvDown, ConvUp, FIRDown, FIRUp, fir_kernel
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 LOPSIDED = (1.0, 2.0, 4.0, 3.0)
+ODD = (1.0, 2.0, 5.0)
 
 
 def direct_down(x, taps):
-    """y[i] = sum_k taps[k] x[2 i + 2 - k] / sum(taps), zeros outside: padding 1 and a true convolution."""
-    total, n = sum(taps), len(x)
-    return [sum(w * x[j] for k, w in enumerate(taps) if 0 <= (j := 2 * i + 2 - k) < n) / total for i in range(n // 2)]
-
-
-def direct_up(x, taps):
-    """The same filter, times 2, on x with a zero after every entry."""
-    total = sum(taps)
-    z = [v for x_i in x for v in (x_i, 0.0)]
+    """Pad by (n - 1) // 2 before and n // 2 - 1 after (StyleGAN2), a true convolution, every second entry."""
+    total, k, n = sum(taps), len(taps), len(x)
+    first = k - 1 - (k - 1) // 2
     return [
-        2 * sum(w * z[j] for k, w in enumerate(taps) if 0 <= (j := i + 1 - k) < len(z)) / total for i in range(len(z))
+        sum(w * x[j] for m, w in enumerate(taps) if 0 <= (j := 2 * i + first - m) < n) / total for i in range(n // 2)
     ]
 
 
-@pytest.mark.parametrize("taps", [TAPS, LOPSIDED], ids=["symmetric", "lopsided"])
+def direct_up(x, taps):
+    """A zero after every entry, pad by (n - 1) // 2 + 1 before, the same filter times 2."""
+    total, k = sum(taps), len(taps)
+    z = [v for x_i in x for v in (x_i, 0.0)]
+    first = k - 1 - (k - 1) // 2 - 1
+    return [
+        2 * sum(w * z[j] for m, w in enumerate(taps) if 0 <= (j := i + first - m) < len(z)) / total
+        for i in range(len(z))
+    ]
+
+
+@pytest.mark.parametrize("taps", [TAPS, LOPSIDED, ODD, (1, 2, 1), (1,), (2, 3), (1, 2, 3, 4, 6)], ids=str)
 def test_one_dimension_against_the_sum(taps):
     x = torch.randn(10)
     row = x.reshape(1, 1, -1)
     torch.testing.assert_close(FIRDown(1, taps)(row).flatten(), torch.tensor(direct_down(x.tolist(), taps)))
     torch.testing.assert_close(FIRUp(1, taps)(row).flatten(), torch.tensor(direct_up(x.tolist(), taps)))
+
+
+def test_rows_of_taps_are_a_filter_of_images():
+    line = torch.tensor(ODD)
+    rows = torch.outer(line, line).tolist()
+    x = torch.randn(1, 2, 6, 8)
+    for layer in (FIRDown, FIRUp):
+        torch.testing.assert_close(layer(2, rows)(x), layer(2, ODD)(x))
 
 
 @pytest.mark.parametrize("layer", [FIRDown, FIRUp])
@@ -59,23 +73,25 @@ def test_down_is_the_adjoint_of_up():
     torch.testing.assert_close((up(x) * y).sum(), 4 * (x * down(y)).sum())
 
 
+@pytest.mark.parametrize("taps", [LOPSIDED, ODD], ids=["even", "odd"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_fused_up_is_filter_then_convolution_inside(dims):
+def test_fused_up_is_filter_then_convolution_inside(dims, taps):
     """Both are linear filters on the zero-stuffed grid, so they commute away from the border."""
-    layer = ConvUp(dims, 2, 3, LOPSIDED).double()
+    layer = ConvUp(dims, 2, 3, taps).double()
     x = torch.randn(1, 2, *[8] * dims, dtype=torch.float64)
-    plain = layer.conv(FIRUp(dims, LOPSIDED).double()(x))
+    plain = layer.conv(FIRUp(dims, taps).double()(x))
     inside = (slice(None), slice(None), *[slice(2, -2)] * dims)
     assert layer(x).shape == plain.shape
     torch.testing.assert_close(layer(x)[inside], plain[inside], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("taps", [LOPSIDED, ODD], ids=["even", "odd"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_fused_down_is_convolution_then_filter_inside(dims):
-    layer = ConvDown(dims, 2, 3, LOPSIDED).double()
+def test_fused_down_is_convolution_then_filter_inside(dims, taps):
+    layer = ConvDown(dims, 2, 3, taps).double()
     x = torch.randn(1, 2, *[12] * dims, dtype=torch.float64)
     conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
-    plain = FIRDown(dims, LOPSIDED).double()(conv(x, layer.conv.weight, layer.conv.bias, padding=1))
+    plain = FIRDown(dims, taps).double()(conv(x, layer.conv.weight, layer.conv.bias, padding=1))
     inside = (slice(None), slice(None), *[slice(2, -2)] * dims)
     assert layer(x).shape == plain.shape
     torch.testing.assert_close(layer(x)[inside], plain[inside], rtol=1e-6, atol=1e-7)
@@ -91,7 +107,9 @@ def test_fused_forms_against_diffusers(name):
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("taps", [(1, 2, 1), (1, -1)])
+@pytest.mark.parametrize(
+    "taps", [(), (1, -1), "1331", (float("nan"), 1), [[1, 2], [3]], [[1, 2, 1], [2, 4, 2]]], ids=str
+)
 def test_bad_taps_are_refused(taps):
-    with pytest.raises(ValueError, match=r"^fir: expected an even number of taps"):
+    with pytest.raises(ValueError, match=r"^fir=.*: expected taps with a non-zero sum"):
         fir_kernel(taps, 2)

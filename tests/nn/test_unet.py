@@ -222,6 +222,12 @@ def test_unknown_options_are_named(option):
         tiny(**{option: "diagonal"})
 
 
+@pytest.mark.parametrize("sizes", [{"nf": 0}, {"ch_mult": ()}, {"ch_mult": (1, 0)}, {"num_res_blocks": -1}], ids=str)
+def test_sizes_are_whole_numbers_from_one(sizes):
+    with pytest.raises(ValueError, match="expected whole numbers from 1 on"):
+        tiny(**({"attn": ()} | sizes))
+
+
 def test_initial_output_is_nearly_zero():
     net = tiny(init_scale=0.0)
     x, t = batch()

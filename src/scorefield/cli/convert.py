@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from scorefield.cli.options import Common, Flag, Name, Result, check_writable
-from scorefield.errors import InputError, cannot_read
+from scorefield.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,34 +31,20 @@ class Options(Common):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.presets import get
+    from scorefield.presets import read
     from scorefield.pretrained.load import official_model, read_checkpoint
     from scorefield.training.run import RUN_FILE, write_converted
 
-    own = options.preset.endswith(".json")
-    config: dict[str, Any] = _read(Path(options.preset)) if own else get(options.preset).official()
+    preset = read(options.preset)
     folder = Path(options.out)
     if (folder / RUN_FILE).exists():
         raise InputError(f"--out {options.out} is a run already; choose another folder")
     check_writable(folder / RUN_FILE)
     checkpoint = read_checkpoint(options.checkpoint)
-    model = official_model(config, checkpoint.weights(not options.raw))
-    shown = (-1.0, 1.0) if config["data"]["centered"] else (0.0, 1.0)
+    model = official_model(preset, checkpoint.weights(not options.raw))
+    shown = (-1.0, 1.0) if preset.data.centered else (0.0, 1.0)
     write_converted(folder, model, shown, checkpoint.step, options.checkpoint)
     size = sum(p.numel() for p in model.parameters())
     kind = "weights" if options.raw else "averaged weights"
     text = f"{options.out}: {kind} of step {checkpoint.step}, {size:,} parameters"
     return Result(text, {"out": options.out, "step": checkpoint.step, "parameters": size})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    except ValueError as error:
-        raise InputError(f"--preset {path} is not JSON ({error}); give the official name or a JSON file") from error
-    missing = {"data", "model", "training"} - set(config if isinstance(config, dict) else ())
-    if missing:
-        raise InputError(f"--preset {path} lacks the section {min(missing)!r}; an official configuration has it")
-    return dict(config)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +14,22 @@ from torch.nn import functional as F
 
 from scorefield.nn.initial import fan_avg_uniform_, full_precision
 from scorefield.nn.recompute import is_worthwhile, prepared_convolution
-from scorefield.nn.resample import Dims, conv, downsampler, upsampler
+from scorefield.nn.resample import ConvDown, ConvUp, Dims, Taps, conv, downsampler, upsampler
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "swish": nn.SiLU,
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "lrelu": partial(nn.LeakyReLU, 0.2),
+}
+"""The non-linearities of the official code, by their names there."""
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Refuse, in words that name the option, a value that is not one of those allowed."""
+    choices = tuple(allowed)
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(str, choices))}")
 
 
 def group_norm(channels: int, max_groups: int | None = None) -> nn.GroupNorm:
@@ -30,54 +47,94 @@ def normalize(x: Tensor, norm: nn.GroupNorm, weight: Tensor, bias: Tensor) -> Te
     return F.group_norm(x.to(weight.dtype), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class Style:
+    """How the parts of one network are built: what they all share.
+
+    Main arguments:
+        dims: 1 for signals, 2 for images, 3 for volumes.
+        embed: width of the conditioning vector, 0 for none.
+        resblock: "biggan" resamples inside residual blocks; "ddpm" between them, and starts the 1x1 shortcuts at a tenth
+            of the usual variance.
+        resamp_with_conv: whether "ddpm" resamples by strided convolutions, or by plain filters.
+        fir: filter taps of all resampling, None for plain averaging and repetition.
+        dropout: probability inside the residual blocks.
+        rescale: divide every residual sum by sqrt(2).
+        init_scale: variance of the last layer of every branch.
+        max_groups: groups of the normalisations, as in `group_norm`.
+        nonlinearity: one of `ACTIVATIONS`.
+    """
+
+    dims: Dims = 2
+    embed: int = 0
+    resblock: Literal["biggan", "ddpm"] = "biggan"
+    resamp_with_conv: bool = True
+    fir: Taps | None = None
+    dropout: float = 0.0
+    rescale: bool = True
+    init_scale: float = 0.0
+    max_groups: int | None = None
+    nonlinearity: str = "swish"
+
+    @property
+    def scale(self) -> float:
+        """The factor on every residual sum."""
+        return math.sqrt(0.5) if self.rescale else 1.0
+
+    def activation(self) -> nn.Module:
+        """A new module of the non-linearity."""
+        return ACTIVATIONS[self.nonlinearity]()
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """A group normalisation of this many channels."""
+        return group_norm(channels, self.max_groups)
+
+    def halving(self, channels: int) -> nn.Module:
+        """What leads from a level of the trunk to the next coarser one."""
+        if self.resblock == "biggan":
+            return ResidualBlock(self, channels, channels, "down")
+        if self.resamp_with_conv:
+            return ConvDown(self.dims, channels, channels, self.fir)
+        return downsampler(self.dims, self.fir)
+
+    def doubling(self, channels: int) -> nn.Module:
+        """What leads from a level of the trunk to the next finer one."""
+        if self.resblock == "biggan":
+            return ResidualBlock(self, channels, channels, "up")
+        if self.resamp_with_conv:
+            return ConvUp(self.dims, channels, channels, self.fir)
+        return upsampler(self.dims, self.fir)
+
+
 class ResidualBlock(nn.Module):
     """Norm, act, conv, plus conditioning, norm, act, dropout, conv, added to the input (Song et al. 2021, appendix H).
 
     Main arguments:
         inputs, outputs: channels.
-        embed: width of the conditioning vector, 0 for none.
         resample: "down" or "up" resamples both branches after the first activation (the BigGAN block).
-        dense_shortcut: start the 1x1 shortcut at a tenth of the usual variance, as the DDPM block does.
-        rescale: divide the sum by sqrt(2).
     """
 
-    def __init__(
-        self,
-        dims: Dims,
-        inputs: int,
-        outputs: int,
-        *,
-        embed: int = 0,
-        resample: Literal["down", "up"] | None = None,
-        fir: Sequence[float] | None = None,
-        dropout: float = 0.0,
-        rescale: bool = True,
-        init_scale: float = 0.0,
-        dense_shortcut: bool = False,
-        max_groups: int | None = None,
-        act: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, style: Style, inputs: int, outputs: int, resample: Literal["down", "up"] | None = None) -> None:
         super().__init__()
-        self.norm1 = group_norm(inputs, max_groups)
+        dims = style.dims
+        self.norm1 = style.norm(inputs)
         self.conv1 = conv(dims, inputs, outputs)
-        self.embed = nn.Linear(embed, outputs) if embed else None
+        self.embed = nn.Linear(style.embed, outputs) if style.embed else None
         if self.embed is not None:
             fan_avg_uniform_(self.embed.weight)
             nn.init.zeros_(self.embed.bias)
-        self.norm2 = group_norm(outputs, max_groups)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = conv(dims, outputs, outputs, scale=init_scale)
-        self.shortcut = (
-            conv(dims, inputs, outputs, 1, scale=0.1 if dense_shortcut else 1.0)
-            if inputs != outputs or resample is not None
-            else None
-        )
-        self.resample = (
-            None if resample is None else downsampler(dims, fir) if resample == "down" else upsampler(dims, fir)
-        )
-        self.dense_shortcut = dense_shortcut
-        self.act = act if act is not None else nn.SiLU()
-        self.scale = math.sqrt(0.5) if rescale else 1.0
+        self.norm2 = style.norm(outputs)
+        self.dropout = nn.Dropout(style.dropout)
+        self.conv2 = conv(dims, outputs, outputs, scale=style.init_scale)
+        self.dense_shortcut = style.resblock == "ddpm"
+        self.shortcut: nn.Module | None = None
+        if inputs != outputs or resample is not None:
+            self.shortcut = conv(dims, inputs, outputs, 1, scale=0.1 if self.dense_shortcut else 1.0)
+        self.resample: nn.Module | None = None
+        if resample is not None:
+            self.resample = (downsampler if resample == "down" else upsampler)(dims, style.fir)
+        self.act = style.activation()
+        self.scale = style.scale
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """x: (B, inputs, *S); embedding: (B, embed), already through its non-linearity. Returns (B, outputs, *S')."""
@@ -101,7 +158,8 @@ class ResidualBlock(nn.Module):
     def _skip(self, x: Tensor) -> Tensor:
         if self.resample is not None:
             x = self.resample(x)
-        return x if self.shortcut is None else self.shortcut(x)
+        y: Tensor = x if self.shortcut is None else self.shortcut(x)
+        return y
 
     def _prepare1(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         h: Tensor = self.act(normalize(x, self.norm1, weight, bias))
@@ -123,21 +181,19 @@ class Attention(nn.Module):
     Queries, keys and values come out of one dense layer in this order; each third starts with its own fan average.
     """
 
-    def __init__(
-        self, channels: int, *, rescale: bool = True, init_scale: float = 0.0, max_groups: int | None = None
-    ) -> None:
+    def __init__(self, style: Style, channels: int) -> None:
         super().__init__()
         self.width = channels
-        self.norm = group_norm(channels, max_groups)
+        self.norm = style.norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         with torch.no_grad():
             for third in self.qkv.weight.chunk(3):
                 fan_avg_uniform_(third, 0.1)
-        fan_avg_uniform_(self.out.weight, init_scale)
+        fan_avg_uniform_(self.out.weight, style.init_scale)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
-        self.scale = math.sqrt(0.5) if rescale else 1.0
+        self.scale = style.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, *S) -> the same shape."""
@@ -166,22 +222,16 @@ class Combine(nn.Module):
 
 
 class Head(nn.Module):
-    """Norm, act, conv: from trunk channels to output channels, in the dtype of the weights whatever that of the trunk."""
+    """Norm, act, conv: from trunk channels to output channels, in the dtype of the weights whatever that of the trunk.
 
-    def __init__(
-        self,
-        dims: Dims,
-        inputs: int,
-        outputs: int,
-        *,
-        init_scale: float = 0.0,
-        max_groups: int | None = None,
-        act: nn.Module | None = None,
-    ) -> None:
+    The convolution starts with the variance `scale`, that of the style unless given.
+    """
+
+    def __init__(self, style: Style, inputs: int, outputs: int, scale: float | None = None) -> None:
         super().__init__()
-        self.norm = group_norm(inputs, max_groups)
-        self.conv = conv(dims, inputs, outputs, scale=init_scale)
-        self.act = act if act is not None else nn.SiLU()
+        self.norm = style.norm(inputs)
+        self.conv = conv(style.dims, inputs, outputs, scale=style.init_scale if scale is None else scale)
+        self.act = style.activation()
 
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(x.device):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-from scorefield.nn.blocks import ResidualBlock, group_norm
+from scorefield.nn.blocks import ResidualBlock, Style
 from scorefield.nn.embeddings import Conditioning, FourierFeatures
 from scorefield.nn.initial import arguments, fan_avg_uniform_
 from scorefield.nn.resample import Dims, conv
@@ -49,30 +47,19 @@ class WideResNet(nn.Module):
         self.num_classes = num_classes
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth={depth}: a wide residual network has 6 n + 4 layers, such as 10, 16, 22, 28")
-        act = nn.SiLU()
-        embed = 128
-        self.conditioning = Conditioning(FourierFeatures(embed // 2, fourier_scale), embed, embed, 0, act)
+        style = Style(dims=dims, embed=128, dropout=dropout, rescale=False)
+        half = style.embed // 2
+        act = style.activation()
+        self.conditioning = Conditioning(FourierFeatures(half, fourier_scale), style.embed, style.embed, 0, act)
         self.entrance = conv(dims, in_channels, 16)
         self.blocks = nn.ModuleList()
         inputs = 16
         for stage in range(3):
             outputs = 16 * width * 2**stage
             for i in range((depth - 4) // 6):
-                down: Literal["down"] | None = "down" if stage and not i else None
-                self.blocks.append(
-                    ResidualBlock(
-                        dims,
-                        inputs,
-                        outputs,
-                        embed=embed,
-                        resample=down,
-                        dropout=dropout,
-                        rescale=False,
-                        act=act,
-                    )
-                )
+                self.blocks.append(ResidualBlock(style, inputs, outputs, "down" if stage and not i else None))
                 inputs = outputs
-        self.norm = group_norm(inputs)
+        self.norm = style.norm(inputs)
         self.act = act
         self.exit = _zero_linear(inputs, num_classes)
 

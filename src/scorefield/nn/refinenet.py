@@ -13,33 +13,81 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scorefield.nn.blocks import ACTIVATIONS, check_choice
 from scorefield.nn.embeddings import NoiseScales
 from scorefield.nn.initial import arguments
 
 Norm = Callable[[int], nn.Module]
 
 
-class InstanceNormPlus(nn.Module):
-    """InstanceNorm++ (Song & Ermon 2019, appendix A): instance normalisation that keeps how the channel means differ.
+NORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
+    "InstanceNorm++": (("gamma", "alpha", "beta"), ("gamma", "alpha", "beta")),
+    "InstanceNorm": ((), ("gamma", "beta")),
+    "VarianceNorm": (("alpha",), ("alpha",)),
+    "NoneNorm": ((), ("gamma", "beta")),
+    "GroupNorm": (("weight", "bias"), None),
+}
+"""Normalisations: what they learn for each channel, alone and for each label (None: there is no such form)."""
 
-    y = gamma (norm(x) + alpha (mu - mean(mu)) / std(mu)) + beta, mu the channel means; with `num_labels` each label has
-    its own gamma, alpha, beta.
+
+class Norm2d(nn.Module):
+    """A normalisation of NCSN or NCSNv2; with `num_labels` each label has its own gamma, alpha, beta.
+
+        InstanceNorm    y = gamma (x - mu) / sd + beta, over the pixels of each channel; alone it learns nothing
+        InstanceNorm++  y = gamma ((x - mu) / sd + alpha (mu - mean(mu)) / std(mu)) + beta, which keeps how the channel means
+                        mu differ (Song & Ermon 2019, appendix A)
+        VarianceNorm    y = alpha x / sd, the mean left where it is
+        NoneNorm        y = gamma x + beta; alone it does nothing
+        GroupNorm       over min(channels / 4, 32) groups; not with labels
+
+    Main arguments:
+        eps: added to the variance, 1e-5 unless given.
     """
 
-    def __init__(self, channels: int, num_labels: int = 0) -> None:
+    def __init__(self, kind: str, channels: int, num_labels: int = 0, eps: float = 1e-5) -> None:
         super().__init__()
-        table = torch.zeros(max(num_labels, 1), 3 * channels)
-        table[:, : 2 * channels].normal_(1.0, 0.02)
-        self.table = nn.Parameter(table)
-        self.num_labels = num_labels
+        alone, labelled = NORMS[kind]
+        if num_labels and labelled is None:
+            raise ValueError(f"normalization={kind!r} has no form that knows the label; NCSN needs one that has")
+        self.kind, self.num_labels, self.eps = kind, num_labels, eps
+        self.parts = (labelled or ()) if num_labels else alone
+        self.groups = max(min(channels // 4, 32), 1)
+        while channels % self.groups:
+            self.groups -= 1
+        table = torch.zeros(max(num_labels, 1), len(self.parts) * channels)
+        scales = table[:, : channels * sum(part not in ("beta", "bias") for part in self.parts)]
+        if kind in ("InstanceNorm++", "VarianceNorm"):
+            scales.normal_(1.0, 0.02)
+        elif kind == "GroupNorm":
+            scales.fill_(1.0)
+        else:
+            scales.uniform_()
+        self.table = nn.Parameter(table) if self.parts else None
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """x: (B, C, H, W); label: integers (B,). Returns the shape of x."""
+        h = self._standardized(x)
+        if self.table is None:
+            return h
         rows = self.table[label] if self.num_labels else self.table
-        gamma, alpha, beta = rows.reshape(*rows.shape, 1, 1).chunk(3, dim=1)
-        mean = x.mean(dim=(2, 3), keepdim=True)
-        spread = (mean - mean.mean(1, keepdim=True)) * torch.rsqrt(mean.var(1, keepdim=True) + 1e-5)
-        return gamma * (F.instance_norm(x) + alpha * spread) + beta
+        learnt = dict(zip(self.parts, rows.reshape(*rows.shape, 1, 1).chunk(len(self.parts), dim=1), strict=True))
+        match self.kind:
+            case "InstanceNorm++":
+                mean = x.mean(dim=(2, 3), keepdim=True)
+                spread = (mean - mean.mean(1, keepdim=True)) * torch.rsqrt(mean.var(1, keepdim=True) + self.eps)
+                return learnt["gamma"] * (h + learnt["alpha"] * spread) + learnt["beta"]
+            case "VarianceNorm":
+                return learnt["alpha"] * h
+            case "GroupNorm":
+                return learnt["weight"] * h + learnt["bias"]
+        return learnt["gamma"] * h + learnt["beta"]
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        if self.kind == "GroupNorm":
+            return F.group_norm(x, self.groups, eps=self.eps)
+        if self.kind == "VarianceNorm":
+            return x * torch.rsqrt(x.var(dim=(2, 3), keepdim=True) + self.eps)
+        return x if self.kind == "NoneNorm" else F.instance_norm(x, eps=self.eps)
 
 
 class Residual(nn.Module):
@@ -162,15 +210,16 @@ class _RefineNet(nn.Module):
         num_labels: int,
         centered: bool,
         nonlinearity: str,
+        normalization: str,
+        last_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        kinds: dict[str, nn.Module] = {"elu": nn.ELU(), "relu": nn.ReLU(), "swish": nn.SiLU()}
-        if nonlinearity not in kinds:
-            raise ValueError(f"nonlinearity={nonlinearity!r} is unknown; choose one of {', '.join(kinds)}")
-        act = kinds[nonlinearity]
+        check_choice("nonlinearity", nonlinearity, ACTIVATIONS)
+        check_choice("normalization", normalization, NORMS)
+        act = ACTIVATIONS[nonlinearity]()
 
         def norm(width: int) -> nn.Module:
-            return InstanceNormPlus(width, num_labels)
+            return Norm2d(normalization, width, num_labels)
 
         refine_norm = norm if num_labels else None
         self.channels = channels
@@ -190,7 +239,7 @@ class _RefineNet(nn.Module):
             inputs_of = [w[i]] if coarser is None else [w[i], coarser]
             coarser = w[max(i - 1, 0)]
             self.refines.append(Refine(inputs_of, coarser, refine_norm, act, last=i == 0))
-        self.norm = norm(w[0])
+        self.norm = Norm2d(normalization, w[0], num_labels, last_eps)
         self.act = act
         self.end = nn.Conv2d(w[0], channels, 3, padding=1)
 
@@ -221,6 +270,10 @@ class NCSN(_RefineNet):
         channels, nf: channels of the image and width at full resolution.
         num_scales: number of noise levels, hence of labels.
         centered: False for data in [0, 1], which is then mapped to [-1, 1] at the entrance.
+
+    Other arguments:
+        nonlinearity: "elu", "relu", "lrelu" or "swish".
+        normalization: "InstanceNorm++", "InstanceNorm", "VarianceNorm" or "NoneNorm" (`Norm2d`), each with its label.
     """
 
     def __init__(
@@ -231,6 +284,7 @@ class NCSN(_RefineNet):
         *,
         centered: bool = False,
         nonlinearity: str = "elu",
+        normalization: str = "InstanceNorm++",
     ) -> None:
         config = arguments(locals())
         super().__init__(
@@ -241,6 +295,7 @@ class NCSN(_RefineNet):
             num_labels=num_scales,
             centered=centered,
             nonlinearity=nonlinearity,
+            normalization=normalization,
         )
         self.config = config
 
@@ -253,6 +308,10 @@ class NCSNv2(_RefineNet):
         size: 64, 128 or 256, the image side that the number of stages is meant for.
         scales: the noise level of each label, by which the output is divided.
         centered: False for data in [0, 1], which is then mapped to [-1, 1] at the entrance.
+
+    Other arguments:
+        nonlinearity: "elu", "relu", "lrelu" or "swish".
+        normalization: "InstanceNorm++", "InstanceNorm", "VarianceNorm", "GroupNorm" or "NoneNorm" (`Norm2d`).
 
     Raises:
         ValueError: `size` is none of the three.
@@ -267,6 +326,7 @@ class NCSNv2(_RefineNet):
         *,
         centered: bool = False,
         nonlinearity: str = "elu",
+        normalization: str = "InstanceNorm++",
     ) -> None:
         config = arguments(locals())
         stages: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -276,9 +336,20 @@ class NCSNv2(_RefineNet):
         }
         if size not in stages:
             raise ValueError(f"size={size!r}: NCSNv2 comes in three sizes, 64, 128 and 256")
-        super().__init__(channels, nf, *stages[size], num_labels=0, centered=centered, nonlinearity=nonlinearity)
+        levels = NoiseScales() if scales is None else scales
+        super().__init__(
+            channels,
+            nf,
+            *stages[size],
+            num_labels=0,
+            centered=centered,
+            nonlinearity=nonlinearity,
+            normalization=normalization,
+            # The official code hands the number of labels to the last normalisation, where plain instance norm reads it so.
+            last_eps=float(levels.num_scales) if normalization == "InstanceNorm" else 1e-5,
+        )
         self.config = config
-        self.scales = NoiseScales() if scales is None else scales
+        self.scales = levels
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         y = super().forward(x, t)

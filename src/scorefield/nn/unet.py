@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from scorefield.nn.blocks import Attention, Combine, Head, ResidualBlock
+from scorefield.nn.blocks import ACTIVATIONS, Attention, Combine, Head, ResidualBlock, Style, check_choice
 from scorefield.nn.embeddings import Conditioning, FourierFeatures, NoiseScales, PositionalFeatures
 from scorefield.nn.initial import arguments
-from scorefield.nn.resample import ConvDown, ConvUp, Dims, conv, downsampler, upsampler
+from scorefield.nn.resample import ConvDown, ConvUp, Dims, Taps, conv, downsampler, upsampler
 
 Progressive = Literal["none", "output_skip", "residual"]
 ProgressiveInput = Literal["none", "input_skip", "residual"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"swish": nn.SiLU, "relu": nn.ReLU, "elu": nn.ELU}
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "dims": (1, 2, 3),
+    "embedding": ("positional", "fourier"),
+    "resblock": ("biggan", "ddpm"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "combine": ("sum", "cat"),
+    "nonlinearity": tuple(ACTIVATIONS),
+}
 
 
 class UNet(nn.Module):
@@ -46,11 +53,13 @@ class UNet(nn.Module):
         out_channels: channels of the result, those of x unless given.
         resblock: "biggan" resamples inside residual blocks, "ddpm" between them by strided convolutions (by plain
             filters if not `resamp_with_conv`).
-        fir: filter taps of all resampling, None for plain averaging and repetition.
+        fir: filter taps of all resampling, such as (1, 3, 3, 1) or (1, 2, 1), or rows of a square two-dimensional filter;
+            None for plain averaging and repetition.
         skip_rescale: divide every residual sum by sqrt(2).
         progressive, progressive_input, combine: output and input pyramids and how the input one is merged.
         scale_by_sigma: divide the result by the noise level, which is t itself, or `scales(t)` where t is a label.
         centered: False for data in [0, 1], which is then mapped to [-1, 1] at the entrance.
+        nonlinearity: "swish", "elu", "relu" or "lrelu" (of slope 0.2).
         init_scale: variance of the last layer of every branch; 0 becomes 1e-10.
         max_groups: groups of the normalisations; None for the official min(channels / 4, 32). Lowered to a divisor.
 
@@ -77,7 +86,7 @@ class UNet(nn.Module):
         out_channels: int | None = None,
         resblock: Literal["biggan", "ddpm"] = "biggan",
         resamp_with_conv: bool = True,
-        fir: Sequence[float] | None = None,
+        fir: Taps | None = None,
         skip_rescale: bool = True,
         progressive: Progressive = "none",
         progressive_input: ProgressiveInput = "none",
@@ -91,14 +100,13 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = arguments(locals())
-        _check("dims", dims, (1, 2, 3))
-        _check("embedding", embedding, ("positional", "fourier"))
-        _check("resblock", resblock, ("biggan", "ddpm"))
-        _check("progressive", progressive, ("none", "output_skip", "residual"))
-        _check("progressive_input", progressive_input, ("none", "input_skip", "residual"))
-        _check("combine", combine, ("sum", "cat"))
-        _check("nonlinearity", nonlinearity, tuple(ACTIVATIONS))
+        for option, allowed in _CHOICES.items():
+            check_choice(option, self.config[option], allowed)
         levels = len(ch_mult)
+        if levels == 0 or min(nf, num_res_blocks, *ch_mult) < 1:
+            raise ValueError(
+                f"nf={nf}, ch_mult={tuple(ch_mult)}, num_res_blocks={num_res_blocks}: expected whole numbers from 1 on"
+            )
         if any(not 0 <= level < levels for level in attn):
             raise ValueError(f"attn: levels are counted from 0 to {levels - 1}, got {tuple(attn)}")
         if scale_by_sigma and embedding == "positional" and scales is None:
@@ -113,101 +121,92 @@ class UNet(nn.Module):
         self.scale_by_sigma = scale_by_sigma
         self.scales = scales
         self.combine = combine
-        self.pyramid_scale = math.sqrt(0.5) if skip_rescale else 1.0
-        self.act = ACTIVATIONS[nonlinearity]()
         entrance = in_channels + cond_channels
         exit_channels = in_channels if out_channels is None else out_channels
-        width = 4 * nf
-
-        features: nn.Module | None = None
-        if conditional:
-            fourier = embedding == "fourier"
-            features = FourierFeatures(nf, fourier_scale) if fourier else PositionalFeatures(nf, time_scale)
-        self.conditioning: Conditioning | None = None
-        if conditional or num_classes:
-            self.conditioning = Conditioning(
-                features, 2 * nf if embedding == "fourier" else nf, width, num_classes, self.act
-            )
-
-        def block(inputs: int, outputs: int, resample: Literal["down", "up"] | None = None) -> ResidualBlock:
-            return ResidualBlock(
-                dims,
-                inputs,
-                outputs,
-                embed=width if self.conditioning is not None else 0,
-                resample=resample,
-                fir=fir,
-                dropout=dropout,
-                rescale=skip_rescale,
-                init_scale=init_scale,
-                dense_shortcut=resblock == "ddpm",
-                max_groups=max_groups,
-                act=self.act,
-            )
-
-        def attention(channels: int) -> Attention:
-            return Attention(channels, rescale=skip_rescale, init_scale=init_scale, max_groups=max_groups)
-
-        def head(inputs: int, outputs: int, scale: float = init_scale) -> Head:
-            return Head(dims, inputs, outputs, init_scale=scale, max_groups=max_groups, act=self.act)
-
+        conditioned = conditional or num_classes > 0
+        style = Style(
+            dims=dims,
+            embed=4 * nf if conditioned else 0,
+            resblock=resblock,
+            resamp_with_conv=resamp_with_conv,
+            fir=fir if fir is None else _frozen(fir),
+            dropout=dropout,
+            rescale=skip_rescale,
+            init_scale=init_scale,
+            max_groups=max_groups,
+            nonlinearity=nonlinearity,
+        )
+        self.pyramid_scale = style.scale
+        self.conditioning = self._conditioning(style) if conditioned else None
         self.stem = conv(dims, entrance, nf)
-        channels, pyramid = nf, entrance
-        skips = [nf]
-        self.down = nn.ModuleList()
-        for i, mult in enumerate(ch_mult):
+        self.down, skips = self._down(style, entrance)
+        channels = skips[-1]
+        self.middle1 = ResidualBlock(style, channels, channels)
+        self.middle_attn = Attention(style, channels)
+        self.middle2 = ResidualBlock(style, channels, channels)
+        self.up = self._up(style, skips, exit_channels)
+        self.head = None if progressive == "output_skip" else Head(style, nf * ch_mult[0], exit_channels)
+
+    def _conditioning(self, style: Style) -> Conditioning:
+        nf, fourier = self.config["nf"], self.config["embedding"] == "fourier"
+        features: nn.Module | None = None
+        if self.config["conditional"] and fourier:
+            features = FourierFeatures(nf, self.config["fourier_scale"])
+        elif self.config["conditional"]:
+            features = PositionalFeatures(nf, self.config["time_scale"])
+        return Conditioning(features, 2 * nf if fourier else nf, style.embed, self.num_classes, style.activation())
+
+    def _down(self, style: Style, pyramid: int) -> tuple[nn.ModuleList, list[int]]:
+        """The levels from fine to coarse, and the channels of every skip; `pyramid` has the input pyramid's."""
+        options = self.config
+        channels = options["nf"]
+        skips, levels = [channels], nn.ModuleList()
+        for i, mult in enumerate(options["ch_mult"]):
             level = _Level()
-            for _ in range(num_res_blocks):
-                level.blocks.append(block(channels, nf * mult))
-                channels = nf * mult
+            for _ in range(options["num_res_blocks"]):
+                level.blocks.append(ResidualBlock(style, channels, options["nf"] * mult))
+                channels = options["nf"] * mult
                 skips.append(channels)
-                if i in attn:
-                    level.attns.append(attention(channels))
-            if i < levels - 1:
-                if resblock == "biggan":
-                    level.resample = block(channels, channels, "down")
-                else:
-                    level.resample = (
-                        ConvDown(dims, channels, channels, fir) if resamp_with_conv else downsampler(dims, fir)
-                    )
-                if progressive_input == "input_skip":
-                    level.pyramid = downsampler(dims, fir)
-                    level.merge = Combine(dims, pyramid, channels, combine)
-                    channels *= 2 if combine == "cat" else 1
-                elif progressive_input == "residual":
-                    level.pyramid = ConvDown(dims, pyramid, channels, fir)
+                if i in options["attn"]:
+                    level.attns.append(Attention(style, channels))
+            if i < self.levels - 1:
+                level.resample = style.halving(channels)
+                if options["progressive_input"] == "input_skip":
+                    level.pyramid = downsampler(style.dims, style.fir)
+                    level.merge = Combine(style.dims, pyramid, channels, options["combine"])
+                    channels *= 2 if options["combine"] == "cat" else 1
+                elif options["progressive_input"] == "residual":
+                    level.pyramid = ConvDown(style.dims, pyramid, channels, style.fir)
                     pyramid = channels
                 skips.append(channels)
-            self.down.append(level)
+            levels.append(level)
+        return levels, skips
 
-        self.middle1 = block(channels, channels)
-        self.middle_attn = attention(channels)
-        self.middle2 = block(channels, channels)
-
-        self.up = nn.ModuleList()
-        for i in reversed(range(levels)):
+    def _up(self, style: Style, skips: list[int], exit_channels: int) -> nn.ModuleList:
+        """The levels from coarse to fine; takes the skips from the end of the list."""
+        options = self.config
+        channels = pyramid = skips[-1]
+        levels = nn.ModuleList()
+        for i in reversed(range(self.levels)):
             level = _Level()
-            for _ in range(num_res_blocks + 1):
-                level.blocks.append(block(channels + skips.pop(), nf * ch_mult[i]))
-                channels = nf * ch_mult[i]
-            if i in attn:
-                level.attns.append(attention(channels))
-            if progressive == "output_skip":
-                level.pyramid = upsampler(dims, fir) if i < levels - 1 else None
-                level.merge = head(channels, exit_channels)
-            elif progressive == "residual" and i == levels - 1:
-                level.merge = head(channels, channels, 1.0)
-                pyramid = channels
-            elif progressive == "residual":
-                level.pyramid = ConvUp(dims, pyramid, channels, fir)
-                pyramid = channels
+            for _ in range(options["num_res_blocks"] + 1):
+                level.blocks.append(ResidualBlock(style, channels + skips.pop(), options["nf"] * options["ch_mult"][i]))
+                channels = options["nf"] * options["ch_mult"][i]
+            if i in options["attn"]:
+                level.attns.append(Attention(style, channels))
+            coarsest = i == self.levels - 1
+            if options["progressive"] == "output_skip":
+                level.pyramid = None if coarsest else upsampler(style.dims, style.fir)
+                level.merge = Head(style, channels, exit_channels)
+            elif options["progressive"] == "residual" and coarsest:
+                level.merge = Head(style, channels, channels, 1.0)
+            elif options["progressive"] == "residual":
+                level.pyramid = ConvUp(style.dims, pyramid, channels, style.fir)
+            pyramid = channels
             if i > 0:
-                if resblock == "biggan":
-                    level.resample = block(channels, channels, "up")
-                else:
-                    level.resample = ConvUp(dims, channels, channels, fir) if resamp_with_conv else upsampler(dims, fir)
-            self.up.append(level)
-        self.head = None if progressive == "output_skip" else head(channels, exit_channels)
+                level.resample = style.doubling(channels)
+            levels.append(level)
+        return levels
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, image: Tensor | None = None) -> Tensor:
         h = self._entrance(x, image)
@@ -301,9 +300,8 @@ def _resample(layer: nn.Module, h: Tensor, e: Tensor | None) -> Tensor:
     return y
 
 
-def _check(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(str, allowed))}")
+def _frozen(fir: Taps) -> Taps:
+    return tuple(tuple(row) if isinstance(row, Sequence) else row for row in fir)  # type: ignore[return-value]
 
 
 def levels_at(resolutions: Sequence[int], size: int, levels: int) -> tuple[int, ...]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from scorefield.errors import InputError, closest
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scorefield.errors import InputError, cannot_read, closest
 from scorefield.presets.paper import PRESETS
 from scorefield.presets.schema import (
     DDPM,
@@ -30,6 +35,7 @@ __all__ = [
     "Training",
     "get",
     "names",
+    "read",
 ]
 
 
@@ -47,3 +53,34 @@ def get(name: str) -> Preset:
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown{closest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def read(config: Preset | Mapping[str, Any] | str | Path) -> Preset:
+    """The configuration that is meant: a preset, its official name, a JSON file, or nested mappings as in the official code.
+
+    Mappings may be an ml_collections ConfigDict, and may lie under the key "config".
+
+    Raises:
+        InputError: the name is unknown, or the file is not one.
+        ValueError: the configuration is not an official one; the message names the field.
+    """
+    if isinstance(config, Preset):
+        return config
+    if isinstance(config, str | Path):
+        if not str(config).endswith(".json"):
+            return get(str(config))
+        try:
+            return read(_mapping(json.loads(Path(config).read_text("utf-8"))))
+        except OSError as error:
+            raise cannot_read(config, error) from error
+        except ValueError as error:
+            raise InputError(f"cannot read {config} as an official configuration: {error}") from error
+    plain = _mapping(config.to_dict() if hasattr(config, "to_dict") else config)
+    inner = plain.get("config")
+    return Preset.from_official(inner if isinstance(inner, Mapping) and "model" not in plain else plain)
+
+
+def _mapping(config: object) -> Mapping[str, Any]:
+    if not isinstance(config, Mapping):
+        raise ValueError(f"expected sections data, model and training, got {type(config).__name__}")
+    return config

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from scorefield.model import ScoreModel
-from scorefield.pretrained.load import is_discrete, official_model, official_sde
+from torch import nn
+
+from scorefield.ladder import DDPMScore, SMLDLabels
+from scorefield.model import Clock, Predict, ScoreModel
+from scorefield.nn import NCSN, NCSNv2, NoiseScales, UNet, ddpm, levels_at
+from scorefield.presets.official import from_official
 from scorefield.sde import GaussianSDE
+from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.integrate import Solver
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
 from scorefield.solve.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 
 Sizes = tuple[int, ...]
+Nonlinearity = Literal["swish", "elu", "relu", "lrelu"]
 
 
 @dataclass(frozen=True)
 class Data:
     """The data set and how it is shown."""
+
+    needed: ClassVar[tuple[str, ...]] = ("image_size", "num_channels", "centered")
 
     dataset: str = "CIFAR10"
     category: str | None = None
@@ -34,12 +42,15 @@ class Data:
 class Network:
     """What every network has, with the noise levels it was made for and the rate of its weight average."""
 
+    needed: ClassVar[tuple[str, ...]] = ("name", "nf", "num_scales", "sigma_min", "sigma_max", "nonlinearity")
+    """Fields without which an official configuration does not say what the network is."""
+
     name: Literal["ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256"] = "ncsnpp"
     nf: int = 128
     dropout: float = 0.1
     ema_rate: float = 0.999
     embedding_type: Literal["fourier", "positional"] = "fourier"
-    nonlinearity: str = "swish"
+    nonlinearity: Nonlinearity = "swish"
     normalization: str = "GroupNorm"
     num_scales: int = 1000
     scale_by_sigma: bool = True
@@ -49,10 +60,24 @@ class Network:
     beta_min: float | None = 0.1
     beta_max: float | None = 20.0
 
+    @property
+    def scales(self) -> NoiseScales:
+        """The noise level of each label."""
+        return NoiseScales(self.sigma_min, self.sigma_max, self.num_scales)
+
+    def build(self, data: Data) -> nn.Module:
+        """The network with fresh weights, called with the official labels."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class DDPM(Network):
     """The U-Net of Ho et al. 2020."""
+
+    needed: ClassVar[tuple[str, ...]] = (
+        *Network.needed,
+        *("dropout", "scale_by_sigma", "ch_mult", "num_res_blocks", "attn_resolutions", "resamp_with_conv"),
+    )
 
     ch_mult: Sizes = (1, 2, 2, 2)
     num_res_blocks: int = 4
@@ -61,14 +86,40 @@ class DDPM(Network):
     conditional: bool = True
     conv_size: int | None = None
 
+    def build(self, data: Data) -> nn.Module:
+        """The network with fresh weights; it reads the label even where `conditional` is False, as the official one."""
+        return ddpm(*self._widths(data), **self._shared(data, labelled=True))
+
+    def _widths(self, data: Data) -> tuple[int, int, Sizes, int, Sizes]:
+        attn = levels_at(self.attn_resolutions, data.image_size, len(self.ch_mult))
+        return data.num_channels, self.nf, self.ch_mult, self.num_res_blocks, attn
+
+    def _shared(self, data: Data, labelled: bool) -> dict[str, Any]:
+        return {
+            "dropout": self.dropout,
+            "resamp_with_conv": self.resamp_with_conv,
+            "nonlinearity": self.nonlinearity,
+            "scale_by_sigma": self.scale_by_sigma,
+            "scales": self.scales if self.scale_by_sigma and labelled else None,
+            "centered": data.centered,
+            "time_scale": 1.0,
+        }
+
 
 @dataclass(frozen=True)
 class NCSNpp(DDPM):
     """NCSN++ and DDPM++: the U-Net of Song et al. 2021, appendix H."""
 
+    needed: ClassVar[tuple[str, ...]] = (
+        *DDPM.needed,
+        *("embedding_type", "conditional", "resblock_type", "fir", "skip_rescale", "progressive", "progressive_input"),
+        *("progressive_combine", "init_scale"),
+    )
+
     resblock_type: Literal["biggan", "ddpm"] = "biggan"
     fir: bool = True
-    fir_kernel: Sizes = (1, 3, 3, 1)
+    fir_kernel: tuple[Any, ...] = (1, 3, 3, 1)
+    """Taps, or square rows of them."""
     fourier_scale: float | None = 16
     skip_rescale: bool = True
     progressive: Literal["none", "output_skip", "residual"] = "none"
@@ -78,14 +129,45 @@ class NCSNpp(DDPM):
     init_scale: float = 0.0
     conv_size: int | None = 3
 
+    def build(self, data: Data) -> nn.Module:
+        """The network with fresh weights."""
+        return UNet(
+            *self._widths(data),
+            embedding=self.embedding_type,
+            fourier_scale=16.0 if self.fourier_scale is None else self.fourier_scale,
+            conditional=self.conditional,
+            resblock=self.resblock_type,
+            fir=self.fir_kernel if self.fir else None,
+            skip_rescale=self.skip_rescale,
+            progressive=self.progressive,
+            progressive_input=self.progressive_input,
+            combine=self.progressive_combine,
+            init_scale=self.init_scale,
+            **self._shared(data, labelled=self.embedding_type == "positional"),
+        )
+
 
 @dataclass(frozen=True)
 class RefineNet(Network):
     """NCSN and NCSNv2 (Song & Ermon 2019, 2020)."""
 
-    nonlinearity: str = "elu"
-    normalization: str = "InstanceNorm++"
+    needed: ClassVar[tuple[str, ...]] = (*Network.needed, "normalization")
+
+    nonlinearity: Nonlinearity = "elu"
+    normalization: Literal["InstanceNorm++", "InstanceNorm", "VarianceNorm", "GroupNorm", "NoneNorm"] = "InstanceNorm++"
     interpolation: str = "bilinear"
+
+    def build(self, data: Data) -> nn.Module:
+        """The network with fresh weights."""
+        shared: dict[str, Any] = {
+            "centered": data.centered,
+            "nonlinearity": self.nonlinearity,
+            "normalization": self.normalization,
+        }
+        if self.name == "ncsn":
+            return NCSN(data.num_channels, self.nf, self.num_scales, **shared)
+        size: Any = int(self.name.removeprefix("ncsnv2_"))
+        return NCSNv2(data.num_channels, self.nf, size, self.scales, **shared)
 
 
 @dataclass(frozen=True)
@@ -119,8 +201,10 @@ class Sampling:
 class Training:
     """The SDE, the objective, and the schedule of training."""
 
+    needed: ClassVar[tuple[str, ...]] = ("continuous",)
+
     sde: Literal["vesde", "vpsde", "subvpsde"] | None = "vesde"
-    loss: str | None = None
+    loss: Literal["vesde", "vpsde", "subvpsde"] | None = None
     """Where one configuration names its SDE."""
     continuous: bool = True
     continuouse: bool | None = None
@@ -175,6 +259,21 @@ class Preset:
         changed = {key: replace(getattr(base, key), **values) for key, values in sections.items()}
         return replace(base, name=name, **changed)
 
+    @classmethod
+    def from_official(cls, config: Mapping[str, Any], name: str = "") -> Preset:
+        """The preset of an official configuration: nested mappings, of which "data", "model" and "training" are needed.
+
+        Fields that the official code does not have are left aside; those that it has and the configuration lacks have their
+        defaults, unless network or SDE depend on them.
+
+        Raises:
+            ValueError: a needed field is missing, or a value is not one that the official code takes; the message names it.
+        """
+        kind = config.get("model", {}).get("name")
+        network = {"ncsnpp": NCSNpp, "ddpm": DDPM}.get(str(kind), RefineNet)
+        sections = {"data": Data, "model": network, "training": Training, "optim": Optim, "sampling": Sampling}
+        return cls(name, **from_official(config, {**sections, "eval": Evaluation}), seed=config.get("seed", 42))
+
     def official(self) -> dict[str, Any]:
         """The configuration as the nested dict of the official code."""
         sections = {k: v for k, v in asdict(self).items() if isinstance(v, dict)}
@@ -184,16 +283,46 @@ class Preset:
     @property
     def sde(self) -> GaussianSDE:
         """The SDE it was trained under."""
-        return official_sde(self.official())
+        kind = self.training.sde or self.training.loss
+        if kind == "vesde":
+            return VE(sigma_min=self.model.sigma_min, sigma_max=self.model.sigma_max)
+        low, high = self.model.beta_min, self.model.beta_max
+        if low is None or high is None:
+            raise ValueError("the configuration lacks model.beta_min or model.beta_max, which its SDE needs")
+        return (VP if kind == "vpsde" else SubVP)(beta_min=low, beta_max=high)
 
     @property
     def discrete(self) -> bool:
         """Whether it was trained on a ladder of noise levels (SMLD, DDPM) rather than in continuous time."""
-        return is_discrete(self.official())
+        # The networks of NCSN have tables of labels, whatever `continuous` says: one configuration misspells it.
+        return isinstance(self.model, RefineNet) or not (self.training.continuous or self.training.sde == "subvpsde")
 
-    def score_model(self) -> ScoreModel:
-        """Its network with fresh weights, as a score model."""
-        return official_model(self.official())
+    def network(self) -> nn.Module:
+        """Its network with fresh weights, called with the official labels.
+
+        Raises:
+            ValueError: its options exclude each other.
+        """
+        if isinstance(self.model, NCSNpp) and self.model.embedding_type == "fourier" and self.discrete:
+            raise ValueError(
+                "model.embedding_type='fourier' reads noise levels, and training.continuous=False gives labels; "
+                "set it to 'positional'"
+            )
+        return self.model.build(self.data)
+
+    def score_model(self, net: nn.Module | None = None) -> ScoreModel:
+        """Its network as a score model in evaluation mode; `net` is one that `network` made, None makes it now."""
+        net, sde = self.network() if net is None else net, self.sde
+        predict: Predict = "score"
+        clock: Clock = 999.0
+        if isinstance(sde, VE):
+            clock = SMLDLabels(self.model.num_scales) if self.discrete else "sigma"
+        elif isinstance(sde, VP) and self.discrete:
+            net, clock = DDPMScore(net, sde.beta_min, sde.beta_max, self.model.num_scales), "t"
+        else:
+            predict = "noise"
+        shape = (self.data.num_channels, self.data.image_size, self.data.image_size)
+        return ScoreModel(net, sde, predict, shape=shape, clock=clock).eval()
 
     def sampler(self) -> Solver:
         """Its sampler; `steps` of them make a sample."""
@@ -218,4 +347,4 @@ class Preset:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value

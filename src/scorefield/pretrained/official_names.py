@@ -61,6 +61,8 @@ def _units(net: UNet) -> Iterator[tuple[str, nn.Module]]:
             yield "conditioning.features", net.conditioning.features
         yield "conditioning.dense1", net.conditioning.dense1
         yield "conditioning.dense2", net.conditioning.dense2
+    elif net.config["embedding"] == "fourier":
+        yield "", nn.Identity()  # the official list has the frequencies there, unused
     yield "stem", net.stem
     for side in ("down", "middle", "up"):
         if side == "middle":
@@ -141,11 +143,12 @@ def _refinenet_rules(net: _RefineNet) -> Iterator[Rule]:
             yield Rule(f"{official}.bias", f"{ours}.bias")
 
     def norm(official: str, ours: str) -> Iterator[Rule]:
+        parts = net.norm.parts
         if net.num_labels:
             yield Rule(f"{official}.embed.weight", f"{ours}.table")
         else:
-            for k, name in enumerate(("gamma", "alpha", "beta")):
-                yield Rule(f"{official}.{name}", f"{ours}.table", part=(k, 3), axis=1)
+            for k, name in enumerate(parts):
+                yield Rule(f"{official}.{name}", f"{ours}.table", part=(k, len(parts)), axis=1)
 
     def units(official: str, ours: str, module: nn.Module) -> Iterator[Rule]:
         for k in range(len(module.convs)):  # type: ignore[arg-type]
