@@ -79,7 +79,7 @@ def intervals(model: sf.ScoreModel, images: int) -> dict[str, float]:
     repeats = 300 // images
     options = {"steps": 24, "grid": "log_snr", "solver": sf.Heun(), "batch_size": 1}
     reference = sf.log_prob(model, x, probes=512, seed=1, **options).nats
-    fresh = sf.log_prob(model, x, probes=8 * repeats, seed=2, **options).probes.reshape(images, repeats, 8)
+    fresh = sf.log_prob(model, x, probes=8 * repeats, seed=2, **options).draws.reshape(images, repeats, 8)
     error = (fresh.mean(2) - reference.unsqueeze(1)).abs()
     inside = error <= T95 * fresh.std(2) / math.sqrt(8)
     return {"coverage": float(inside.double().mean()), "estimates": inside.numel()}

@@ -129,7 +129,7 @@ def outlier_scores(lp: LogProb, reference: LogProb) -> Tensor:
         reference: likelihoods of held-out data, by the same options.
 
     Raises:
-        ValueError: fewer than two reference samples.
+        ValueError: fewer than two reference samples, or likelihoods without codes, such as bounds.
     """
     if len(reference.nats) < 2:
         raise ValueError("reference holds fewer than 2 samples: their spread is the unit of the score")
@@ -142,6 +142,8 @@ def outlier_scores(lp: LogProb, reference: LogProb) -> Tensor:
 
 
 def _length(lp: LogProb) -> Tensor:
+    if lp.latent is None:
+        raise ValueError("outlier_scores: these likelihoods keep no codes; give what log_prob returned")
     length: Tensor = torch.linalg.vector_norm(lp.latent.double().flatten(1), dim=1)
     return length
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -63,6 +64,9 @@ class ScoreModel(nn.Module):
         self.shape: tuple[int, ...] | None = None if shape is None else tuple(shape)
         self.clock: Clock = clock if clock is not None else ("log_sigma" if predict == "edm" else "t")
         self.sigma_data = sigma_data
+        self.data_levels: int | None = None
+        self.data_range: tuple[float, float] | None = None
+        """Number of values of the data of training, where these are integers, and the interval they fill (set by `load`)."""
         self.batch: int | None = None
         """Number of samples, where the model holds a condition for each of them (see `rows`)."""
         self.tuned: dict[tuple[int, ...], Any] = {}
@@ -161,7 +165,7 @@ class Guided(ScoreModel):
 
     def __init__(self, base: ScoreModel) -> None:
         super().__init__(base, base.sde, "score", shape=base.shape)
-        self.batch = base.batch
+        self.batch, self.data_levels, self.data_range = base.batch, base.data_levels, base.data_range
 
     @property
     def base(self) -> ScoreModel:
@@ -219,3 +223,12 @@ def _coefficients(
         case _:
             d_alpha, d_sigma = sde.derivatives(t)
             return d_alpha * data[0] + d_sigma * noise[0], d_alpha * data[1] + d_sigma * noise[1]
+
+
+def weights_hash(module: nn.Module) -> str:
+    """A hash of the names and values of everything that `state_dict` holds."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

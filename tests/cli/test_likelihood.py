@@ -1,11 +1,10 @@
 """`scorefield likelihood`: a table that survives a kill and is not mixed with another."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from cli_tools import assert_one_line
+from scorefield.evaluation import bits
 
 ITEMS = 5
 
@@ -32,9 +31,8 @@ def test_what_a_kill_left_is_completed_to_the_same_file(cli, command, tmp_path, 
     }
     cut.write_bytes(left[kept])
     computed = []
-    likelihood = sys.modules["scorefield.likelihood"]
-    real = likelihood.log_prob
-    monkeypatch.setattr(likelihood, "log_prob", lambda m, x, *a, **k: computed.append(len(x)) or real(m, x, *a, **k))
+    real = bits.log_prob
+    monkeypatch.setattr(bits, "log_prob", lambda m, x, *a, **k: computed.append(len(x)) or real(m, x, *a, **k))
     status, out, _ = cli(*command, "--out", cut)
     assert status == 0
     assert f"{ITEMS} items" in out
@@ -48,7 +46,7 @@ def test_finished_rows_are_not_computed_again_and_more_can_be_added(cli, command
     cli(*command, "--out", out, "-n", 2)
     cli(*command, "--out", out)
     assert len(out.read_text().splitlines()) == 1 + ITEMS
-    monkeypatch.setattr(sys.modules["scorefield.likelihood"], "log_prob", None)
+    monkeypatch.setattr(bits, "log_prob", None)
     status, text, _ = cli(*command, "--out", out, "-n", 3)
     assert status == 0
     assert "3 items" in text

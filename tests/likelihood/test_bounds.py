@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield.likelihood import elbo
-from scorefield.likelihood.elbo import bound_of
+from scorefield.likelihood import LogProb, elbo
 from scorefield.times import ImportanceTimes, UniformTimes
 
 SDES = [sf.VP(), sf.SubVP(), sf.VE()]
@@ -65,7 +64,7 @@ def test_the_bound_is_tight_for_an_exact_model(sde):
     gm = sf.GaussianMixture(torch.tensor([[0.2, -0.4]]).double(), 0.25, None, sde)
     x = gm.sample(2, seed=0)
     draws = elbo(gm, x.repeat_interleave(4000, 0), 1, seed=1, prior="exact").draws
-    bound = bound_of(draws.reshape(2, 4000), 2)
+    bound = LogProb.of_draws(draws.reshape(2, 4000), torch.zeros(2), torch.zeros(2), 2)
     gap = 2 * float((sde.sigma(T_MIN) / sde.alpha(T_MIN)) ** 2) / 0.5
     assert bool(((bound.nats - gm.log_prob(x)).abs() < 4.5 * bound.stderr + gap).all())
 

@@ -1,12 +1,15 @@
 """log_prob against closed-form densities and the variances of its probes."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 import scorefield as sf
-from scorefield.likelihood import moments
+from scorefield.errors import ScorefieldWarning
+from scorefield.likelihood import LogProb, moments
 
 TIGHT = sf.Dopri5(rtol=1e-9, atol=1e-9)
 LOOSE = sf.Dopri5(rtol=1e-3, atol=1e-3)
@@ -54,7 +57,7 @@ def test_each_probe_gives_its_quadratic_form_of_l(gaussian, distribution):
     )
     e = (bank.sign() if distribution == "rademacher" else bank).squeeze(1)
     expected = torch.einsum("ki,ij,kj->k", e, integrated_jacobian(gaussian), e)
-    integral = lp.probes[0] - gaussian.log_prob(lp.latent, gaussian.sde.T)
+    integral = lp.draws[0] - gaussian.log_prob(lp.latent, gaussian.sde.T)
     assert torch.allclose(integral, expected, atol=1e-6)
 
 
@@ -73,7 +76,7 @@ def test_variance_of_the_probes_within_three_percent(gaussian, distribution):
     )
     square = integrated_jacobian(gaussian) ** 2
     expected = 2 * (square.sum() - (square.trace() if distribution == "rademacher" else 0))
-    assert float(lp.probes.var()) == pytest.approx(float(expected), rel=0.03)
+    assert float(lp.draws.var()) == pytest.approx(float(expected), rel=0.03)
     assert float(lp.stderr) == pytest.approx(math.sqrt(float(expected) / count), rel=0.03)
 
 
@@ -94,7 +97,7 @@ def test_both_ways_of_differentiating_agree(mixture, mode):
     x = mixture.sample(2, seed=1)
     lp = sf.log_prob(mixture, x, probes=2, seed=0, mode=mode, solver=sf.solve.RK4(), steps=10)
     auto = sf.log_prob(mixture, x, probes=2, seed=0, solver=sf.solve.RK4(), steps=10)
-    assert torch.allclose(lp.probes, auto.probes, atol=1e-9)
+    assert torch.allclose(lp.draws, auto.draws, atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", [LOOSE, sf.Dopri5(rtol=1e-3, atol=1e-3)])
@@ -135,11 +138,9 @@ def test_no_graph_unless_it_is_asked_for(mixture):
 
 
 def test_a_uniform_density_costs_log2_of_the_levels():
-    latent = torch.zeros(2, 3, 4)
     for levels, low, high in ((256, -1.0, 1.0), (256, 0.0, 1.0), (17, -1.0, 1.0), (17, 0.0, 1.0)):
         nats = torch.full((2,), -12 * math.log(high - low), dtype=torch.float64)
-        zero = torch.zeros(2)
-        lp = sf.likelihood.LogProb(nats, zero, zero, latent, nats.unsqueeze(1), zero)
+        lp = LogProb.of_draws(nats.unsqueeze(1), torch.zeros(2), torch.zeros(2), 12)
         assert lp.bits_per_dim(levels, low, high).tolist() == pytest.approx([math.log2(levels)] * 2, abs=1e-13)
 
 
@@ -228,3 +229,29 @@ def test_adaptive_steps_of_each_sample_do_not_cost_the_forward_mode(monkeypatch)
     model = sf.ScoreModel(sf.nn.MLP(3), sf.VP(), "noise", shape=(3,))
     sf.log_prob(model, torch.randn(4, 3), seed=0, solver=sf.Dopri5(1e-2, 1e-2))
     assert set(seen) == {trace.Forward}
+
+
+def test_bits_count_the_levels_of_the_data_the_model_was_trained_on():
+    """17 levels in [0, 1]: the default of 256 in [-1, 1] would be off by log2(256 / 2 / 17) bits, silently."""
+    nats = torch.full((2, 1), -3.0, dtype=torch.float64)
+    lp = replace(LogProb.of_draws(nats, torch.zeros(2), torch.zeros(2), 12), levels=17, range=(0.0, 1.0))
+    expected = math.log2(17) + 3 / (12 * math.log(2))
+    assert lp.bits_per_dim().tolist() == pytest.approx([expected] * 2)
+    with pytest.warns(ScorefieldWarning, match="17 levels"):
+        assert lp.bits_per_dim(256, 0.0, 1.0).tolist() == pytest.approx([expected + math.log2(256 / 17)] * 2)
+
+
+def test_a_loaded_model_knows_the_levels_and_range_of_its_data(mixture):
+    model = sf.load("digits")
+    assert (model.data_levels, model.data_range) == (256, (-1.0, 1.0))
+    mixture.data_levels, mixture.data_range = 17, (0.0, 1.0)
+    guided = mixture | sf.ClassifierFree(1.0)
+    lp = sf.log_prob(guided, mixture.sample(1, seed=0), seed=0, solver=LOOSE)
+    assert (lp.levels, lp.range) == (17, (0.0, 1.0))
+
+
+def test_one_line_says_a_likelihood(mixture):
+    lp = sf.log_prob(mixture, mixture.sample(3, seed=0), seed=0, solver=LOOSE)
+    assert re.fullmatch(
+        r"LogProb\(3 samples of 4 dims: mean -\d\.\d{4} ± \d\.\d{4} nats, nfe=.*, unfinished=0\)", repr(lp)
+    )

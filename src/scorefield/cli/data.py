@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from scorefield.data.dataset import Dataset
     from scorefield.solve.ode import Dopri5
     from scorefield.training import RunInfo
@@ -39,23 +35,6 @@ def open_items(source: str, info: RunInfo, *, grey: bool = False, skip_broken: b
             "convert it to the same kind"
         )
     return data
-
-
-def model_input(data: Dataset, index: Sequence[int], info: RunInfo, seed: int | None = None) -> Tensor:
-    """Items (B, *) in the model's range, on the CPU.
-
-    With a seed integers are dequantised, by noise that is a function of (seed, index), whatever the batches.
-    """
-    import torch
-
-    from scorefield.data.dataset import to_range
-    from scorefield.training.batches import step_generator
-
-    uniform = None
-    if data.levels is not None and seed is not None:
-        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i)) for i in index]
-        uniform = torch.stack(draws)
-    return to_range(data.read(index), data, info.range or (0.0, 1.0), uniform)
 
 
 def label_condition(model: Any, label: int | None, n: int) -> dict[str, Any]:
@@ -95,17 +74,6 @@ def code_solver(tolerance: float) -> Dopri5:
 
     check_tolerance(tolerance)
     return Dopri5(tolerance, tolerance, norm="max")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A short hash of the weights."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _range(info: RunInfo) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.data import code_solver, label_condition, model_input, open_items
+from scorefield.cli.data import code_solver, label_condition, open_items
 from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
 
 
@@ -44,6 +44,7 @@ def run(options: Options) -> Result:
     import torch
 
     from scorefield.cli.latents import check_suffix, write_codes
+    from scorefield.evaluation.bits import model_input
     from scorefield.progress import Bar
     from scorefield.sampling import encode
     from scorefield.training import read_run
@@ -62,7 +63,7 @@ def run(options: Options) -> Result:
     with Bar("encoding") as bar:
         for start in range(0, n, options.batch_size):
             index = range(start, min(start + options.batch_size, n))
-            x = model_input(data, index, info).to(model.device)
+            x = model_input(data, index, info.range).to(model.device)
             each = {name: value.expand(len(index)) for name, value in cond.items()}
             parts.append(encode(model, x, solver, full=True, **each))
             bar(index.stop / n)

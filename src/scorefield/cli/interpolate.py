@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.data import code_solver, label_condition, model_input, open_items
+from scorefield.cli.data import code_solver, label_condition, open_items
 from scorefield.cli.options import (
     Common,
     Flag,
@@ -59,6 +59,7 @@ def run(options: Options) -> Result:
     import torch
 
     from scorefield.cli.files import check_format, is_image, write_samples
+    from scorefield.evaluation.bits import model_input
     from scorefield.latent import interpolate
     from scorefield.progress import Bar
     from scorefield.training import read_run
@@ -81,7 +82,7 @@ def run(options: Options) -> Result:
     begin, paths = time.monotonic(), []
     with Bar("interpolating") as bar:
         for pair in pairs:
-            first, last = model_input(data, pair, info).to(model.device)
+            first, last = model_input(data, pair, info.range).to(model.device)
             paths.append(
                 interpolate(model, first, last, options.n, temperature=options.temperature, solver=solver, **cond)
             )

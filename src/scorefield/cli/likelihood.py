@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from scorefield.cli.data import check_tolerance, fingerprint, model_input, open_items
+from scorefield.cli.data import check_tolerance, open_items
 from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
 from scorefield.cli.table import Table, check_suffix, one_line
 
@@ -61,7 +61,7 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield import parallel
     from scorefield.bundled import results_folder
-    from scorefield.likelihood import log_prob
+    from scorefield.evaluation.bits import item_likelihoods
     from scorefield.progress import Bar
     from scorefield.solve.ode import Dopri5
     from scorefield.training import read_run
@@ -81,6 +81,7 @@ def run(options: Options) -> Result:
     processes, size = parallel.join(model.device.type), options.batch_size
     rows = processes.broadcast(table.resume(size, n, options.overwrite) if processes.main else [])
     solver = Dopri5(options.tolerance, options.tolerance)
+    chosen: dict[str, Any] = {"trace": options.trace, "probes": options.probes, "solver": solver, "seed": options.seed}
     with Bar("likelihood", None if processes.main else False) as bar:
         # Every process takes one batch of each round, so that the batches are those of a single process.
         for start in range(len(rows), n, size * processes.count):
@@ -88,10 +89,7 @@ def run(options: Options) -> Result:
             index = range(first, min(first + size, n))
             fresh = []
             if index:
-                x = model_input(data, index, info, options.seed).to(model.device)
-                seeds = [_item_seed(options.seed, i) for i in index]
-                lp = log_prob(model, x, options.trace, options.probes, seed=seeds, solver=solver, progress=False)
-                fresh = _rows(lp, index, data, info)
+                fresh = _rows(*item_likelihoods(model, data, index, info.range, **chosen), index, data)
             fresh = processes.gather(fresh)
             if processes.main:
                 table.append(fresh)
@@ -104,29 +102,15 @@ def run(options: Options) -> Result:
 
 def _settings(options: Options, data: Any, model: Any) -> str:
     """All that decides the rows, but for the number of them and the size of batches."""
-    named = {"model": fingerprint(model), "data": data.fingerprint()}
+    from scorefield.model import weights_hash
+
+    named = {"model": weights_hash(model)[:12], "data": data.fingerprint()}
     named |= {name: str(getattr(options, name)) for name in ("trace", "probes", "tolerance", "seed")}
     return " ".join(f"{name}={value}" for name, value in named.items())
 
 
-def _item_seed(seed: int, index: int) -> int:
-    from scorefield.training.batches import derived_seed
-
-    return derived_seed(seed, "likelihood", index)
-
-
-def _rows(lp: Any, index: Sequence[int], data: Any, info: Any) -> list[dict[str, Any]]:
-    dims = math.prod(data.shape)
-    if data.levels is None:
-        nats = lp.nats
-        if data.range is not None:  # a density per unit of the data, not of the model's range
-            (low, high), (start, end) = info.range, data.range
-            nats = nats + dims * math.log((high - low) / (end - start))
-        bits = -nats / (dims * math.log(2))
-    else:
-        low, high = info.range
-        bits = lp.bits_per_dim(data.levels, low, high)
-        nats = -bits * (dims * math.log(2))
+def _rows(lp: Any, nats: Any, index: Sequence[int], data: Any) -> list[dict[str, Any]]:
+    bits = -nats / (lp.dims * math.log(2))
     return [
         {
             "index": i,
@@ -141,16 +125,22 @@ def _rows(lp: Any, index: Sequence[int], data: Any, info: Any) -> list[dict[str,
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], out: str, n: int, seconds: float, discrete: bool) -> Result:
-    def mean_and_error(key: str) -> tuple[float, float]:
-        values = [row[key] for row in rows]
-        mean = sum(values) / n
-        variance = sum((v - mean) ** 2 for v in values) / max(n - 1, 1)
-        return mean, math.sqrt(variance / n)
+    """Means over the items whose trajectory arrived; the others have NaN in the file."""
+    done = [row for row in rows if math.isfinite(row["nats"])]
+
+    def mean_and_error(key: str) -> tuple[float | None, float | None]:
+        values = [row[key] for row in done]
+        if not values:
+            return None, None
+        mean = sum(values) / len(values)
+        variance = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+        return mean, math.sqrt(variance / len(values)) if n > 1 else None
 
     (bits, bits_error), (nats, nats_error) = mean_and_error("bits_per_dim"), mean_and_error("nats")
     calls = sum(row["nfe"] for row in rows) / n
-    error = f" ± {bits_error:.4f}" if n > 1 else ""
-    figure = f"{bits:.4f}{error} bits/dim" if discrete else f"{nats:.4f} ± {nats_error:.4f} nats"
-    text = f"{figure}, {plural(n, 'item')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
-    values = {"bits_per_dim": bits, "stderr": bits_error if n > 1 else None, "nats": nats, "n": n, "nfe": calls}
-    return Result(text, values | {"seconds": seconds, "out": out})
+    mean, error, unit = (bits, bits_error, "bits/dim") if discrete else (nats, nats_error, "nats")
+    figure = "no figure" if mean is None else f"{mean:.4f}" + (f" ± {error:.4f}" if error else "") + f" {unit}"
+    lost = f", {n - len(done)} of them without a finite likelihood" if len(done) < n else ""
+    text = f"{figure}, {plural(n, 'item')}{lost}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
+    values = {"bits_per_dim": bits, "stderr": bits_error, "nats": nats, "n": n, "unfinished": n - len(done)}
+    return Result(text, values | {"nfe": calls, "seconds": seconds, "out": out})

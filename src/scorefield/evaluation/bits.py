@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset, Range, to_range
 from scorefield.evaluation.metrics import Estimate, mean_of
-from scorefield.likelihood import log_prob
+from scorefield.likelihood import LogProb, levels_width, log_prob
 from scorefield.model import ScoreModel
 from scorefield.objective import Weighting, dsm_loss
 from scorefield.parallel import Processes
@@ -19,6 +20,37 @@ from scorefield.training.batches import derived_seed, step_generator
 
 CHUNK = 50
 """Items at a time; fixed, since the times of a loss are spread over the items that are taken together."""
+
+
+def model_input(data: Dataset, index: Sequence[int], interval: Range | None, seed: int | None = None) -> Tensor:
+    """Items (B, *) in the model's range, on the CPU.
+
+    With a seed integers are dequantised, by noise that is a function of (seed, index), whatever the batches.
+    """
+    uniform = None
+    if data.levels is not None and seed is not None:
+        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i)) for i in index]
+        uniform = torch.stack(draws)
+    return to_range(data.read(index), data, interval or (0.0, 1.0), uniform)
+
+
+def item_likelihoods(
+    model: ScoreModel, data: Dataset, index: Sequence[int], interval: Range | None, *, seed: int = 0, **options: Any
+) -> tuple[LogProb, Tensor]:
+    """Likelihoods of some items by `log_prob` with `options`, and what they are in nats of the data as it is stored, (B,).
+
+    That is log P of integers, dequantised once, and a density per unit of the data, not of the model's range, of floats.
+    Probes and dequantisation of an item depend on (seed, index) alone.
+    """
+    x = model_input(data, index, interval, seed).to(model.device)
+    seeds = [derived_seed(seed, "likelihood", i) for i in index]
+    lp = log_prob(model, x, seed=seeds, progress=False, **options)
+    low, high = interval or (0.0, 1.0)
+    if data.levels is not None:
+        return lp, lp.nats - lp.dims * math.log(levels_width(data.levels, low, high))
+    if data.range is not None and interval is not None:
+        return lp, lp.nats + lp.dims * math.log((high - low) / (data.range[1] - data.range[0]))
+    return lp, lp.nats
 
 
 def bits_per_dim(
@@ -37,16 +69,7 @@ def bits_per_dim(
     dims = math.prod(data.shape)
 
     def values(index: range) -> Tensor:
-        x = _input(data, index, interval, seed).to(model.device)
-        seeds = [derived_seed(seed, "likelihood", i) for i in index]
-        found = log_prob(model, x, seed=seeds, progress=False)
-        if data.levels is not None:
-            low, high = interval or (0.0, 1.0)
-            return found.bits_per_dim(data.levels, low, high)
-        nats = found.nats
-        if data.range is not None and interval is not None:
-            nats = nats + dims * math.log((interval[1] - interval[0]) / (data.range[1] - data.range[0]))
-        return -nats / (dims * math.log(2))
+        return -item_likelihoods(model, data, index, interval, seed=seed)[1] / (dims * math.log(2))
 
     return _over(data, values, "likelihood", processes, progress)
 
@@ -65,19 +88,11 @@ def mean_loss(
     dims = math.prod(data.shape)
 
     def values(index: range) -> Tensor:
-        x = _input(data, index, interval, None).to(model.device)
+        x = model_input(data, index, interval).to(model.device)
         with torch.no_grad():
             return dsm_loss(model, x, weighting, seed=derived_seed(seed, "loss", index.start)) / dims
 
     return _over(data, values, "loss", processes, progress)
-
-
-def _input(data: Dataset, index: range, interval: Range | None, seed: int | None) -> Tensor:
-    uniform = None
-    if data.levels is not None and seed is not None:
-        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i)) for i in index]
-        uniform = torch.stack(draws)
-    return to_range(data.read(index), data, interval or (0.0, 1.0), uniform)
 
 
 def _over(

@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from scorefield.data.dataset import Dataset, to_range
 from scorefield.errors import InputError, OutputError, cannot_read, closest
 from scorefield.evaluation.digit_classifier import digit_classifier
 from scorefield.files import atomic_file, cache_folder
+from scorefield.model import weights_hash
 from scorefield.progress import Bar
 
 Network: TypeAlias = "Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]"
@@ -73,7 +74,7 @@ def open_features(name: str, device: str | torch.device = "cpu") -> FeatureNetwo
             features = classifier.features(x)
             return features, classifier.logits(features)
 
-        return FeatureNetwork("digit classifier", digits, f"digits {_weights_hash(classifier)}", device)
+        return FeatureNetwork("digit classifier", digits, f"digits {weights_hash(classifier)}", device)
     if kind == "inception":
         return _inception(path or None, device)
     if not Path(name).exists():
@@ -174,15 +175,7 @@ def _inception(path: str | None, device: str | torch.device) -> FeatureNetwork:
         features, logits = network(pixels.expand(-1, 3, -1, -1) if x.shape[1] == 1 else pixels)
         return features, logits
 
-    return FeatureNetwork("Inception", inception, f"inception {_weights_hash(network)}", device)
-
-
-def _weights_hash(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return FeatureNetwork("Inception", inception, f"inception {weights_hash(network)}", device)
 
 
 def _batches(n: int, size: int) -> Iterator[range]:

@@ -14,7 +14,7 @@ from scorefield.data.arrays import array
 from scorefield.data.dataset import Dataset, Range
 from scorefield.errors import InputError
 from scorefield.files import atomic_file, remove_leftovers
-from scorefield.model import ScoreModel
+from scorefield.model import ScoreModel, weights_hash
 from scorefield.parallel import Processes
 from scorefield.progress import Bar
 from scorefield.randomness import SeedRows
@@ -139,8 +139,5 @@ def _name(start: int) -> str:
 
 
 def _weights(model: ScoreModel) -> str:
-    digest = hashlib.sha256(repr((model.predict, model.sigma_data, model.sde)).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    about = repr((model.predict, model.sigma_data, model.sde))
+    return hashlib.sha256(f"{about} {weights_hash(model)}".encode()).hexdigest()

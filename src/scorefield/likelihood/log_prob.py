@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import check_real, warn_of_units, wide
-from scorefield.likelihood.dequantize import levels_width
 from scorefield.likelihood.moments import moments
+from scorefield.likelihood.result import LogProb
 from scorefield.likelihood.trace import Distribution, Divergence, Linearizer, Mode, TraceMethod, estimator
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
@@ -23,46 +23,6 @@ from scorefield.solve.angle import integrate_flow
 from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate
 from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
 from scorefield.times import GridFn, GridName, sampling_grid
-
-
-@dataclass(frozen=True)
-class LogProb:
-    """Log-likelihoods of a batch.
-
-    Attributes:
-        nats: log p(x) of each sample, averaged over probes, (B,), float64 (float32 on a device other than the CPU).
-        stderr: standard error over probes, (B,); 0 for the exact trace, NaN for a single probe.
-        nfe: evaluations of the velocity with its divergence, (B,).
-        latent: the state at T, like x.
-        probes: log p(x) by each probe, (B, K).
-        status: 0 where the solver finished, (B,).
-    """
-
-    nats: Tensor
-    stderr: Tensor
-    nfe: Tensor
-    latent: Tensor
-    probes: Tensor
-    status: Tensor
-
-    def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
-        """Bits per dimension of discrete data with `levels` values that were dequantised to fill [low, high]: (B,).
-
-        A density that is uniform on the range gives log2(levels) (Theis et al. 2016; 8 bits for 256 levels).
-
-        Raises:
-            ValueError: fewer than one level, or an empty range.
-        """
-        width = math.log2(levels_width(levels, low, high))
-        return width - self.nats / (self._dims * math.log(2))
-
-    def bits_stderr(self) -> Tensor:
-        """Standard error of `bits_per_dim` over probes, (B,)."""
-        return self.stderr / (self._dims * math.log(2))
-
-    @property
-    def _dims(self) -> int:
-        return math.prod(self.latent.shape[1:])
 
 
 def log_prob(
@@ -149,12 +109,8 @@ def log_prob(
     _warn(solution.status)
     latent = solution.x[:, :-columns].reshape(x.shape)
     values = end.log_prob(latent).unsqueeze(1) + solution.x[:, -columns:]
-    if columns > 1:
-        spread = values.std(1)
-    else:
-        spread = torch.full_like(values[:, 0], 0.0 if trace == "exact" else math.nan)
-    stderr = spread / math.sqrt(columns)
-    return LogProb(values.mean(1), stderr, solution.nfe, latent.to(x.dtype), values, solution.status)
+    found = LogProb.of_draws(values, solution.nfe, solution.status, math.prod(x.shape[1:]), exact=trace == "exact")
+    return replace(found, latent=latent.to(x.dtype), levels=model.data_levels, range=model.data_range)
 
 
 def _prior(model: ScoreModel, prior: PriorLike | str, data: Tensor | None, x: Tensor) -> PriorLike:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from scorefield.dtypes import onto, wide
 from scorefield.likelihood.dequantize import check_levels, levels_width
 from scorefield.likelihood.elbo import elbo
 from scorefield.likelihood.log_prob import log_prob
+from scorefield.likelihood.result import LogProb
 from scorefield.model import ScoreModel
 from scorefield.nn.resample import Dims, conv
 from scorefield.randomness import Seed, source
@@ -108,46 +109,6 @@ def dequantization_loss(
     return loss
 
 
-@dataclass(frozen=True)
-class DiscreteLogProb:
-    """Probabilities of integer data.
-
-    Attributes:
-        draws: log p(x + u_k) - log q(u_k | x) for each dequantisation, in nats of the integers, (B, K).
-        dims: dimensions of a sample.
-    """
-
-    draws: Tensor
-    dims: int
-
-    @property
-    def nats(self) -> Tensor:
-        """The mean over dequantisations, a lower bound on log P(x): (B,). This is what papers average over runs."""
-        return self.draws.mean(1)
-
-    @property
-    def stderr(self) -> Tensor:
-        """Standard error of `nats`, over dequantisations and probes together: (B,); NaN for a single one."""
-        k = self.draws.shape[1]
-        return self.draws.std(1) / math.sqrt(k) if k > 1 else torch.full_like(self.draws[:, 0], math.nan)
-
-    @property
-    def importance_weighted(self) -> Tensor:
-        """The tighter bound log mean exp (Burda et al. 2016): (B,).
-
-        It needs accurate log-densities: noise of variance v in each raises it by up to v / 2.
-        """
-        return torch.logsumexp(self.draws, 1) - math.log(self.draws.shape[1])
-
-    def bits_per_dim(self, importance_weighted: bool = False) -> Tensor:
-        """Bits per dimension of the integers, (B,)."""
-        return -(self.importance_weighted if importance_weighted else self.nats) / (self.dims * math.log(2))
-
-    def bits_stderr(self) -> Tensor:
-        """Standard error of `bits_per_dim`, (B,)."""
-        return self.stderr / (self.dims * math.log(2))
-
-
 def discrete_log_prob(
     model: ScoreModel,
     x: Tensor,
@@ -159,7 +120,7 @@ def discrete_log_prob(
     high: float = 1.0,
     seed: int | None = 0,
     **options: Any,
-) -> DiscreteLogProb:
+) -> LogProb:
     """log P(x) of integers 0 .. levels - 1 by several dequantisations, each with probes of its own.
 
     Main arguments:
@@ -167,6 +128,10 @@ def discrete_log_prob(
         dequantizer: a trained one; uniform noise for None.
         samples: dequantisations K: the paper averages 5 runs, the importance-weighted bound wants many.
         options: those of `log_prob`.
+
+    Returns:
+        nats are the mean over dequantisations, a lower bound on log P(x), which is what papers average over runs; its
+        standard error is over dequantisations and probes together. `importance_weighted()` is the tighter bound.
 
     Raises:
         ValueError: an argument out of range.
@@ -177,13 +142,15 @@ def discrete_log_prob(
     flow = quantizer.to(x.device) if dequantizer is None else dequantizer
     keys = torch.randint(2**62, (2 * samples,), generator=_generator(seed)).tolist()
     dims = math.prod(x.shape[1:])
-    columns = []
+    columns, parts = [], []
     for k in range(samples):
         with torch.no_grad():
             floats, log_q = flow(x, keys[2 * k])
         lp = log_prob(model, floats.to(model.dtype), seed=keys[2 * k + 1], **options)
         columns.append(lp.nats - dims * math.log(flow.cells) - wide(log_q))
-    return DiscreteLogProb(torch.stack(columns, 1), dims)
+        parts.append(lp)
+    nfe, status = (torch.stack([getattr(lp, name) for lp in parts]) for name in ("nfe", "status"))
+    return replace(LogProb.of_draws(torch.stack(columns, 1), nfe.sum(0), status.amax(0), dims), discrete=True)
 
 
 def _log_slope(z: Tensor) -> Tensor:

@@ -168,6 +168,7 @@ def load(
     if checkpoint is None:
         raise CheckpointError(f"{run} has no {'' if step == 'newest' else 'best '}checkpoint yet; train it first")
     load_weights(model, checkpoint.tensors["ema"], str(checkpoint.path))
+    model.data_levels, model.data_range = info.levels, info.range
     return model.to(device).eval()
 
 
