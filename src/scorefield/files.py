@@ -14,6 +14,8 @@ from typing import IO
 from scorefield.errors import cannot_write
 
 TEMPORARY = ".tmp-"
+REFUSED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOSYS)
+"""How file systems say that they do not synchronise folders (CIFS, FUSE); the content of the files is flushed all the same."""
 
 
 def cache_folder() -> Path:
@@ -102,8 +104,12 @@ def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk; not every system lets a folder be opened for that."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise

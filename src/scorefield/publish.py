@@ -24,9 +24,9 @@ from scorefield.errors import CheckpointError, InputError, ScorefieldError
 from scorefield.files import atomic_folder, flush
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
-from scorefield.training.checkpoint import newest_checkpoint, save_checkpoint
-from scorefield.training.describe import describe_model
-from scorefield.training.run import FORMAT, RUN_FILE, load, read_run
+from scorefield.training.checkpoint import save_checkpoint
+from scorefield.training.describe import bare, describe_model
+from scorefield.training.run import FORMAT, RUN_FILE, chosen_checkpoint, load, read_run
 
 CARD = "README.md"
 FIGURES = "evaluation.json"
@@ -72,12 +72,16 @@ def save_pretrained(
         raise InputError(f"licence={licence!r} is not a name of the hub; give one such as apache-2.0, mit or cc-by-4.0")
     picture = None
     if isinstance(source, ScoreModel):
-        about, weights, step = _describe(source, source.sde.range if levels else None, levels), source.state_dict(), 0
+        about, weights, step = (
+            _describe(source, source.sde.range if levels else None, levels),
+            bare(source).state_dict(),
+            0,
+        )
     else:
         info = read_run(source)
         about = json.loads((info.path / RUN_FILE).read_text("utf-8"))
         about["data"]["name"] = re.split(r"[/\\]", str(about["data"]["name"]).rstrip("/\\"))[-1]
-        checkpoint = newest_checkpoint(info.path, ("ema",))
+        checkpoint = chosen_checkpoint(info.path)
         if checkpoint is None:
             raise CheckpointError(f"{source} has no checkpoint yet; train it first")
         weights, step = dict(checkpoint.tensors["ema"]), checkpoint.step

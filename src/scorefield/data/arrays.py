@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset, Range
+from scorefield.data.labels import class_labels
 from scorefield.errors import InputError, cannot_read
 
 TRAIN_DIGITS = 9000
@@ -51,7 +52,8 @@ def array(
     Main arguments:
         levels: integer data takes the values 0 .. levels - 1; 256 for uint8.
         range: values of float data that go to the ends of the model's range; None leaves them as they are.
-        labels: integer class of every item, (N,); a .npz may hold them as "labels".
+        labels: class of every item, (N,): whole numbers from 0 or words; or one-hot rows (N, K). A .npz may hold them as
+            "labels".
 
     Other arguments:
         image: read (N, H, W) as one channel and (N, H, W, C) as channels last; the result is (C, H, W).
@@ -84,6 +86,9 @@ def array(
     if range is not None and not range[0] < range[1]:
         raise InputError(f"range={range} of {name} is empty; give (low, high) with low < high")
     moved = _image_axes(shape, name) if image else None
+    classes: tuple[Tensor | None, tuple[str, ...]] = (None, ())
+    if labels is not None:
+        classes = class_labels(labels, shape[0], name)
     return Dataset(
         name=name,
         shape=shape[1:] if moved is None else tuple(1 if a is None else shape[a] for a in moved),
@@ -91,7 +96,8 @@ def array(
         read=_reader(values, moved, name, levels),
         levels=levels,
         range=range,
-        labels=_labels(labels, shape[0], name),
+        labels=classes[0],
+        classes=classes[1],
         slow=isinstance(values, np.memmap),
     )
 
@@ -128,17 +134,6 @@ def _image_axes(shape: tuple[int, ...], name: str) -> tuple[int | None, ...]:
     if len(shape) == 4:
         return 1, 2, 3
     raise InputError(f"{name} has shape {shape}; images are (N, H, W), (N, C, H, W) or (N, H, W, C)")
-
-
-def _labels(labels: Any, size: int, name: str) -> Tensor | None:
-    if labels is None:
-        return None
-    values = torch.as_tensor(np.asarray(labels))
-    if values.shape != (size,) or values.is_floating_point():
-        raise InputError(
-            f"labels of {name} have shape {tuple(values.shape)} and dtype {values.dtype}; expected {size} integers"
-        )
-    return values.long()
 
 
 def _dtype(values: Any, name: str) -> torch.dtype:

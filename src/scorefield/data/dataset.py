@@ -33,6 +33,7 @@ class Dataset:
         classes: names of the classes.
         names: what one item is called, such as its file name; None for its index.
         slow: reading an item takes so long (decoding, a disk) that it is worth doing ahead.
+        random: reading an item draws random numbers (augmentation), so that it differs each time.
         groups: sizes of the runs of items that lie together (shards), which training visits a few at a time.
     """
 
@@ -46,6 +47,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     names: Callable[[int], str] | None = None
     slow: bool = False
+    random: bool = False
     groups: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -87,11 +89,17 @@ class Dataset:
         return to_range(self.read(range(self.size)), self, to)
 
     def fingerprint(self) -> str:
-        """A short hash of the size, the shape and a few items, by which a resumed run knows its data again."""
-        about = (self.size, self.shape, self.levels, self.range, *([self.groups] if self.groups else []))
+        """A short hash of the size, the shape, the labels and a few items, by which a resumed run knows its data again.
+
+        Items that are random differ each time and do not count.
+        """
+        about = (self.size, self.shape, self.levels, self.range, self.groups, self.classes, self.random)
         digest = hashlib.sha256(repr(about).encode())  # the groups, since the order of training depends on them
-        probes = sorted({self.size * i // 8 for i in range(8)} | {self.size - 1})
-        digest.update(self.read(probes).contiguous().numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.contiguous().numpy().tobytes())
+        if not self.random:
+            probes = sorted({self.size * i // 8 for i in range(8)} | {self.size - 1})
+            digest.update(self.read(probes).contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 

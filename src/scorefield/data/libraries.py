@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,8 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.images import MODES, image_tensor
-from scorefield.errors import InputError, closest
+from scorefield.data.labels import class_labels
+from scorefield.errors import InputError, ScorefieldWarning, closest
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "images", "x", "data")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
@@ -43,24 +48,38 @@ def sequence(
     if not len(source):
         raise InputError(f"{name} is empty; give at least one item")
 
+    lock = threading.Lock()  # foreign code may hold a file or a connection that two threads must not share
+
     def pair(i: int) -> tuple[Any, Any]:
-        item = source[i]
+        with lock:
+            item = source[i]
         if isinstance(item, tuple | list):
             return item[0], item[1] if len(item) > 1 else None
         return item, None
 
-    first, label = pair(0)
+    with kept_randomness():
+        first, label = pair(0)
     convert_one, shape, levels = _converter(first, size, channels, convert, name)
     labels, classes = None, tuple(str(c) for c in getattr(source, "classes", ()) or ())
     if label is not None:
         known = getattr(source, "targets", None)  # torchvision's; reading every item for its label would be slow
-        values = known if known is not None and len(known) == len(source) else [pair(i)[1] for i in range(len(source))]
-        labels = class_labels(values, name)
+        with kept_randomness():
+            values = (
+                known if known is not None and len(known) == len(source) else [pair(i)[1] for i in range(len(source))]
+            )
+        try:
+            labels, words = class_labels(values, len(source), name)
+            classes = classes or words
+        except InputError as error:  # it matters only to a network with classes, which then says that there are none
+            warnings.warn(f"{error}; going on without labels", ScorefieldWarning, stacklevel=2)
 
     def read(indices: Sequence[int]) -> Tensor:
         return torch.stack([convert_one(pair(i)[0], i) for i in indices])
 
-    return Dataset(name, shape, len(source), read, levels=levels, labels=labels, classes=classes, slow=True)
+    drawn = _draws(lambda: read([0]))
+    return Dataset(
+        name, shape, len(source), read, levels=levels, labels=labels, classes=classes, slow=True, random=drawn
+    )
 
 
 def huggingface(
@@ -103,21 +122,43 @@ def huggingface(
         return torch.stack([convert_one(row, i) for i, row in zip(indices, rows, strict=True)])
 
     target = _column(label, kinds, [c for c, kind in kinds.items() if kind == "ClassLabel"], LABEL_COLUMNS, name)
-    labels = None if target is None else class_labels(list(source[target]), name)
-    classes = tuple(getattr(source.features[target], "names", ())) if target is not None else ()
+    labels, classes = (None, ()) if target is None else class_labels(list(source[target]), len(source), name)
+    classes = tuple(getattr(source.features[target], "names", ())) or classes if target is not None else ()
     return Dataset(name, shape, len(source), read, levels=levels, labels=labels, classes=classes, slow=True)
 
 
-def class_labels(values: Any, name: str) -> Tensor:
-    """Classes as (N,) int64.
+def _draws(read: Callable[[], Tensor]) -> bool:
+    """Whether reading draws from a global generator of random numbers, or gives something else the second time."""
+    with kept_randomness():
+        before = _states()
+        first = read()
+        if _states() != before:
+            return True
+        return bytes(read().numpy().tobytes()) != bytes(first.numpy().tobytes())
 
-    Raises:
-        InputError: they are not whole numbers.
-    """
-    found = np.asarray([int(v) if isinstance(v, Tensor) else v for v in values])
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise InputError(f"labels of {name} hold {found.dtype} of shape {found.shape}; expected one integer an item")
-    return torch.from_numpy(found.astype(np.int64))
+
+def _states() -> tuple[bytes, str, int]:
+    numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), repr(numpy_state), hash(random.getstate())
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Leave the global generators of torch (on the CPU), NumPy and Python as they were."""
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def seed_all(seed: int) -> None:
+    """Start the global generators of torch (on the CPU), NumPy and Python from a seed."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 def _converter(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.images import MODES, SUFFIXES, BrokenImage, image_tensor, quiet_pillow
+from scorefield.data.labels import class_labels
 from scorefield.errors import InputError, OutputError, cannot_read
 from scorefield.files import atomic_file, cache_folder
 
@@ -253,7 +254,7 @@ def _labels(where: Sequence[tuple[int, Entry]], named: Callable[[int], str]) -> 
     missing = next((i for i, value in enumerate(values) if value is None), None)
     if missing is not None:
         raise InputError(f"{named(missing)} has no class; add a .cls file for it or drop labels")
-    return torch.tensor(values)
+    return class_labels(values, len(values), "the .cls files")[0]
 
 
 def _picture(channels: int, size: tuple[int, int], convert: bool) -> Callable[[bytes, str], Tensor]:

@@ -14,13 +14,22 @@ from scorefield.nn.resample import ConvDown, ConvUp
 Net = TypeVar("Net", bound=nn.Module)
 
 
+def copied(net: Net) -> Net:
+    """A deep copy of a module, also of one that keeps results of its last pass, as `weight_norm` does."""
+    # deepcopy refuses tensors with a history; they are made again in the next pass.
+    kept = [
+        v for module in net.modules() for v in vars(module).values() if isinstance(v, torch.Tensor) and not v.is_leaf
+    ]
+    return copy.deepcopy(net, {id(v): v.detach().clone() for v in kept})
+
+
 def low_precision(net: Net, dtype: torch.dtype = torch.bfloat16) -> Net:
     """A copy for evaluation whose trunk runs in `dtype`: the convolutions and the attention of a `UNet`.
 
     Norms, embeddings, the first layer and the last ones keep their dtype, and so does what the network returns. Unlike
     under `torch.autocast`, weights are converted once and not at every call.
     """
-    net = copy.deepcopy(net).eval()
+    net = copied(net).eval()
     for module in net.modules():
         parts: list[nn.Module | None] = []
         match module:

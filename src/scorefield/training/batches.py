@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset, flip_where, to_range
+from scorefield.data.libraries import kept_randomness, seed_all
+from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.sde import GaussianSDE
 from scorefield.times import low_discrepancy
 from scorefield.training.config import TrainConfig
@@ -61,11 +64,31 @@ class Feed:
             order = batch_indices(self.config.seed, step, self.config.batch_size, self.data.size, self.data.groups)
             return order[share]
 
-        def read(indices: list[int]) -> Raw:
+        def read(step: int) -> Raw:
+            indices = pick(step)
             labels = self.data.labels[torch.tensor(indices)] if self.labels and self.data.labels is not None else None
-            return self.data.read(indices), labels
+            items = self._augmented(step, indices) if self.data.random else self.data.read(indices)
+            if items.is_floating_point() and not bool(torch.isfinite(items).all()):
+                bad = next(i for i, x in zip(indices, items, strict=True) if not bool(torch.isfinite(x).all()))
+                raise InputError(
+                    f"item {self.data.item_name(bad)} of {self.data.name} holds a value that is not finite; "
+                    "remove or repair it"
+                )
+            return items, labels
 
-        return _read_ahead(read, pick, range(start, stop), self.config.workers if self.data.slow else 0)
+        # Augmentation draws from the global generators, which only one thread can start from a seed at a time.
+        ahead = self.data.slow and not self.data.random
+        return _read_ahead(read, range(start, stop), self.config.workers if ahead else 0)
+
+    def _augmented(self, step: int, indices: list[int]) -> Tensor:
+        """Items whose random numbers are a function of (seed, step, place in the batch), on any number of processes."""
+        first = step * self.config.batch_size + self._share().start
+        items = []
+        with kept_randomness():
+            for place, index in enumerate(indices, first):
+                seed_all(derived_seed(self.config.seed, "item", place))
+                items.append(self.data.read([index]))
+        return torch.cat(items)
 
     def batch(self, step: int, raw: Raw, device: torch.device) -> Batch:
         """The input of the loss at a step."""
@@ -94,23 +117,34 @@ class Feed:
         return slice(self.rank * size, (self.rank + 1) * size)
 
 
-def _read_ahead(
-    read: Callable[[list[int]], Raw], pick: Callable[[int], list[int]], steps: range, workers: int
-) -> Generator[Raw, None, None]:
-    if not workers:
-        yield from (read(pick(step)) for step in steps)
-        return
-    waiting: deque[Future[Raw]] = deque()
-    pool = ThreadPoolExecutor(workers, "scorefield-data")
-    try:
-        for step in steps:
-            waiting.append(pool.submit(read, pick(step)))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _read_ahead(read: Callable[[int], Raw], steps: range, workers: int) -> Generator[Raw, None, None]:
+    done = steps.start
+    if workers:
+        waiting: deque[Future[Raw]] = deque()
+        pool = ThreadPoolExecutor(workers, "scorefield-data")
+        try:
+            for step in steps:
+                waiting.append(pool.submit(read, step))
+                if len(waiting) > 2 * workers:
+                    batch = waiting.popleft().result()
+                    done += 1
+                    yield batch
+            while waiting:
+                batch = waiting.popleft().result()
+                done += 1
+                yield batch
+            return
+        except (InputError, GeneratorExit):
+            raise
+        except Exception as error:  # what belongs to one thread, such as a connection to a database
+            first = read(done)  # raises again unless it was that
+            told = f"data cannot be read by another thread ({error}); reading it between the steps"
+            warnings.warn(told, ScorefieldWarning, stacklevel=2)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        yield first
+        done += 1
+    yield from (read(step) for step in range(done, steps.stop))
 
 
 def derived_seed(seed: int, purpose: str, index: int) -> int:

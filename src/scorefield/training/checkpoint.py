@@ -85,9 +85,9 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[5:]))
 
 
-def best_checkpoint(run: Path) -> Path | None:
+def best_checkpoint(run: Path, held_out: bool = False) -> Path | None:
     """The checkpoint with the least held-out loss, or with the least running loss where none was held out; None if no
-    checkpoint states a loss."""
+    checkpoint states a loss, or with `held_out` none a held-out one."""
     losses: dict[str, dict[Path, float]] = {"held_out_loss": {}, "running_loss": {}}
     for path in list_checkpoints(run):
         with contextlib.suppress(CheckpointError):
@@ -96,7 +96,7 @@ def best_checkpoint(run: Path) -> Path | None:
                 value = state.get(name)
                 if state["step"] and isinstance(value, float) and math.isfinite(value):
                     found[path] = value
-    known = losses["held_out_loss"] or losses["running_loss"]
+    known = losses["held_out_loss"] or ({} if held_out else losses["running_loss"])
     return min(known, key=known.__getitem__) if known else None
 
 
@@ -136,27 +136,21 @@ def read_checkpoint(path: Path, groups: tuple[str, ...] = ("model", "ema", "opti
     """
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} does not exist; check the path")
-    stated = _bytes(path, SUMS)
-    names = sorted(p.name for p in path.iterdir() if p.name != SUMS)
+    stated = _sums(path)
     wanted = {f"{group}.safetensors" for group in groups} | {STATE}
-    if not wanted <= set(names):
-        raise _damaged(path, f"{sorted(wanted - set(names))[0]} is missing")
+    if not wanted <= stated.keys():
+        raise _damaged(path, f"{sorted(wanted - stated.keys())[0]} is missing")
     contents: dict[str, bytes] = {}
-    for name in names:
-        content = _bytes(path, name)
-        if f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode() not in stated:
-            raise _damaged(path, f"checksum of {name} differs")
+    for name in sorted(stated):
+        content = _content(path, name, stated)
         if name in wanted:
             contents[name] = content
-    if len(stated) != sum(67 + len(name.encode()) for name in names):
-        raise _damaged(path, f"{SUMS} does not fit its files")
-    state = json.loads(contents[STATE])
-    if state["format"] > FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {state['format']}; update scorefield, which reads {FORMAT}"
-        )
-    loaded = {group: safetensors.torch.load(contents[f"{group}.safetensors"]) for group in groups}
-    return Checkpoint(path, int(state["step"]), loaded, state)
+    state = _state(path, contents[STATE])
+    try:
+        loaded = {group: safetensors.torch.load(contents[f"{group}.safetensors"]) for group in groups}
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path, "its weights are no safetensors") from error
+    return Checkpoint(path, state["step"], loaded, state)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -165,10 +159,36 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    content = _bytes(path, STATE)
-    if f"{hashlib.sha256(content).hexdigest()}  {STATE}\n".encode() not in _bytes(path, SUMS):
-        raise _damaged(path, f"checksum of {STATE} differs")
-    state: dict[str, Any] = json.loads(content)
+    return _state(path, _content(path, STATE, _sums(path)))
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """The files of a checkpoint and their sums; what else lies in the folder is not ours (.DS_Store, notes)."""
+    text = _bytes(path, SUMS).decode("utf-8", "replace")
+    lines = [re.fullmatch(r"([0-9a-f]{64})  ([\w.+-]+)", line) for line in text.split("\n")[:-1]]
+    if not text.endswith("\n") or not all(lines):
+        raise _damaged(path, f"{SUMS} does not fit its files")
+    return {line[2]: line[1] for line in lines if line}
+
+
+def _content(path: Path, name: str, stated: Mapping[str, str]) -> bytes:
+    content = _bytes(path, name)
+    if hashlib.sha256(content).hexdigest() != stated.get(name):
+        raise _damaged(path, f"checksum of {name} differs")
+    return content
+
+
+def _state(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        state = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{STATE} is not JSON") from error
+    if not isinstance(state, dict) or not all(type(state.get(name)) is int for name in ("format", "step")):
+        raise _damaged(path, f"{STATE} lacks its format or its step")
+    if state["format"] > FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {state['format']}; update scorefield, which reads {FORMAT}"
+        )
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -78,12 +79,24 @@ def from_json(value: Any) -> Any:
         raise CheckpointError(f"class {name!r} is unknown to this version of scorefield; update it")
     try:
         return getattr(importlib.import_module(CLASSES[name]), name)(**from_json(value.get("arguments")))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"arguments of {name} do not fit this version of scorefield: {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError, AssertionError) as error:
+        fault = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"arguments of {name} do not fit this version of scorefield: {fault}") from error
+
+
+def bare(model: ScoreModel) -> ScoreModel:
+    """The same model, its weights shared, without the wrapper that `torch.compile` puts around a network."""
+    inner = getattr(model.net, "_orig_mod", None)
+    if not isinstance(inner, nn.Module):
+        return model
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, "net": inner}
+    return twin
 
 
 def describe_model(model: ScoreModel) -> dict[str, Any]:
     """JSON from which `build_model` makes the model again, with fresh weights."""
+    model = bare(model)
     parts = {name: to_json(getattr(model, name)) for name in ("net", "sde", "clock")}
     shape = None if model.shape is None else list(model.shape)
     return parts | {"predict": model.predict, "sigma_data": model.sigma_data, "shape": shape}
@@ -109,13 +122,20 @@ def build_model(
             if value is None and isinstance(described, Mapping) and "custom" in described:
                 raise InputError(f"{where} has a {part} of its own ({described['custom']}); load it with {part}=")
         parts = {part: from_json(description[part]) if value is None else value for part, value in given.items()}
+        shape = description["shape"]
+        if not callable(parts["net"]) or not isinstance(parts["sde"], GaussianSDE):
+            raise TypeError("its net is no network or its sde no SDE")
+        if shape is not None and not all(type(n) is int and n > 0 for n in shape):
+            raise TypeError(f"shape {shape}")
         return ScoreModel(
             parts["net"],
             parts["sde"],
             description["predict"],
-            shape=description["shape"],
+            shape=shape,
             clock=parts["clock"],
             sigma_data=description["sigma_data"],
         )
-    except (KeyError, TypeError) as error:
+    except (CheckpointError, InputError):
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the model of {where} is not described completely ({error}); train it again") from error

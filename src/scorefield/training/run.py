@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,19 @@ from torch import Tensor, nn
 
 from scorefield.bundled import run_folder
 from scorefield.data.dataset import Dataset, Range
-from scorefield.errors import CheckpointError, cannot_read
+from scorefield.errors import CheckpointError, ScorefieldWarning, cannot_read
 from scorefield.files import atomic_file
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
-from scorefield.training.checkpoint import best_checkpoint, newest_checkpoint, read_checkpoint, save_checkpoint
+from scorefield.training.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from scorefield.training.config import MAY_CHANGE, TrainConfig
-from scorefield.training.describe import build_model, describe_model, to_json
+from scorefield.training.describe import bare, build_model, describe_model, to_json
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -119,12 +126,15 @@ def read_run(path: str | Path) -> RunInfo:
         content = json.loads((folder / RUN_FILE).read_text("utf-8"))
         if content["format"] > FORMAT:
             raise CheckpointError(f"{path} has format {content['format']}; update scorefield, which reads {FORMAT}")
+        shape = tuple(content["shape"])
+        if not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError("shape")
         return RunInfo(
             path=folder,
             model=dict(content["model"]),
             range=None if content["range"] is None else (float(content["range"][0]), float(content["range"][1])),
             levels=content["levels"],
-            shape=tuple(content["shape"]),
+            shape=shape,
             classes=tuple(content["classes"]),
             data=dict(content["data"]),
             config=dict(content["config"]),
@@ -133,7 +143,7 @@ def read_run(path: str | Path) -> RunInfo:
         raise cannot_read(path, error) from error
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{folder / RUN_FILE} is damaged; restore it from a copy or train again") from error
 
 
@@ -143,15 +153,16 @@ def load(
     net: nn.Module | None = None,
     sde: GaussianSDE | None = None,
     clock: Any = None,
-    step: int | Literal["newest", "best"] = "newest",
+    step: int | Literal["newest", "best"] | None = None,
     device: str | torch.device = "cpu",
 ) -> ScoreModel:
     """The model of a run with its averaged weights, ready to sample (eval mode).
 
     Main arguments:
         run: the folder, or "digits" for the bundled model.
-        step: which checkpoint: the newest whose checksums hold, a damaged newer one being reported in a warning; the
-            best, with the least held-out loss (running loss where nothing was held out); or that of a step.
+        step: which checkpoint: by default the best where data was held out, else the newest; "newest" whose checksums
+            hold, a damaged newer one being reported in a warning; "best", with the least held-out loss (running loss
+            where nothing was held out); or that of a step.
         net, sde, clock: parts of the model that are classes of your own; run.json cannot rebuild these.
 
     Raises:
@@ -160,16 +171,27 @@ def load(
     """
     info = read_run(run)
     model = build_model(info.model, net=net, sde=sde, clock=clock, where=str(run))
-    if step == "newest":
-        checkpoint = newest_checkpoint(info.path, ("ema",))
-    else:
-        path = best_checkpoint(info.path) if step == "best" else info.path / f"step-{step:06d}"
-        checkpoint = None if path is None else read_checkpoint(path, ("ema",))
+    checkpoint = chosen_checkpoint(info.path, step)
     if checkpoint is None:
-        raise CheckpointError(f"{run} has no {'' if step == 'newest' else 'best '}checkpoint yet; train it first")
+        raise CheckpointError(f"{run} has no {'best ' if step == 'best' else ''}checkpoint yet; train it first")
     load_weights(model, checkpoint.tensors["ema"], str(checkpoint.path))
     model.data_levels, model.data_range = info.levels, info.range
     return model.to(device).eval()
+
+
+def chosen_checkpoint(run: Path, step: int | Literal["newest", "best"] | None = None) -> Checkpoint | None:
+    """A checkpoint of averaged weights (see `load`); None if there is none."""
+    if step == "newest":
+        return newest_checkpoint(run, ("ema",))
+    if step is not None:
+        path = best_checkpoint(run) if step == "best" else run / f"step-{step:06d}"
+        return None if path is None else read_checkpoint(path, ("ema",))
+    if (path := best_checkpoint(run, held_out=True)) is not None:
+        try:
+            return read_checkpoint(path, ("ema",))
+        except CheckpointError as error:
+            warnings.warn(f"{str(error).split(';')[0]}; taking the newest", ScorefieldWarning, stacklevel=3)
+    return newest_checkpoint(run, ("ema",))
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -178,6 +200,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     Raises:
         CheckpointError: a name or shape differs; the first is named.
     """
+    model = bare(model) if isinstance(model, ScoreModel) else model
     own = model.state_dict()
     for name in sorted(own.keys() ^ tensors.keys()):
         fault = "lacks" if name in own else "has an unexpected"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from scorefield.data.dataset import Dataset, as_dataset
-from scorefield.errors import InputError
+from scorefield.data.labels import with_classes_of
+from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
 from scorefield.training.averages import save_snapshot
 from scorefield.training.batches import Feed, derived_seed
+from scorefield.training.checkpoint import best_checkpoint, read_checkpoint
 from scorefield.training.config import Options, TrainConfig
 from scorefield.training.interrupt import StopSignals
 from scorefield.training.loss import Loss, held_out_loss
@@ -26,8 +29,12 @@ from scorefield.training.monitor import Callback, Moment, Observer
 from scorefield.training.optimizer import class_count, held, make_accelerator, own_randomness
 from scorefield.training.plan import Plan
 from scorefield.training.progress import Progress, fault
+from scorefield.training.run import load_weights
 from scorefield.training.saves import Saves
 from scorefield.training.weights import Weights
+
+RISEN = 0.02
+"""Relative rise of the held-out loss over its least value that is told."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Run:
         path: the folder of the run.
         step: optimiser steps done, of `steps`.
         loss: mean loss since the last line of the log; NaN if no step was made.
-        model: a copy of the model with the averaged weights, in eval mode, on the device it was trained on.
+        model: a copy of the model with the averaged weights, in eval mode, on the device it was trained on; where data was
+            held out, those with the least loss on it.
         stopped: what ended training early, a signal, "a callback" or "the clock", else None.
     """
 
@@ -156,14 +164,16 @@ class _Training:
             )
         classes = class_count(model.net)
         labels = data.labels is not None and classes > 0
-        if labels:
-            _check_labels(data, classes)
+        if labels and held_out is not None:
+            held_out = with_classes_of(held_out, data)
+        for part in (data, held_out) if labels else ():
+            _check_labels(part, classes)
         self.data, self.config, self.folder, self.accelerator = data, config, folder, accelerator
         self.loss, self.held_out, self.labels, self.classes = loss, held_out, labels, classes if labels else 0
-        self.processes = Processes(rank, world)
+        self.processes, self.measured = Processes(rank, world), math.nan
         self.feed = Feed(data, config, model.sde, labels, rank, world)
         self.weights = Weights(model, config, loss, accelerator)
-        self.model, self.at = self.weights.model, Progress()
+        self.model, self.at = self.weights.live, Progress()
         self.plan = Plan(config, self.at)
         self.saves = Saves(folder, self.model, data, config, labels, self.weights, self.at, accelerator, self.processes)
 
@@ -215,7 +225,7 @@ class _Training:
             items.close()
         weights.finish()
         stopped = stop if at.step < plan.steps else None
-        return Run(self.folder, at.step, plan.steps, observer.loss, weights.averaged(), stopped)
+        return Run(self.folder, at.step, plan.steps, observer.loss, self._best(), stopped)
 
     def _agree(self, each: Tensor, signals: StopSignals) -> tuple[float, str | None, bool]:
         """The mean loss of all processes, why to stop, and whether the clock says how many steps there are to be.
@@ -259,10 +269,31 @@ class _Training:
                 model, held, self.config, self.loss, self.labels, self.accelerator, signals if alone else None
             )
             if math.isfinite(value):
+                self.measured = value
                 observer.event(held_out_loss=value)
             return value
 
         return measure
+
+    def _best(self) -> ScoreModel:
+        """The averaged weights with the least held-out loss; the present ones where nothing was held out."""
+        model, best = self.weights.averaged(), None
+        if self.held_out is not None and self.processes.main:
+            best = best_checkpoint(self.folder, held_out=True)
+        best = self.processes.broadcast(best)
+        if best is None or best.name == f"step-{self.at.step:06d}":
+            return model
+        checkpoint = read_checkpoint(best, ("ema",))
+        load_weights(model, checkpoint.tensors["ema"], str(best))
+        least = checkpoint.state["held_out_loss"]
+        if self.processes.main and self.measured > least + RISEN * abs(least):
+            warnings.warn(
+                f"the held-out loss was least at step {checkpoint.step:,} ({least:.4g}) and has risen to "
+                f"{self.measured:.4g}: the model begins to repeat its training data; load() takes step {checkpoint.step:,}",
+                ScorefieldWarning,
+                stacklevel=4,
+            )
+        return model
 
     def _snapshot(self) -> None:
         averages = self.weights.snapshot()
@@ -275,9 +306,8 @@ class _Training:
         return self.weights.averaged()
 
 
-def _check_labels(data: Dataset, classes: int) -> None:
-    assert data.labels is not None
-    if int(data.labels.max()) >= classes:
+def _check_labels(data: Dataset | None, classes: int) -> None:
+    if data is not None and data.labels is not None and int(data.labels.max()) >= classes:
         raise InputError(
             f"{data.name} has class {int(data.labels.max())} and the network knows {classes} classes, from 0; "
             "build it with more"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -12,10 +11,12 @@ from torch import Tensor, nn
 
 from scorefield.errors import InputError
 from scorefield.model import ScoreModel
+from scorefield.nn.precision import copied
 from scorefield.training.averages import EMA, power_function
 from scorefield.training.batches import Batch
 from scorefield.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from scorefield.training.config import TrainConfig
+from scorefield.training.describe import bare
 from scorefield.training.loss import Loss, Objective
 from scorefield.training.optimizer import make_optimizer
 from scorefield.training.run import load_weights
@@ -41,7 +42,7 @@ class Weights:
         self._given = model
         if self.sharded:
             check_shardable(config)
-            model = copy.deepcopy(model)
+            model = copied(model)
         model.to(accelerator.device)
         if config.channels_last and len(model.shape or ()) == 3:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -52,14 +53,14 @@ class Weights:
         objective = Objective(model, config, loss)
         if self.sharded:
             spread(objective, accelerator.device)
-        self.model = model
-        self.parameters = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        self.live, self.model = model, bare(model)  # what computes, and what is saved
+        self.parameters = {p: name for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(list(self.parameters), config)
         self._stepper = accelerator.prepare(self.optimizer)
         # What accelerate prepares adds up gradients over processes, which FSDP does by itself.
         self._objective = objective if self.sharded else accelerator.prepare(objective)
-        self.ema = EMA(model, config.ema)
-        self.power = {width: EMA(model, power_function(width)) for width in config.power_ema}
+        self.ema = EMA(self.model, config.ema)
+        self.power = {width: EMA(self.model, power_function(width)) for width in config.power_ema}
 
     def backward(self, batch: Batch, lr: float) -> tuple[Tensor, float]:
         """Gradients of the mean loss of a batch, clipped; the losses (b,) and the norm before clipping."""
@@ -87,7 +88,7 @@ class Weights:
 
     def averaged(self) -> ScoreModel:
         """A copy of the model with the averaged weights, in eval mode."""
-        model = copy.deepcopy(self._given).to(self.accelerator.device)
+        model = copied(bare(self._given)).to(self.accelerator.device)
         model.load_state_dict(self._join(self.ema))
         return model.eval()
 
@@ -130,7 +131,7 @@ class Weights:
     def finish(self) -> None:
         """Give the trained weights to the model that was to be trained, where it is not that itself."""
         if self.sharded:
-            self._given.load_state_dict({name: whole(value) for name, value in self.model.state_dict().items()})
+            bare(self._given).load_state_dict({name: whole(value) for name, value in self.model.state_dict().items()})
 
     def _join(self, average: EMA) -> dict[str, Tensor]:
         return gathered(average.tensors, self.model.state_dict()) if self.sharded else average.tensors
