@@ -72,6 +72,7 @@ _NAMES = {
 _PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _ROOMS = (
     "data",
+    "discrete",
     "evaluation",
     "guide",
     "inverse",

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from scorefield.dtypes import check_real
 from scorefield.sde import GaussianSDE, Time, batch_time, expand
 
 View: TypeAlias = Literal["denoise", "score", "noise", "velocity"]
@@ -114,6 +115,14 @@ class ScoreModel(nn.Module):
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
         return (expand(out, x) * y).addcmul_(expand(own, x), x)  # in place: fresh memory costs more than the sum
+
+    def check(self, x: Tensor, name: str = "x") -> None:
+        """Refuse what is no batch of states of this model's process.
+
+        Raises:
+            ValueError: integers, booleans or complex numbers.
+        """
+        check_real(x, name)
 
     def rows(self, index: Tensor) -> ScoreModel:
         """The model for a subset of a batch; matters only to models that hold one condition per sample."""

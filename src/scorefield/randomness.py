@@ -48,6 +48,11 @@ class Noise(ABC):
         """Random signs of the shape, dtype and device of x."""
         return torch.copysign(torch.ones_like(x), self.like(x))
 
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Uniform numbers in (0, 1), float64 on the CPU: small ones to their last digit, as rare events need them."""
+        u: Tensor = torch.special.ndtr(self.normal(shape, torch.float64, torch.device("cpu")))
+        return u
+
     @abstractmethod
     def rows(self, index: Tensor) -> Noise:
         """The source for a subset of the samples; streams go on where they are."""

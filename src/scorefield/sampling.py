@@ -112,7 +112,7 @@ def sample(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
     if x_init is not None:
-        check_real(x_init, "x_init")
+        model.check(x_init, "x_init")
     event = _event_shape(model, shape, x_init, n)
     sde = model.sde
     start = sde.T if t_start is None else float(t_start)

@@ -1,0 +1,30 @@
+"""Discrete data: jump processes, networks read through them, their solvers, losses and bounds."""
+
+from scorefield.discrete.correct import Gibbs, RateCorrector
+from scorefield.discrete.model import JumpModel
+from scorefield.discrete.process import Absorbing, JumpProcess, Ordinal, RateMatrix, Uniform
+from scorefield.discrete.schedule import Constant, Cosine, Geometric, LogLinear, Schedule
+from scorefield.discrete.solve import Ancestral, Euler, FirstHitting, TauLeaping, Tweedie
+from scorefield.discrete.table import Table
+
+__all__ = [
+    "Absorbing",
+    "Ancestral",
+    "Constant",
+    "Cosine",
+    "Euler",
+    "FirstHitting",
+    "Geometric",
+    "Gibbs",
+    "JumpModel",
+    "JumpProcess",
+    "LogLinear",
+    "Ordinal",
+    "RateCorrector",
+    "RateMatrix",
+    "Schedule",
+    "Table",
+    "TauLeaping",
+    "Tweedie",
+    "Uniform",
+]

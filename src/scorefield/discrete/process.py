@@ -1,0 +1,448 @@
+"""Jump processes: integers that forget themselves, each position by itself."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from scorefield.discrete.schedule import Constant, LogLinear, Schedule
+from scorefield.randomness import Noise, Seed, source
+from scorefield.sde import Time, as_time, expand
+
+MIXED = 8.0
+"""B(T) times the spectral gap of a rate matrix by default: what is left of the data at T is a factor exp(-8)."""
+
+
+class JumpProcess(ABC):
+    r"""A Markov jump process on {0, .., S - 1}, run at every position of a sample independently (Campbell et al. 2022).
+
+    State i goes to j at the rate beta(t) R[i, j] per unit of time, rows being where a jump comes from, so that
+    p(x_t = j | x_0 = i) = exp(B(t) R)[i, j] with B the integral of beta. Matrices are float64 on the CPU. What follows in
+    methods named after one is the product with it, for vectors (B, *, S) and a total rate () or (B,).
+
+    Attributes:
+        schedule: B(t).
+        ordinal: whether states have an order, so that several jumps may be added up.
+        T: end time. t_min: where sampling stops by default.
+    """
+
+    schedule: Schedule
+    ordinal: ClassVar[bool] = False
+    t_min: ClassVar[float] = 0.0
+    range: ClassVar[None] = None
+
+    @property
+    def T(self) -> float:
+        """End time."""
+        return self.schedule.T
+
+    @property
+    @abstractmethod
+    def S(self) -> int:
+        """Number of states, a mask included."""
+
+    @property
+    def mask(self) -> int | None:
+        """The state that stands for nothing known, if there is one; data never has it."""
+        return None
+
+    @property
+    @abstractmethod
+    def generator(self) -> Tensor:
+        """R, (S, S) float64: off-diagonal entries are rates from row to column, rows sum to zero."""
+
+    @property
+    @abstractmethod
+    def stationary(self) -> Tensor:
+        """The law pi with pi R = 0, (S,) float64, from which sampling starts."""
+
+    @abstractmethod
+    def matrix(self, total: Tensor) -> Tensor:
+        """exp(total R), (*total.shape, S, S) float64; total >= 0."""
+
+    def transition(self, t: Time, s: Time = 0.0) -> Tensor:
+        """p(x_t = column | x_s = row), s <= t: (S, S) for floats, (B, S, S) for times (B,); float64.
+
+        Raises:
+            ValueError: some s is later than its t.
+        """
+        return self.matrix(self.between(s, t))
+
+    def between(self, s: Time, t: Time) -> Tensor:
+        """B(t) - B(s), float64.
+
+        Raises:
+            ValueError: some s is later than its t.
+        """
+        early, late = as_time(s), as_time(t)
+        if bool((early > late).any()):
+            raise ValueError("transition(t, s) goes forward in time: s must not exceed t")
+        total = self.schedule.total(late) - self.schedule.total(early)
+        return torch.where(early == late, 0.0, total)  # infinity minus infinity where both are T
+
+    def rates(self, t: Time) -> Tensor:
+        """beta(t) R, (S, S) or (B, S, S), float64, per unit of time."""
+        return self.schedule.rate(t)[..., None, None] * self.generator
+
+    def prior(self, shape: Sequence[int]) -> JumpPrior:
+        """The stationary law at every position of a batch of shape (B, *)."""
+        return JumpPrior(tuple(shape), self)
+
+    def push(self, p: Tensor, total: Tensor) -> Tensor:
+        """sum_i p[i] K[i, j], like p."""
+        return _times(p, self.matrix(total))
+
+    def unpush(self, r: Tensor, total: Tensor) -> Tensor:
+        """The p with push(p) = r, like r."""
+        return _times(r, torch.linalg.inv(self.matrix(total)))
+
+    def column(self, x: Tensor, total: Tensor, dtype: torch.dtype) -> Tensor:
+        """K[i, x] for every i: states (B, *) -> (B, *, S)."""
+        return _rows(self.matrix(total).mT, x, dtype)
+
+    def row(self, x: Tensor, total: Tensor, dtype: torch.dtype) -> Tensor:
+        """K[x, j] for every j: states (B, *) -> (B, *, S)."""
+        return _rows(self.matrix(total), x, dtype)
+
+    def into(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """R[i, x] for every i: states (B, *) -> (B, *, S)."""
+        return _rows(self.generator.mT, x, dtype)
+
+    def out(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """R[x, j] for every j: states (B, *) -> (B, *, S)."""
+        return _rows(self.generator, x, dtype)
+
+    def corrupt(self, x0: Tensor, t: Time, u: Tensor) -> Tensor:
+        """x_t given x_0, int64, from one uniform number u of the shape of x0 for every position."""
+        row = self.row(x0, self.schedule.total(t), u.dtype).cumsum(-1)
+        return (
+            torch.searchsorted(row, (u.to(row) * row[..., -1]).unsqueeze(-1), right=True)
+            .squeeze(-1)
+            .clamp_max(self.S - 1)
+        )
+
+    def check(self, x: Tensor, what: str = "x") -> None:
+        """Refuse what is no batch of states.
+
+        Raises:
+            ValueError: a dtype that is not an integer one, or a state outside of 0 .. S - 1.
+        """
+        if x.dtype not in INTEGERS:
+            raise ValueError(
+                f"{what} has dtype {x.dtype}; a jump process takes states, integers from 0 to {self.S - 1}"
+            )
+        if x.is_meta or not x.numel():
+            return
+        low, high = (int(v) for v in torch.aminmax(x))
+        if low < 0 or high >= self.S:
+            raise ValueError(f"{what} has state {low if low < 0 else high}; expected states from 0 to {self.S - 1}")
+
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True)
+class JumpPrior:
+    """One law at every position of a batch of shape (B, *)."""
+
+    shape: tuple[int, ...]
+    process: JumpProcess
+
+    def sample(self, seed: Seed = None) -> Tensor:
+        """A draw of shape `shape`, int64; `seed` as in `scorefield.sample`."""
+        return self.draw(source(seed, self.shape[0]), torch.int64, torch.device("cpu"))
+
+    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A draw from a running source of noise, one row for each of its samples; int64 whatever the dtype."""
+        u = noise.uniform((noise.size, *self.shape[1:]))
+        edges = torch.cumsum(self.process.stationary, 0)
+        return torch.searchsorted(edges, u * edges[-1], right=True).clamp_max(self.process.S - 1).to(device)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability of each sample in nats: (B, *) -> (B,), float64."""
+        self.process.check(x)
+        return torch.log(self.process.stationary)[x.cpu().long()].flatten(1).sum(1)
+
+
+class Redraw(JumpProcess):
+    r"""At unit rate a position forgets its state and draws another from a fixed law pi: R = 1 pi^T - I.
+
+    exp(B R) = alpha I + (1 - alpha) 1 pi^T with alpha = exp(-B), so that no (S, S) matrix is needed.
+    """
+
+    @property
+    def generator(self) -> Tensor:
+        return self.stationary.expand(self.S, -1) - torch.eye(self.S, dtype=torch.float64)
+
+    def matrix(self, total: Tensor) -> Tensor:
+        keep, lose = torch.exp(-total)[..., None, None], -torch.expm1(-total)[..., None, None]
+        return keep * torch.eye(self.S, dtype=torch.float64) + lose * self.stationary.expand(self.S, -1)
+
+    def push(self, p: Tensor, total: Tensor) -> Tensor:
+        return _keep(total, p) * p + _lose(total, p) * p.sum(-1, keepdim=True) * self._law(p)
+
+    def unpush(self, r: Tensor, total: Tensor) -> Tensor:
+        return (r - _lose(total, r) * r.sum(-1, keepdim=True) * self._law(r)) / _keep(total, r)
+
+    def column(self, x: Tensor, total: Tensor, dtype: torch.dtype) -> Tensor:
+        own = one_hot(x, self.S, dtype)
+        return _keep(total, own) * own + _lose(total, own) * self._law(own)[x.long()].unsqueeze(-1)
+
+    def row(self, x: Tensor, total: Tensor, dtype: torch.dtype) -> Tensor:
+        own = one_hot(x, self.S, dtype)
+        return _keep(total, own) * own + _lose(total, own) * self._law(own)
+
+    def into(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        own = one_hot(x, self.S, dtype)
+        return self._law(own)[x.long()].unsqueeze(-1) - own
+
+    def out(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        own = one_hot(x, self.S, dtype)
+        return self._law(own) - own
+
+    def corrupt(self, x0: Tensor, t: Time, u: Tensor) -> Tensor:
+        jumped = expand(self.schedule.jumped(t), u)
+        edges = torch.cumsum(self._law(u), 0)
+        # What decided the jump is uniform again below its threshold, and picks the state.
+        fresh = torch.searchsorted(edges, (u / jumped).clamp(0, 1) * edges[-1], right=True).clamp_max(self.S - 1)
+        return torch.where(u < jumped, fresh, x0.long())
+
+    def _law(self, like: Tensor) -> Tensor:
+        return self.stationary.to(device=like.device, dtype=like.dtype)
+
+
+@dataclass(frozen=True)
+class Uniform(Redraw):
+    """Every state is redrawn from all S of them: R = 1/S - I (Austin et al. 2021; Lou et al. 2024, eq. 15, over S).
+
+    Main arguments:
+        states: S.
+        schedule: B(t); unit rate up to T = 8 by default, where exp(-8) of the data is left.
+    """
+
+    states: int
+    schedule: Schedule = field(default_factory=Constant)
+
+    def __post_init__(self) -> None:
+        _at_least_two(self.states)
+
+    @property
+    def S(self) -> int:
+        return self.states
+
+    @cached_property
+    def stationary(self) -> Tensor:  # type: ignore[override]
+        return torch.full((self.S,), 1 / self.S, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Absorbing(Redraw):
+    """Masked diffusion: a state is replaced by the mask, number `states`, and stays it (Lou et al. 2024, eq. 16).
+
+    Main arguments:
+        states: data states, 0 .. states - 1; the process has one more, S = states + 1.
+        schedule: B(t); alpha = 1 - t by default.
+    """
+
+    states: int
+    schedule: Schedule = field(default_factory=LogLinear)
+
+    def __post_init__(self) -> None:
+        _at_least_two(self.states)
+
+    @property
+    def S(self) -> int:
+        return self.states + 1
+
+    @property
+    def mask(self) -> int:
+        return self.states
+
+    @cached_property
+    def stationary(self) -> Tensor:  # type: ignore[override]
+        law = torch.zeros(self.S, dtype=torch.float64)
+        law[self.states] = 1
+        return law
+
+
+class Dense(JumpProcess):
+    """A process whose matrices have no structure to use."""
+
+    @cached_property
+    def stationary(self) -> Tensor:  # type: ignore[override]
+        rows = torch.cat([self.generator.mT, torch.ones(1, self.S, dtype=torch.float64)])
+        right = torch.zeros(self.S + 1, 1, dtype=torch.float64)
+        right[-1] = 1
+        law: Tensor = torch.linalg.lstsq(rows, right, driver="gelsd").solution.squeeze(1).clamp_min(0)
+        return law / law.sum()
+
+    @cached_property
+    def gap(self) -> float:
+        """The decay rate of the slowest mode: the smallest real part of -R's eigenvalues but for the zero one."""
+        return float(torch.linalg.eigvals(-self.generator).real.sort().values[1])
+
+    def matrix(self, total: Tensor) -> Tensor:
+        # Products of non-negative matrices lose no digits: small entries, by which others are divided, stay accurate.
+        fastest = float(-self.generator.diagonal().min())
+        eye = torch.eye(self.S, dtype=torch.float64)
+        jump = eye + self.generator / fastest
+        halvings = max(0, math.ceil(math.log2(max(float(total.max()) * fastest, 1e-300))))
+        z = (total * fastest / 2**halvings)[..., None, None]
+        term = torch.exp(-z) * eye
+        result = term
+        for n in range(1, TERMS):
+            term = (z / n) * (term @ jump)
+            result = result + term
+        for _ in range(halvings):
+            result = result @ result
+        return result
+
+    def _settle(self) -> None:
+        """The default schedule, or a check of the given one."""
+        if self.schedule is None:
+            object.__setattr__(self, "schedule", Constant(T=MIXED / self.gap))
+        if not math.isfinite(float(self.schedule.total(self.schedule.T))):
+            raise ValueError(
+                f"schedule={self.schedule} has an infinite B(T); this process needs a finite one, as Constant"
+            )
+
+
+TERMS = 24
+"""Terms of a series in numbers up to 1: the rest is below 1 / 24! = 2e-24."""
+
+
+@dataclass(frozen=True)
+class RateMatrix(Dense):
+    """Any rate matrix with one stationary law.
+
+    Main arguments:
+        R: (S, S): a tensor, an array or nested sequences; rates from row to column, rows that sum to zero.
+        schedule: B(t); by default unit rate up to a T at which exp(-8) of the slowest mode is left.
+
+    Raises:
+        ValueError: R is not square, has a negative rate, rows that do not sum to zero, or several stationary laws; or a
+            schedule whose B(T) is infinite.
+    """
+
+    R: Any
+    schedule: Schedule = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "R", _checked(torch.as_tensor(self.R, dtype=torch.float64)))
+        self._settle()
+
+    @property
+    def S(self) -> int:
+        return len(self.R)
+
+    @cached_property
+    def generator(self) -> Tensor:  # type: ignore[override]
+        return torch.tensor(self.R, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Ordinal(Dense):
+    """States with an order: jumps to near ones, R[i, j] = w(|i - j|) min(1, pi_j / pi_i), which leave pi as it is.
+
+    Main arguments:
+        states: S.
+        spread: standard deviation, in states, of the discretised Gaussian pi in the middle; None for a uniform pi.
+        reach: w(k) = exp(-((k - 1) / reach)^2); 0 allows jumps by one alone (birth and death). Some far jumps mix many
+            states sooner (Campbell et al. 2022, App. E).
+        schedule: as in `RateMatrix`.
+    """
+
+    states: int
+    spread: float | None = None
+    reach: float = 0.0
+    schedule: Schedule = None  # type: ignore[assignment]
+
+    ordinal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _at_least_two(self.states)
+        if self.spread is not None and not 0 < self.spread < math.inf:
+            raise ValueError(f"spread={self.spread} is impossible; expected a positive number of states, or None")
+        if not 0 <= self.reach < math.inf:
+            raise ValueError(f"reach={self.reach} is impossible; expected 0 or a positive number of states")
+        self._settle()
+
+    @property
+    def S(self) -> int:
+        return self.states
+
+    @cached_property
+    def generator(self) -> Tensor:  # type: ignore[override]
+        place = torch.arange(self.states, dtype=torch.float64)
+        log_law = torch.zeros_like(place)
+        if self.spread is not None:
+            log_law = -0.5 * torch.square((place - 0.5 * (self.states - 1)) / self.spread)
+        distance = (place[:, None] - place).abs()
+        near = (distance == 1).double() if not self.reach else torch.exp(-torch.square((distance - 1) / self.reach))
+        rates = near * torch.exp((log_law - log_law[:, None]).clamp_max(0))
+        rates.fill_diagonal_(0)
+        return rates - torch.diag(rates.sum(1))
+
+
+def one_hot(x: Tensor, states: int, dtype: torch.dtype) -> Tensor:
+    """(B, *) -> (B, *, S)."""
+    return torch.zeros(*x.shape, states, dtype=dtype, device=x.device).scatter_(-1, x.long().unsqueeze(-1), 1)
+
+
+def _keep(total: Tensor, like: Tensor) -> Tensor:
+    return expand(torch.exp(-total), like)
+
+
+def _lose(total: Tensor, like: Tensor) -> Tensor:
+    return expand(-torch.expm1(-total), like)
+
+
+def _times(v: Tensor, matrix: Tensor) -> Tensor:
+    """v (B, *, S) times (S, S) or (B, S, S), in the dtype of v."""
+    return (v.reshape(v.shape[0], -1, v.shape[-1]) @ matrix.to(v)).reshape(v.shape)
+
+
+def _rows(matrix: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows x (B, *) of (S, S) or (B, S, S): (B, *, S)."""
+    own = matrix.to(device=x.device, dtype=dtype)
+    if own.ndim == 2:
+        return own[x.long()]
+    flat = x.reshape(x.shape[0], -1).long()
+    return own.gather(1, flat.unsqueeze(-1).expand(-1, -1, own.shape[-1])).reshape(*x.shape, own.shape[-1])
+
+
+def _at_least_two(states: int) -> None:
+    if states < 2:
+        raise ValueError(f"states={states}: a jump process needs at least two states")
+
+
+def _checked(rates: Tensor) -> tuple[tuple[float, ...], ...]:
+    """A rate matrix as nested tuples, which compare and print as values."""
+    if rates.ndim != 2 or rates.shape[0] != rates.shape[1] or len(rates) < 2:
+        raise ValueError(f"the rate matrix has shape {tuple(rates.shape)}; expected (S, S)")
+    if not bool(torch.isfinite(rates).all()):
+        raise ValueError("the rate matrix has entries that are not finite; expected rates")
+    off = rates - torch.diag(rates.diagonal())
+    if bool((off < 0).any()):
+        i, j = (off < 0).nonzero()[0].tolist()
+        raise ValueError(
+            f"the rate matrix has the negative rate {float(off[i, j]):.3g} from {i} to {j}; rates are positive"
+        )
+    sums = rates.sum(1)
+    scale = float(rates.abs().max())
+    if bool((sums.abs() > 1e-6 * scale).any()) or scale == 0:
+        i = int(sums.abs().argmax())
+        raise ValueError(
+            f"the rate matrix has row {i} with sum {float(sums[i]):.3g}; expected 0, each diagonal entry being minus the "
+            "sum of the other rates of its row"
+        )
+    if int((torch.linalg.eigvals(rates).abs() < 1e-9 * scale).sum()) > 1:
+        raise ValueError("the rate matrix has several stationary laws; expected one that all states end in")
+    return tuple(tuple(row) for row in (off - torch.diag(off.sum(1))).tolist())
