@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.dtypes import wide
 from scorefield.nn.initial import fan_avg_uniform_, full_precision
 
 
@@ -74,7 +75,8 @@ class PositionalFeatures(nn.Module):
 class NoiseScales:
     """The geometric noise levels of SMLD, from the largest (label 0) to the smallest (label num_scales - 1).
 
-    sigma_i = sigma_max (sigma_min / sigma_max)^(i / (num_scales - 1)). Takes labels of shape (B,), returns float64.
+    sigma_i = sigma_max (sigma_min / sigma_max)^(i / (num_scales - 1)). Takes labels of shape (B,), returns float64
+    (float32 on a device other than the CPU).
     """
 
     sigma_min: float = 0.01
@@ -82,7 +84,7 @@ class NoiseScales:
     num_scales: int = 1000
 
     def __call__(self, label: Tensor) -> Tensor:
-        index = label.long().double()  # a fractional label belongs to the level it has reached
+        index = wide(label.long())  # a fractional label belongs to the level it has reached
         ratio = math.log(self.sigma_min / self.sigma_max) / max(self.num_scales - 1, 1)
         return self.sigma_max * torch.exp(index * ratio)
 

@@ -1,0 +1,224 @@
+"""Everything runs on a device without float64, where times and coefficients stay on the CPU (see `accelerator`)."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+import scorefield as sf
+from accelerator import DEVICE, Accelerator, OnDevice
+from oracles import PAPER, gaussian, name
+from scorefield import solve
+from scorefield.data import array
+from scorefield.ladder import DDPMScore, ddpm_loss
+from scorefield.likelihood import VariationalDequantizer, dequantize, discrete_log_prob, elbo, moments
+from scorefield.model import PREDICTIONS
+from scorefield.objective import WEIGHTINGS
+from scorefield.times import ImportanceTimes, LogNormalTimes, LogSNRTimes
+from scorefield.training import TrainConfig
+from scorefield.training.batches import Feed
+from scorefield.training.loss import Levels, Objective, held_out_loss
+from scorefield.training.progress import Progress, fault
+
+N, D = 4, 3
+VIEWS = ("denoise", "noise", "score", "velocity")
+
+
+class Net(nn.Module):
+    """A network that insists on its own dtype and device, and knows labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(D, D)
+
+    def forward(self, x, t, label=None):
+        assert (t.dtype, t.device, t.shape) == (x.dtype, x.device, x.shape[:1])
+        y = self.inner(x) + t[:, None]
+        return y if label is None else y + 0.1 * label[:, None]
+
+
+@pytest.fixture
+def device():
+    with Accelerator() as accelerator:
+        yield accelerator
+
+
+def network(sde=None, predict="noise"):
+    torch.manual_seed(0)
+    return sf.ScoreModel(Net().to(DEVICE), sde or sf.VP(), predict, shape=(D,))
+
+
+def states(*shape):
+    return torch.randn(*(shape or (N, D)), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
+def each_time():
+    return torch.linspace(0.1, 0.9, N)
+
+
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+@pytest.mark.parametrize("predict", PREDICTIONS)
+@pytest.mark.parametrize("clock", ["t", "sigma", "log_sigma", 999.0, lambda t: t**2], ids=str)
+def test_every_view_of_every_prediction(device, sde, predict, clock):
+    if clock != "t" and predict != "noise":
+        return
+    model = network(sde, predict)
+    model.clock = clock
+    for t in (0.5, each_time(), each_time().double()):
+        for view in VIEWS:
+            assert isinstance(getattr(model, view)(states(), t), OnDevice)
+    assert device.read == 0
+
+
+def test_a_time_that_lies_on_the_device_is_read_back_once(device):
+    network().denoise(states(), each_time().to(DEVICE))
+    assert device.read == 1
+
+
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+@pytest.mark.parametrize("weighting", [*WEIGHTINGS, lambda t: t])
+@pytest.mark.parametrize("times", [None, LogSNRTimes(), ImportanceTimes(), LogNormalTimes()], ids=name)
+def test_the_loss_and_its_gradient(device, sde, weighting, times):
+    model = network(sde)
+    for stratify in (True, False):
+        loss = sf.dsm_loss(model, states(), weighting, seed=0, times=times, stratify=stratify)
+        assert loss.dtype == torch.float32
+        loss.mean().backward()
+    sf.dsm_loss(model, states(), weighting, t=0.3, noise=states())
+    assert device.read == 0
+
+
+def test_the_loss_on_the_ladder(device):
+    net = DDPMScore(Net()).to(DEVICE)
+    ddpm_loss(sf.ScoreModel(net, sf.VP(), "score", shape=(D,)), states(), seed=0).mean().backward()
+    assert device.read == 0
+
+
+def test_the_loss_of_a_classifier(device):
+    clf = sf.guide.Classifier(Net().to(DEVICE), sf.VP())
+    label = torch.tensor([0, 1, 2, 0]).to(DEVICE)
+    sf.guide.classifier_loss(
+        lambda x, t: Net.forward(clf.net, x, t), sf.VP(), states(), label, seed=0
+    ).mean().backward()
+    with pytest.raises(AssertionError):  # the classifier hands its network what that network expects: sigma / alpha
+        clf.net(states(), each_time().double())
+    sf.guide.classifier_loss(clf, sf.VP(), states(), label, seed=0).mean().backward()
+    assert device.read == 0
+
+
+APART = (solve.Solver, solve.Tuned, solve.AnalyticAncestral)
+SOLVERS = [
+    value
+    for key in sorted(vars(solve))
+    if isinstance(value := getattr(solve, key), type) and issubclass(value, solve.Solver) and value not in APART
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+def test_every_solver_on_a_grid(device, solver, sde):
+    made = solver() if solver is not solve.PC else solve.PC(solve.ReverseDiffusion(), solve.Langevin(norm="sample"))
+    x = sf.sample(network(sde), N, made, steps=3, seed=0)
+    assert isinstance(x, OnDevice)
+    assert x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+@pytest.mark.parametrize("trace", ["exact", "hutchinson", "hutch++"])
+def test_likelihoods(device, sde, trace):
+    model = network(sde)
+    for mode in ("forward", "reverse", "lean"):
+        lp = sf.log_prob(model, states(), trace, 2, seed=0, mode=mode, solver=solve.Heun(), steps=4)
+        assert isinstance(lp.nats, OnDevice)
+
+
+def test_priors_of_likelihoods(device):
+    data = torch.randn(50, D)
+    for end in ("moments", moments(sf.VP(), mean=data.mean(0), cov=0.5)):
+        given = data if end == "moments" else None
+        sf.log_prob(network(), states(), "exact", solver=solve.Heun(), steps=2, prior=end, data=given)
+    moments(sf.VP(), data.to(DEVICE)).sample(2, seed=0)
+
+
+def test_bounds_and_integers(device):
+    elbo(network(), states(), 3, seed=0)
+    levels = torch.randint(256, (N, D)).to(DEVICE)
+    assert dequantize(levels, seed=0).dtype == torch.float32
+    own = VariationalDequantizer((D,)).to(DEVICE)
+    discrete_log_prob(network(), levels, own, samples=2, solver=solve.Heun(), steps=2)
+    discrete_log_prob(network(), levels, samples=1, solver=solve.Heun(), steps=2)
+
+
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+def test_guidance(device, sde):
+    model, clf = network(sde), sf.guide.Classifier(Net().to(DEVICE), sde)
+    label = torch.tensor([0, 1, 2, 0])
+    sf.sample(model | sf.ClassifierGuidance(clf, label), N, solve.DDIM(), steps=2, seed=0)
+    sf.sample(model | sf.ClassifierGuidance(lambda x, t: x + t[:, None], 1), N, solve.DDIM(), steps=2, seed=0)
+    free = model | sf.ClassifierFree(2.0, interval=(0.2, 0.8))
+    sf.sample(free, N, solve.DDIM(), steps=3, seed=0, label=label.to(DEVICE))
+    sf.sample(model | sf.guide.Autoguidance(network(sde)), N, solve.DDIM(), steps=3, seed=0)
+
+
+MASK = sf.Mask(torch.tensor([True, False, True]))
+
+
+class Process:
+    """What training asks of accelerate, for one process on the device."""
+
+    num_processes, process_index, device = 1, 0, torch.device(DEVICE)
+    autocast = nullcontext
+
+
+@pytest.mark.parametrize("weighting", ["noise", "likelihood"])
+def test_a_step_of_training_with_its_figures(device, weighting):
+    values = torch.randint(0, 256, (12, D), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data, config = (
+        array(values, labels=torch.arange(12) % 3),
+        TrainConfig(batch_size=N, weighting=weighting, flip=False),
+    )
+    model, feed = network(), Feed(data, config, sf.VP(), labels=True)
+    levels, at = Levels(model.sde), Progress()
+    batch = feed.batch(0, next(iter(feed.raw(0, 1))), Process.device)
+    each = Objective(model, config, None)(batch)
+    each.mean().backward()
+    levels.add(batch, each)
+    assert device.read == 0
+    assert levels.report(Process)
+    assert "noise level" in fault(at, config, each, batch.t, float("nan"), 1.0, model.sde, Process)
+    assert held_out_loss(model, data, config, None, True, Process) > 0
+
+
+def test_networks_of_the_library(device):
+    x, image = states(), states(2, 1, 8, 8)
+    scales = sf.nn.NoiseScales(num_scales=10)
+    small = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn": ()}
+    nets = [
+        (sf.ScoreModel(sf.nn.MLP(D, width=16).to(DEVICE), sf.VP()), x),
+        (sf.ScoreModel(sf.nn.MLP(D, width=16, embedding="fourier").to(DEVICE), sf.VE(), "score", clock="sigma"), x),
+        (sf.ScoreModel(sf.nn.UNet(1, embedding="fourier", **small).to(DEVICE), sf.VE(), "edm"), image),
+        (sf.ScoreModel(DDPMScore(sf.nn.UNet(1, **small)).to(DEVICE), sf.VP(), "score"), image),
+    ]
+    for model, state in nets:
+        model.score(state, 0.5), model.score(state, torch.linspace(0.2, 0.4, len(state)))
+    assert scales(torch.arange(3).to(DEVICE)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+def test_exact_models(device, sde):
+    model = gaussian(sde)
+    x = model.sample(N, seed=0).float().to(DEVICE)
+    for view in VIEWS:
+        getattr(model, view)(x, each_time())
+    model.log_prob(x, 0.3), model.posterior(x, 0.3)
+    sf.sample(model, N, solve.DDIM(), steps=3, x_init=x, prior="exact")
+
+
+def test_what_the_device_makes_of_float64_is_an_error(device):
+    with pytest.raises(AssertionError, match="on a device that has none"):
+        states().double()
+    with pytest.raises(AssertionError, match="mixes the device with a CPU tensor"):
+        states() + torch.ones(N, D)
