@@ -51,7 +51,7 @@ def mixture(sde: sf.GaussianSDE, d: int = 3) -> sf.GaussianMixture:
 def moments(gm: sf.GaussianMixture, t: float) -> tuple[Tensor, Tensor]:
     """Mean and covariance of p_t of a single Gaussian."""
     mean = gm.means[0].double()
-    cov = gm._basis[0] @ torch.diag(gm._spectrum[0]) @ gm._basis[0].T
+    cov = gm.covs[0]
     alpha, sigma = (float(f(torch.tensor(t, dtype=torch.float64))) for f in (gm.sde.alpha, gm.sde.sigma))
     return alpha * mean, alpha**2 * cov + sigma**2 * torch.eye(len(mean), dtype=torch.float64)
 

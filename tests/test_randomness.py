@@ -34,7 +34,7 @@ def test_single_and_double_precision_read_streams_of_their_own():
 def test_samples_that_stay_go_on_with_their_own_streams():
     noise = source(1, 5)
     noise.normal((5, 7), torch.float64, CPU)
-    rest = noise.rows(torch.tensor([4, 1])).normal((2, 600), torch.float64, CPU)
+    rest = noise.take(torch.tensor([4, 1])).normal((2, 600), torch.float64, CPU)
     alone = source(1, 5).normal((5, 607), torch.float64, CPU)
     assert torch.equal(rest, alone[[4, 1], 7:])
 

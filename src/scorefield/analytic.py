@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.differentiate import differentiation
 from scorefield.dtypes import exact, onto, wide
+from scorefield.inputs import tensor_of
 from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
@@ -42,19 +44,27 @@ class GaussianMixture(ScoreModel):
         weights: Tensor | Sequence[float] | None,
         sde: GaussianSDE,
     ) -> None:
-        means = torch.as_tensor(means)
+        means = tensor_of(means, "means")
         if means.ndim < 2:
             raise ValueError(f"means has shape {tuple(means.shape)}; give (K, D) or (K, *shape), K components")
+        means = means if means.is_floating_point() else means.to(torch.get_default_dtype())
         super().__init__(torch.nn.Identity(), sde, "score", shape=means.shape[1:])
-        k, flat = means.shape[0], exact(means).flatten(1)
-        d = flat.shape[1]
-        w = exact([1.0] * k if weights is None else weights)
-        if w.shape != (k,) or not bool((w > 0).all()):
-            raise ValueError(f"weights must be {k} positive numbers, one per component")
-        spectrum, basis = _eigen(exact(covs), k, d, tuple(means.shape))
-        self.register_buffer("means", means)
-        self._flat, self._spectrum, self._basis = flat, spectrum, basis
-        self._log_weights = torch.log(w / w.sum())
+        with differentiation(torch.is_grad_enabled()):  # tensors of inference mode could not be differentiated through
+            k, flat = means.shape[0], exact(means).flatten(1)
+            w = exact(tensor_of([1.0] * k if weights is None else weights, "weights"))
+            if w.shape != (k,) or not bool((w > 0).all()):
+                raise ValueError(f"weights must be {k} positive numbers, one per component")
+            spectrum, basis = _eigen(exact(tensor_of(covs, "covs")), k, flat.shape[1], tuple(means.shape))
+            self.register_buffer("means", means)
+            self._flat, self._spectrum, self._basis = flat, spectrum, basis
+            self._log_weights = torch.log(w / w.sum())
+
+    @property
+    def covs(self) -> Tensor:
+        """The covariances written out, (K, D, D) float64."""
+        if self._basis is None:
+            return torch.diag_embed(self._spectrum)
+        return (self._basis * self._spectrum.unsqueeze(1)) @ self._basis.mT
 
     def log_prob(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """log p_t(x) in nats: (B, *) -> (B,), float64; t is a float or (B,)."""

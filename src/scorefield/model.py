@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.dtypes import check_real
+from scorefield.rows import agreed, held, take
 from scorefield.sde import GaussianSDE, Time, batch_time, expand
 
 View: TypeAlias = Literal["denoise", "score", "noise", "velocity"]
@@ -68,8 +69,6 @@ class ScoreModel(nn.Module):
         self.data_levels: int | None = None
         self.data_range: tuple[float, float] | None = None
         """Number of values of the data of training, where these are integers, and the interval they fill (set by `load`)."""
-        self.batch: int | None = None
-        """Number of samples, where the model holds a condition for each of them (see `rows`)."""
         self.tuned: dict[tuple[int, ...], Any] = {}
         """Solvers that `sample` has fitted to this model, by number of steps and event shape (`solve.tuned.cached`)."""
 
@@ -124,9 +123,13 @@ class ScoreModel(nn.Module):
         """
         check_real(x, name)
 
-    def rows(self, index: Tensor) -> ScoreModel:
-        """The model for a subset of a batch; matters only to models that hold one condition per sample."""
+    def take(self, index: Tensor, ndim: int = 0) -> ScoreModel:
+        """The model for some samples of a batch (see `scorefield.rows`); itself, unless it holds conditions for each."""
         return self
+
+    def held(self, ndim: int = 0) -> int | None:
+        """Number of samples that the model holds conditions for; None where it holds none, or one for all."""
+        return None
 
     def __or__(self, guidance: Callable[[ScoreModel], ScoreModel]) -> ScoreModel:
         """`model | guidance` is again a model."""
@@ -168,13 +171,19 @@ class ScoreModel(nn.Module):
 class Guided(ScoreModel):
     """A model that reads another one, which is what guidance returns: a subclass overrides `view`, or `denoise` alone.
 
-    Attributes:
+    Main arguments:
         base: the model underneath.
+        guidance: what it is guided by, whose rows follow their samples (see `scorefield.rows`).
+
+    Raises:
+        ValueError: base and guidance are for different numbers of samples.
     """
 
-    def __init__(self, base: ScoreModel) -> None:
+    def __init__(self, base: ScoreModel, guidance: Any = None) -> None:
         super().__init__(base, base.sde, "score", shape=base.shape)
-        self.batch, self.data_levels, self.data_range = base.batch, base.data_levels, base.data_range
+        self.data_levels, self.data_range = base.data_levels, base.data_range
+        self.guidance = guidance
+        self.held()
 
     @property
     def base(self) -> ScoreModel:
@@ -187,6 +196,22 @@ class Guided(ScoreModel):
             raise TypeError(f"{type(self).__name__}: override view(name, x, t, cond), or denoise(x, t, **cond)")
         data = self.denoise(x, t, **cond)
         return data if name == "denoise" else convert(name, "denoise", data, x, t, self.sde)
+
+    def take(self, index: Tensor, ndim: int = 0) -> ScoreModel:
+        """The model of what belongs to some of the samples."""
+        ndim = ndim or self._ndim
+        base, guidance = take(self.base, index, ndim), take(self.guidance, index, ndim)
+        return self if base is self.base and guidance is self.guidance else type(self)(base, guidance)
+
+    def held(self, ndim: int = 0) -> int | None:
+        """Number of samples that the model and its guidance hold conditions for."""
+        ndim = ndim or self._ndim
+        counts = {"the model": held(self.base, ndim), type(self.guidance).__name__: held(self.guidance, ndim)}
+        return agreed({name: count for name, count in counts.items() if count is not None})
+
+    @property
+    def _ndim(self) -> int:
+        return 0 if self.shape is None else 1 + len(self.shape)
 
 
 def convert(name: View, given: View, value: Tensor, x: Tensor, t: Time, sde: GaussianSDE) -> Tensor:

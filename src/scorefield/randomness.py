@@ -8,7 +8,7 @@ import operator
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -53,9 +53,10 @@ class Noise(ABC):
         u: Tensor = torch.special.ndtr(self.normal(shape, torch.float64, torch.device("cpu")))
         return u
 
-    @abstractmethod
-    def rows(self, index: Tensor) -> Noise:
-        """The source for a subset of the samples; streams go on where they are."""
+    def take(self, index: Tensor, ndim: int = 0) -> Noise:
+        """The source for some of the samples; streams go on where they are."""
+        part: Noise = replace(self, size=len(index))  # type: ignore[type-var]
+        return part
 
     @abstractmethod
     def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor: ...
@@ -75,9 +76,11 @@ class Streams(Noise):
     def __post_init__(self) -> None:
         self.size = len(self.keys)
 
-    def rows(self, index: Tensor) -> Streams:
+    def take(self, index: Tensor, ndim: int = 0) -> Streams:
         chosen = index.tolist()
-        blocks = {kind: block.rows(chosen) for kind, block in self.blocks.items()}
+        blocks = {
+            kind: _Block([b.streams[i] for i in chosen], b.ahead[chosen], b.position) for kind, b in self.blocks.items()
+        }
         return Streams(tuple(self.keys[i] for i in chosen), blocks)
 
     def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -88,7 +91,7 @@ class Streams(Noise):
                 np.random.Generator(np.random.Philox(key=np.array([s, i | lane], np.uint64))) for s, i in self.keys
             ]
             self.blocks[kind] = _Block(streams, np.empty((self.size, 0), kind), 0)
-        values = self.blocks[kind].take(math.prod(shape[1:]))
+        values = self.blocks[kind].draw(math.prod(shape[1:]))
         return torch.from_numpy(values).reshape(shape).to(device=device, dtype=dtype)
 
 
@@ -100,7 +103,7 @@ class _Block:
     ahead: np.ndarray
     position: int
 
-    def take(self, count: int) -> np.ndarray:
+    def draw(self, count: int) -> np.ndarray:
         left = self.ahead.shape[1] - self.position
         if left < count:
             size = max(count, min(512, 2**22 // max(len(self.streams), 1)))
@@ -113,9 +116,6 @@ class _Block:
         self.position += count
         return np.ascontiguousarray(part)
 
-    def rows(self, index: list[int]) -> _Block:
-        return _Block([self.streams[i] for i in index], self.ahead[index], self.position)
-
 
 @dataclass
 class FromGenerator(Noise):
@@ -123,9 +123,6 @@ class FromGenerator(Noise):
 
     size: int
     generator: torch.Generator
-
-    def rows(self, index: Tensor) -> FromGenerator:
-        return FromGenerator(len(index), self.generator)
 
     def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         home = self.generator.device
@@ -140,9 +137,6 @@ class FromFunction(Noise):
     size: int
     function: NoiseFn
 
-    def rows(self, index: Tensor) -> FromFunction:
-        return FromFunction(len(index), self.function)
-
     def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         z = torch.as_tensor(_call_with_shape(self.function, shape))
         if z.shape != shape:
@@ -155,9 +149,6 @@ class NoNoise(Noise):
     """Refuses to draw, where the probability flow is to be followed."""
 
     size: int
-
-    def rows(self, index: Tensor) -> NoNoise:
-        return NoNoise(len(index))
 
     def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         raise ValueError(

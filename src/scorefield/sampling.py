@@ -15,6 +15,7 @@ from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.progress import Bar
 from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
+from scorefield.rows import bound, held, take
 from scorefield.solve.adaptive_sde import AdaptiveSDE
 from scorefield.solve.angle import integrate_flow
 from scorefield.solve.exponential import DPMSolver
@@ -95,8 +96,8 @@ def sample(
         denoise: end with E[x_0 | x] (Tweedie); by default what the solver's method does (ODE solvers: no).
         prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, or an object with `draw`.
         hooks: functions (x, t, field, noise) -> x, called at the start and after every stage of the fixed-grid loop; if
-            a hook has a method `finish(x) -> x`, it is called on the denoised result; a method `rows(index, ndim)`, of a
-            hook or a solver, gives its part for some of the samples, and `batch` their number.
+            a hook has a method `finish(x) -> x`, it is called on the denoised result; what a
+            hook or a solver holds for single samples follows them (see `scorefield.rows`).
         full: return a `Solution` with nfe, status and path.
         progress: True, False, or None for a bar on a terminal after two seconds.
         grad: keep the graph, to differentiate through the sampler.
@@ -119,11 +120,12 @@ def sample(
     end = sde.t_min if t_min is None else float(t_min)
     if start < sde.T and x_init is None:
         raise ValueError(f"t_start={start} is before T={sde.T}: give the states there as x_init=")
+    solver, hooks = bound(solver, event), [bound(hook, event) for hook in hooks]
     for holder in (model, solver, *hooks):
-        held = getattr(holder, "batch", None)
-        if held is not None and held != n:
+        count = held(holder, 1 + len(event))
+        if count not in (None, n):
             raise ValueError(
-                f"n={n}: {type(holder).__name__} holds conditions for {held} samples; give one row, or n rows"
+                f"n={n}: {type(holder).__name__} holds conditions for {count} samples; give one row, or n rows"
             )
     dtype = model.dtype if x_init is None else x_init.dtype
     device = model.device if x_init is None else x_init.device
@@ -132,7 +134,7 @@ def sample(
         count = solver.default_steps if steps is None else steps
         plain = not (hooks or cond or grad) and grid is None and t_start is None and t_min is None and denoise is None
         # A guided model, which reads another one, is too stiff to be fitted to.
-        single = model.batch is None and not isinstance(model.net, ScoreModel)
+        single = held(model) is None and not isinstance(model.net, ScoreModel)
         if plain and single and 2 <= count <= 64 and device.type != "meta":
             with Bar("fitting the sampler to the model, once", progress) as bar:
                 solver = cached(model, count, event, dtype, device, bar) or solver
@@ -148,7 +150,7 @@ def sample(
     whole = Field(model, cond, n)
     parts: list[Solution] = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()), Bar("sampling", progress) as bar:
-        shared = x_init is None and model.batch is None and not any(whole.per_sample(v) for v in cond.values())
+        shared = x_init is None and held(model) is None and not any(whole.per_sample(v) for v in cond.values())
         if shared and not adaptive:
             field = Field(model, cond, 0)
 
@@ -162,8 +164,8 @@ def sample(
             field = whole.rows(index)
             x = x_init[rows] if x_init is not None else first.draw(draws, dtype, device)
             tick = _portion(bar, rows, n)
-            own = [_portion_of(hook, index, x.ndim) for hook in hooks]
-            part = _portion_of(solver, index, x.ndim)
+            own = [take(hook, index, x.ndim) for hook in hooks]
+            part = take(solver, index, x.ndim)
             parts.append(_run(part, field, x, times, adaptive, final, draws, own, tick, full))
     result = _join(parts)
     _warn(result.status)
@@ -333,12 +335,6 @@ def _resolve_prior(model: ScoreModel, prior: PriorLike | str, shape: tuple[int, 
 
 def _portion(bar: Bar, rows: slice, n: int) -> Tick:
     return lambda fraction: bar((rows.start + fraction * (rows.stop - rows.start)) / n)
-
-
-def _portion_of(thing: Any, index: Tensor, ndim: int) -> Any:
-    """What belongs to some of the samples, of a hook or solver that holds a condition for each."""
-    rows = getattr(thing, "rows", None)
-    return thing if rows is None else rows(index, ndim)
 
 
 def _join(parts: list[Solution]) -> Solution:

@@ -101,7 +101,7 @@ def test_stationary_variance_of_the_corrector(sde, snr):
 @pytest.mark.parametrize("corrector", [sf.Langevin(snr=0.16), sf.solve.AnnealedLangevin(snr=0.16)], ids=name)
 def test_correctors_are_right_in_three_dimensions(sde, corrector):
     gm, n = gaussian(sde), 4000
-    cov = gm._basis[0] @ torch.diag(gm._spectrum[0]) @ gm._basis[0].T
+    cov = gm.covs[0]
     seed = torch.Generator().manual_seed(0)
     x = sf.sample(gm, n, sf.PC(corrector=corrector), steps=100, seed=seed, denoise=False)
     off = torch.linalg.norm(torch.cov(x.T) - cov) / torch.linalg.norm(cov)
@@ -110,7 +110,7 @@ def test_correctors_are_right_in_three_dimensions(sde, corrector):
 
 def test_own_norm_is_wrong_in_three_dimensions_and_is_not_the_default():
     gm, n = gaussian(sf.VE()), 4000
-    cov = gm._basis[0] @ torch.diag(gm._spectrum[0]) @ gm._basis[0].T
+    cov = gm.covs[0]
     corrector = sf.Langevin(snr=0.16, norm="sample")
     x = sf.sample(gm, n, sf.PC(corrector=corrector), steps=100, seed=torch.Generator().manual_seed(0), denoise=False)
     assert torch.linalg.norm(torch.cov(x.T) - cov) / torch.linalg.norm(cov) > 0.2

@@ -36,7 +36,7 @@ def test_score_is_the_gradient_of_the_log_density(sde):
 def test_denoiser_is_the_posterior_mean(sde):
     """Conditional mean of a joint Gaussian: m + alpha S C^{-1} (x - alpha m)."""
     gm = gaussian(sde)
-    mean, cov = gm.means[0], gm._basis[0] @ torch.diag(gm._spectrum[0]) @ gm._basis[0].T
+    mean, cov = gm.means[0], gm.covs[0]
     x = gm.sample(5, 0.6, seed=2)
     centre, spread = moments(gm, 0.6)
     alpha = float(sde.alpha(torch.tensor(0.6, dtype=torch.float64)))

@@ -201,3 +201,27 @@ def test_a_model_that_overrides_denoise_alone_has_all_four_views(sde):
 def test_a_guided_model_that_overrides_nothing_says_so():
     with pytest.raises(TypeError, match=r"Guided: override view\(name, x, t, cond\), or denoise"):
         Guided(sf.GaussianMixture(MEANS, COVS, None, sf.VP())).score(points(2), 0.5)
+
+
+def test_a_weaker_model_under_another_process_is_refused():
+    good = sf.GaussianMixture(MEANS, COVS, None, sf.VP())
+    with pytest.raises(ValueError, match=r"weak: its SDE is VE.*, the model's VP"):
+        good | Autoguidance(sf.GaussianMixture(MEANS, COVS, None, sf.VE()))
+    with pytest.raises(ValueError, match=r"weak: its event shape is \(3,\), the model's \(2,\)"):
+        good | Autoguidance(sf.GaussianMixture(torch.zeros(1, 3), 1.0, None, sf.VP()))
+    assert good | Autoguidance(sf.GaussianMixture(MEANS, COVS, None, sf.VP(beta_max=20.0))) is not good
+
+
+def test_a_condition_that_was_not_given_is_named():
+    model = Labelled(sf.VP()) | ClassifierFree(2.0)
+    with pytest.raises(ValueError, match="the condition label= was not given, but no condition"):
+        model.score(points(2), 0.5)
+    with pytest.raises(ValueError, match=r"label= was not given, but word; .*null=\{name: value\}"):
+        (sf.ScoreModel(lambda x, t, word: x, sf.VP()) | ClassifierFree(2.0)).score(points(2), 0.5, word=points(2))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_refused(scale):
+    for kind in (lambda s: ClassifierFree(s), lambda s: ClassifierGuidance(exact_classifier, 0, s)):
+        with pytest.raises(ValueError, match="scale="):
+            kind(scale)

@@ -7,7 +7,7 @@ import torch
 
 import scorefield as sf
 from scorefield import inverse
-from scorefield.inverse.spectral import spectrum_of
+from scorefield.inverse.ddrm import spectrum_of
 
 torch.set_num_threads(1)
 

@@ -253,7 +253,7 @@ def test_networks_parameters_get_no_gradient_from_sampling():
         ),
         (
             lambda p, a: p | inverse.Posterior(a, torch.zeros(2, 4)) | inverse.Posterior(a, torch.zeros(3, 4)),
-            "y has 3 rows but the model holds conditions for 2",
+            "the model is for 2 samples, Posterior is for 3 samples",
         ),
         (
             lambda p, a: sf.sample(p, 3, steps=2, hooks=[sf.Replace(a, torch.zeros(2, 4))]),

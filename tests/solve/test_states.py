@@ -54,3 +54,18 @@ def test_what_is_measured_on_a_pilot_outlives_a_rise_of_the_grid(solver):
     plan = Restart(low=0.2, high=0.5, repeats=2, steps=3, base="uniform")
     x = sf.sample(gaussian(sf.VP()), 2, solver, steps=6, grid=plan, seed=0)
     assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("covariance", ["mean", "full"])
+def test_analytic_ancestral_keeps_the_gradient_of_its_network(covariance):
+    """The samples of N(mean, 0.3 I) move with the mean one for one."""
+    sde, mean = sf.VP(), torch.tensor([0.5, -0.2], dtype=torch.float64, requires_grad=True)
+
+    def net(x, t):
+        a, s = sde.alpha(t).unsqueeze(1), sde.sigma(t).unsqueeze(1)
+        return s * (x - a * mean) / (0.3 * a**2 + s**2)
+
+    model, start = sf.ScoreModel(net, sde, shape=(2,)), torch.zeros(4, 2, dtype=torch.float64)
+    x = sf.sample(model, 4, sf.solve.AnalyticAncestral(covariance), steps=20, seed=0, grad=True, x_init=start)
+    x.sum().backward()
+    torch.testing.assert_close(mean.grad, torch.full((2,), 4.0, dtype=torch.float64), rtol=1e-3, atol=0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from scorefield.differentiate import differentiation, variable
 from scorefield.dtypes import check_real, onto, wide_dtype
-from scorefield.guide.rows import check_rows
+from scorefield.guide.classifier_free import check_strength
+from scorefield.inputs import tensor_of
 from scorefield.model import Guided, ScoreModel, View
 from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
@@ -56,35 +58,31 @@ class ClassifierGuidance:
         scale: strength of the guidance.
 
     Raises:
-        ValueError: labels that are not integers of shape () or (B,).
+        ValueError: labels that are not integers of shape () or (B,), or a scale that is not finite.
     """
 
     clf: ClassifierFn
     label: int | Sequence[int] | Tensor | None = None
     scale: float = 1.0
 
+    per_sample: ClassVar[tuple[str, ...]] = ("label",)
+
     def __post_init__(self) -> None:
-        label = None if self.label is None else torch.as_tensor(self.label)
+        check_strength(self.scale)
+        label = None if self.label is None else tensor_of(self.label, "label")
         if label is not None and (label.ndim > 1 or label.is_floating_point()):
             raise ValueError(
                 f"label has shape {tuple(label.shape)} and dtype {label.dtype}; give an int or (B,) integers"
             )
-        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "label", None if label is None else label.long())
 
     def __call__(self, model: ScoreModel) -> ScoreModel:
         """The guided model."""
-        assert self.label is None or isinstance(self.label, Tensor)
-        return model if self.scale == 0 else _Classified(model, self.clf, self.label, self.scale)
+        return model if self.scale == 0 else _Classified(model, self)
 
 
 class _Classified(Guided):
-    def __init__(self, base: ScoreModel, clf: ClassifierFn, label: Tensor | None, scale: float) -> None:
-        super().__init__(base)
-        self.clf, self.label, self.scale = clf, label, scale
-        if label is not None and label.ndim == 1 and len(label) > 1:
-            if base.batch not in (None, len(label)):
-                raise ValueError(f"label has {len(label)} rows but the model holds conditions for {base.batch} samples")
-            self.batch = len(label)
+    guidance: ClassifierGuidance
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         time, sde = as_time(t), self.sde
@@ -98,38 +96,32 @@ class _Classified(Guided):
                 factor = _finite(sde.sigma(time) ** 2 / sde.alpha(time))
             case "velocity":
                 factor = _finite(-0.5 * sde.g2(time))
-        return own + expand(self.scale * factor, x) * self.gradient(x, time)
+        return own + expand(self.guidance.scale * factor, x) * self.gradient(x, time)
 
     def gradient(self, x: Tensor, t: Tensor) -> Tensor:
         """grad log p(label | x_t = x), like x."""
         track = torch.is_grad_enabled()
-        with torch.enable_grad():
-            live = x if track and x.requires_grad else x.detach().requires_grad_()
-            chosen = self._log_likelihood(live, _clock(self.clf, t, live))
+        with differentiation():
+            live = variable(x, track)
+            chosen = self._log_likelihood(live, _clock(self.guidance.clf, t, live))
             (slope,) = torch.autograd.grad(chosen.sum(), live, create_graph=track)
         return slope.to(x.dtype)
 
     def _log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        out = self.clf(x, t)
-        if self.label is None:
+        out, label = self.guidance.clf(x, t), self.guidance.label
+        if label is None:
             if out.shape != x.shape[:1]:
                 raise ValueError(f"clf returned shape {tuple(out.shape)}; without label=, one log-likelihood a sample")
             return out
+        assert isinstance(label, Tensor)
         if out.ndim != 2 or out.shape[0] != x.shape[0]:
             raise ValueError(f"clf returned shape {tuple(out.shape)} for {x.shape[0]} samples; expected (B, K) logits")
-        label = self.label.to(x.device)
         if bool(((label < 0) | (label >= out.shape[1])).any()):
             raise ValueError(f"label: classes run from 0 to {out.shape[1] - 1}, not {label.tolist()}")
         if label.ndim == 1 and len(label) not in (1, x.shape[0]):
             raise ValueError(f"label has {len(label)} rows for {x.shape[0]} samples; give one, or one for each sample")
-        return torch.log_softmax(out, 1).gather(1, label.expand(x.shape[0]).unsqueeze(1)).squeeze(1)
-
-    def rows(self, index: Tensor) -> ScoreModel:
-        label = self.label
-        if label is not None and label.ndim == 1 and len(label) > 1:
-            check_rows(index, len(label), "label")
-            label = label[index.to(label.device)]
-        return _Classified(self.base.rows(index), self.clf, label, self.scale)
+        index = label.to(x.device).expand(x.shape[0]).unsqueeze(1)
+        return torch.log_softmax(out, 1).gather(1, index).squeeze(1)
 
 
 def classifier_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,8 @@ class ClassifierFree:
         null: what stands for "no condition"; numbers and 0-dimensional tensors become one entry for each sample.
 
     Raises:
-        ValueError: an interval whose ends are not in order.
+        ValueError: an interval whose ends are not in order, or a scale that is not finite; when called, a condition named
+            by `null` that was not given.
     """
 
     scale: float = 3.0
@@ -39,11 +41,22 @@ class ClassifierFree:
     null: Mapping[str, Any] = field(default_factory=lambda: {"label": None})
 
     def __post_init__(self) -> None:
-        _check_interval(self.interval)
+        check_strength(self.scale, self.interval)
 
     def __call__(self, model: ScoreModel) -> ScoreModel:
         """The guided model."""
-        return _Extrapolated(model, None, self.scale, self.interval, self.null)
+        return _Extrapolated(model, self)
+
+    def poor(self, model: ScoreModel, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        """The view of the model without its condition."""
+        missing = [word for word in self.null if word not in cond]
+        if missing:
+            given = ", ".join(cond) or "no condition"
+            raise ValueError(
+                f"ClassifierFree: the condition {missing[0]}= was not given, but {given}; give it to the sampler, or name the "
+                "network's own in null={name: value}"
+            )
+        return model.view(name, x, t, cond | {word: _fill(value, x) for word, value in self.null.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +70,7 @@ class Autoguidance:
         scale: strength of the guidance. interval: as in `ClassifierFree`.
 
     Raises:
-        ValueError: an interval whose ends are not in order.
+        ValueError: an interval whose ends are not in order, a scale that is not finite, or a weak model under another SDE.
     """
 
     weak: ScoreModel
@@ -65,57 +78,41 @@ class Autoguidance:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        _check_interval(self.interval)
+        check_strength(self.scale, self.interval)
 
     def __call__(self, model: ScoreModel) -> ScoreModel:
         """The guided model."""
-        return _Extrapolated(model, self.weak, self.scale, self.interval, {})
+        check_same_process(model, self.weak)
+        return _Extrapolated(model, self)
+
+    def poor(self, model: ScoreModel, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        """The view of the weaker model."""
+        return self.weak.view(name, x, t, cond)
 
 
 class _Extrapolated(Guided):
     """poor + scale (good - poor), in every view, since all views are affine in the score with the same x part."""
 
-    def __init__(
-        self,
-        good: ScoreModel,
-        poor: ScoreModel | None,
-        scale: float,
-        interval: tuple[float, float] | None,
-        null: Mapping[str, Any],
-    ) -> None:
-        super().__init__(good)
-        self.poor, self.scale, self.interval, self.null = poor, scale, interval, null
-        self.batch = good.batch if poor is None or good.batch is not None else poor.batch
+    guidance: ClassifierFree | Autoguidance
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
-        def good() -> Tensor:
-            return self.base.view(name, x, t, cond)
-
-        def poor() -> Tensor:
-            other = cond | {k: _fill(v, x) for k, v in self.null.items()}
-            return (self.poor or self.base).view(name, x, t, other)
-
         excess = self._excess(t, x)
-        if _everywhere(excess, 0.0):
-            return good()
         if _everywhere(excess, -1.0):
-            return poor()
-        best = good()
+            return self.guidance.poor(self.base, name, x, t, cond)
+        best = self.base.view(name, x, t, cond)
+        if _everywhere(excess, 0.0):
+            return best
         # Written from the good one, so that it comes out bitwise outside the interval.
-        return best + expand(excess, x) * (best - poor())
+        return best + expand(excess, x) * (best - self.guidance.poor(self.base, name, x, t, cond))
 
     def _excess(self, t: Time, x: Tensor) -> Tensor:
         """scale - 1 where guidance is on, 0 elsewhere."""
         time = as_time(t)
-        on = torch.full_like(time, self.scale - 1)
-        if self.interval is None:
+        on = torch.full_like(time, self.guidance.scale - 1)
+        if self.guidance.interval is None:
             return on
-        low, high = self.interval
+        low, high = self.guidance.interval
         return torch.where((time >= low) & (time <= high), on, torch.zeros_like(on))
-
-    def rows(self, index: Tensor) -> ScoreModel:
-        poor = None if self.poor is None else self.poor.rows(index)
-        return _Extrapolated(self.base.rows(index), poor, self.scale, self.interval, self.null)
 
 
 def _everywhere(value: Tensor, target: float) -> bool:
@@ -131,6 +128,20 @@ def _fill(value: Any, x: Tensor) -> Any:
     return value
 
 
-def _check_interval(interval: tuple[float, float] | None) -> None:
+def check_strength(scale: float, interval: tuple[float, float] | None = None) -> None:
+    """Refuse a scale that is no number, and an interval of times whose ends are not in order."""
+    if not math.isfinite(scale):
+        raise ValueError(f"scale={scale}: the strength of guidance is a finite number")
     if interval is not None and not interval[0] < interval[1]:
         raise ValueError(f"interval={interval}: give (low, high) times with low < high")
+
+
+def check_same_process(model: ScoreModel, other: ScoreModel) -> None:
+    """Refuse two models that do not mean the same by x at time t."""
+    a, b = model.sde, other.sde
+    t = torch.linspace(0.01, 1, 12, dtype=torch.float64) * a.T
+    same = a is b or (a.T == b.T and torch.allclose(a.alpha(t), b.alpha(t)) and torch.allclose(a.sigma(t), b.sigma(t)))
+    if not same:
+        raise ValueError(f"weak: its SDE is {b}, the model's {a}; both must be the same for one x to serve both")
+    if None not in (model.shape, other.shape) and model.shape != other.shape:
+        raise ValueError(f"weak: its event shape is {other.shape}, the model's {model.shape}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from scorefield.differentiate import differentiation, ordinary, variable
+from scorefield.inputs import tensor_of
 
 Map: TypeAlias = "Callable[[Tensor], Tensor]"
 Measurement: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -39,18 +43,19 @@ def linearize(operator: Measurement, x: Tensor, create_graph: bool = False) -> L
     call, adjoint = parts(operator)
     if adjoint is not None:
         return Linearized(call(x), call, adjoint)
-    with torch.enable_grad():
-        point = x if x.requires_grad else x.detach().requires_grad_()
+    with differentiation():
+        point = variable(x, track=True)
         value = call(point)
 
     def transposed(u: Tensor) -> Tensor:
-        return _gradient(value, point, u, create_graph)
+        with differentiation():
+            return _gradient(value, point, ordinary(u), create_graph)
 
     def forward(v: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with differentiation():
             # The transposed map is linear in its argument, so that its derivative is the map itself: no forward mode.
             u = torch.zeros_like(value, requires_grad=True)
-            return _gradient(_gradient(value, point, u, True), u, v, create_graph)
+            return _gradient(_gradient(value, point, u, True), u, ordinary(v), create_graph)
 
     return Linearized(value, forward, transposed)
 
@@ -63,10 +68,54 @@ def parts(operator: Measurement) -> tuple[Map, Map | None]:
     return given, getattr(given, "adjoint", None)
 
 
-def rows_of(thing: Any, index: Tensor, ndim: int) -> Any:
-    """Whatever holds one condition for each sample, for a subset of the samples; `ndim` is that of a batch (B, *)."""
-    take = getattr(thing, "rows", None)
-    return thing if take is None else take(index, ndim)
+def read_measurement(y: Any) -> Tensor:
+    """A measurement as a tensor of real or complex numbers.
+
+    Raises:
+        ValueError: no numbers, or some that are NaN or infinite.
+    """
+    value = tensor_of(y, "y", "; hide what was not measured with a Mask, and give any number there")
+    return value if value.is_floating_point() or value.is_complex() else value.to(torch.get_default_dtype())
+
+
+def in_rows(operator: Measurement, y: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """y with an axis of samples, (n, *) or (1, *), for events of that shape: y without one is one measurement for all.
+
+    Where the shape is not known, nor the operator's result, y is taken to have its axis of samples.
+
+    Raises:
+        ValueError: y is neither.
+    """
+    one = None if shape is None else _measured_shape(operator, shape, y)
+    if one is None or y.shape[1:] == one:
+        return y
+    if y.shape == one:
+        return y.unsqueeze(0)
+    raise ValueError(
+        f"y has shape {tuple(y.shape)} where a sample {shape} is measured as {one}; give {one} for all samples, or (n, *{one})"
+    )
+
+
+def check_rows(y: Tensor, value: Tensor) -> None:
+    """Refuse a measurement that does not go with what the operator gives, `value` (B, *).
+
+    Raises:
+        ValueError: other shapes, or other numbers of samples.
+    """
+    if y.shape[1:] != value.shape[1:]:
+        missing = "; give it an axis of samples, y[None]" if y.shape == value.shape[1:] else ""
+        raise ValueError(f"y has shape {tuple(y.shape)}; the operator gives {tuple(value.shape)}{missing}")
+    if y.shape[0] not in (1, value.shape[0]):
+        raise ValueError(f"y has {y.shape[0]} rows for {value.shape[0]} samples; give one row, or one for each sample")
+
+
+def _measured_shape(operator: Measurement, shape: tuple[int, ...], y: Tensor) -> tuple[int, ...] | None:
+    """The shape of the measurement of one sample, by a trial; None where a trial is beyond the operator."""
+    for dtype in (torch.float32, torch.float64):
+        # Errors such as a user's matrix of another dtype, or on another device, are for the states themselves to meet.
+        with suppress(RuntimeError, TypeError), torch.no_grad():
+            return tuple(parts(operator)[0](torch.zeros((1, *shape), dtype=dtype, device=y.device)).shape[1:])
+    return None
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

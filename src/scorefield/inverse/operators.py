@@ -7,13 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scorefield.differentiate import differentiation, ordinary
 from scorefield.dtypes import check_not_integers
+from scorefield.inputs import tensor_of
 
 Boundary = Literal["reflect", "circular", "zeros"]
 
@@ -41,10 +43,6 @@ class LinearOperator(ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, like x."""
 
-    def rows(self, index: Tensor, ndim: int) -> LinearOperator:
-        """The operator for a subset of the samples of a batch with `ndim` dimensions."""
-        return self
-
     def __matmul__(self, first: Operator) -> Composed:
         return Composed(self, first)
 
@@ -62,12 +60,6 @@ class Composed(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.first.adjoint(self.second.adjoint(y))
 
-    def rows(self, index: Tensor, ndim: int) -> Composed:
-        both = (
-            part.rows(index, ndim) if isinstance(part, LinearOperator) else part for part in (self.second, self.first)
-        )
-        return Composed(*both)
-
 
 @dataclass(frozen=True, eq=False)
 class Mask(LinearOperator):
@@ -82,8 +74,10 @@ class Mask(LinearOperator):
 
     mask: Tensor
 
+    per_event: ClassVar[tuple[str, ...]] = ("mask",)
+
     def __post_init__(self) -> None:
-        mask = torch.as_tensor(self.mask)
+        mask = tensor_of(self.mask, "mask")
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError("mask: values must be 0 (unknown) or 1 (known)")
         object.__setattr__(self, "mask", mask.bool())
@@ -95,11 +89,6 @@ class Mask(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """The same as the operator itself."""
         return self(y)
-
-    def rows(self, index: Tensor, ndim: int) -> Mask:
-        if self.mask.ndim < ndim or self.mask.shape[0] == 1:
-            return self
-        return Mask(self.mask[index.to(self.mask.device)])
 
 
 class AlongAxes(LinearOperator):
@@ -180,7 +169,7 @@ class Downsample(AlongAxes):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k={self.k}: the factor is at least 1")
-        taps = [1.0] * self.k if self.kernel is None else torch.as_tensor(self.kernel).double().tolist()
+        taps = [1.0] * self.k if self.kernel is None else tensor_of(self.kernel, "kernel").double().tolist()
         if not taps or isinstance(taps[0], list) or sum(taps) == 0:
             raise ValueError("kernel: give taps in one dimension whose sum is not 0")
         _check_boundary(self.boundary)
@@ -224,7 +213,7 @@ class Blur(LinearOperator):
     boundary: Boundary = "reflect"
 
     def __post_init__(self) -> None:
-        kernel = torch.as_tensor(self.kernel)
+        kernel = tensor_of(self.kernel, "kernel")
         if kernel.ndim not in (1, 2, 3):
             raise ValueError(f"kernel has shape {tuple(kernel.shape)}; give one, two or three dimensions")
         _check_boundary(self.boundary)
@@ -244,9 +233,9 @@ class Blur(LinearOperator):
         return y.reshape(*x.shape[: x.ndim - dims], *y.shape[2:])
 
     def adjoint(self, y: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with differentiation():
             x = torch.zeros_like(y, requires_grad=True)
-            (g,) = torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)
+            (g,) = torch.autograd.grad(self(x), x, ordinary(y), create_graph=y.requires_grad)
         return g
 
 
@@ -292,6 +281,7 @@ class Dense(LinearOperator):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "matrix", tensor_of(self.matrix, "matrix"))
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(self.shape):
             raise ValueError(f"matrix has shape {tuple(self.matrix.shape)}; give (M, {math.prod(self.shape)})")
 

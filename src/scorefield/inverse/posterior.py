@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from scorefield.guide.rows import check_rows
+from scorefield.differentiate import differentiation, ordinary
+from scorefield.inputs import tensor_of
 from scorefield.inverse.measurement import (
     DENSE,
     Linearized,
     Map,
     Measurement,
+    check_rows,
     conjugate_gradients,
     dot,
     from_real_rows,
+    in_rows,
     linearize,
+    read_measurement,
     real_rows,
-    rows_of,
 )
 from scorefield.model import Guided, ScoreModel
 from scorefield.sde import Time, as_time, expand
+from scorefield.tweedie import Tweedie, tweedie
 
 Method: TypeAlias = Literal["dps", "pigdm", "tmpd", "mmps", "diffpir"]
 METHODS: tuple[str, ...] = ("dps", "pigdm", "tmpd", "mmps", "diffpir")
@@ -52,7 +56,7 @@ class Posterior:
 
     Main arguments:
         operator: A, with a call and an `adjoint`; without one it is differentiated (see `linearize`).
-        y: measurement, (n, *) with one row for each sample, or (1, *) for all.
+        y: measurement, (n, *) with one row for each sample, or one for all; a tensor, an array or a data frame.
         noise: standard deviation of the measurement noise, in units of y; a number, or a tensor that broadcasts with y.
 
     Other arguments:
@@ -64,7 +68,7 @@ class Posterior:
         variance: V of "pigdm", a function of t in place of the above.
 
     Raises:
-        ValueError: an unknown method, or noise that is not positive.
+        ValueError: an unknown method, noise that is not positive, or a measurement that is not finite or of another shape.
     """
 
     operator: Measurement
@@ -77,99 +81,82 @@ class Posterior:
     weight: float = 7.0
     variance: Callable[[Tensor], Tensor] | None = None
 
+    per_sample: ClassVar[tuple[str, ...]] = ("y", "noise")
+
     def __post_init__(self) -> None:
+        y = read_measurement(self.y)
+        object.__setattr__(self, "y", y)
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is unknown; choose one of {', '.join(METHODS)}")
-        if not bool((torch.as_tensor(self.noise) > 0).all()):
+        noise = tensor_of(self.noise, "noise")
+        if not bool((noise > 0).all()):
             raise ValueError(f"noise={self.noise}: the measurement noise is positive; give a small one, or use Replace")
+        if noise.ndim:
+            object.__setattr__(self, "noise", noise.reshape(*[1] * (y.ndim - noise.ndim), *noise.shape))
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations}: at least one is needed")
 
     def __call__(self, model: ScoreModel) -> ScoreModel:
         """The model of x_0 given y."""
-        return PosteriorModel(model, self)
-
-    def rows(self, index: Tensor, ndim: int) -> Posterior:
-        """The conditions of a subset of the samples of a batch with `ndim` dimensions."""
-        y, noise = self.y, self.noise
-        if y.shape[0] > 1:
-            check_rows(index, y.shape[0], "y")
-            y = y[index.to(y.device)]
-        if isinstance(noise, Tensor) and noise.ndim == self.y.ndim and noise.shape[0] > 1:
-            noise = noise[index.to(noise.device)]
-        operator = rows_of(self.operator, index, ndim)
-        return Posterior(
-            operator, y, noise, self.method, self.iterations, self.tolerance, self.zeta, self.weight, self.variance
-        )
+        return PosteriorModel(model, replace(self, y=in_rows(self.operator, self.y, model.shape)))
 
 
 class PosteriorModel(Guided):
     """What `model | Posterior(...)` is; every view derives from its denoised estimate."""
 
-    def __init__(self, base: ScoreModel, posterior: Posterior) -> None:
-        super().__init__(base)
-        self.posterior = posterior
-        n = posterior.y.shape[0]
-        if n > 1:
-            if base.batch not in (None, n):
-                raise ValueError(f"y has {n} rows but the model holds conditions for {base.batch} samples")
-            self.batch = n
+    guidance: Posterior
 
-    def rows(self, index: Tensor) -> ScoreModel:
-        ndim = self.posterior.y.ndim if self.shape is None else len(self.shape) + 1
-        return PosteriorModel(self.base.rows(index), self.posterior.rows(index, ndim))
+    @property
+    def _ndim(self) -> int:
+        return super()._ndim or self.guidance.y.ndim
 
     def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[x_0 | x_t = x, y] by the method, like x."""
-        time, rows = as_time(t), self.posterior.y.shape[0]
-        if rows not in (1, x.shape[0]):
-            raise ValueError(f"y has {rows} rows for {x.shape[0]} samples; give one, or one for each")
+
+        def prior(point: Tensor) -> Tensor:
+            return self.base.denoise(point, t, **cond)
+
         track = torch.is_grad_enabled()
-        differentiates = self.posterior.method != "diffpir"
-        with torch.set_grad_enabled(track or differentiates):
-            live = x if not differentiates or (track and x.requires_grad) else x.detach().requires_grad_()
-            data = self.base.denoise(live, t, **cond)
-            shifted = data + self._shift(live, data, time, track)
+        if self.guidance.method == "diffpir":
+            with differentiation(track):
+                point = ordinary(x)
+                law = Tweedie(point, prior(point), as_time(t), track)
+                return law.mean + self._shift(law, as_time(t))
+        law = tweedie(prior, self.sde, x, t, keep=track)
+        with differentiation():
+            shifted = law.data + self._shift(law, as_time(t))
         return shifted if track else shifted.detach()
 
-    def _shift(self, x: Tensor, data: Tensor, t: Tensor, track: bool) -> Tensor:
+    def _shift(self, law: Tweedie, t: Tensor) -> Tensor:
         """E[x_0 | x_t, y] - E[x_0 | x_t] by the method, like x."""
-        p = self.posterior
+        p, x = self.guidance, law.x
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        a = linearize(p.operator, data, create_graph=track)
-        y = p.y.to(device=a.value.device, dtype=a.value.dtype)
-        residual = (y - a.value).expand_as(a.value)
-        if not track:
+        a = linearize(p.operator, law.data, create_graph=law.keep)
+        check_rows(p.y, a.value)
+        residual = (p.y.to(device=a.value.device, dtype=a.value.dtype) - a.value).expand_as(a.value)
+        if not law.keep:
             residual = residual.detach()
         s2 = torch.square(torch.as_tensor(p.noise, dtype=torch.float64)).to(
             residual.real if residual.is_complex() else x
         )
-        # Where alpha = 0, x_t says nothing of x_0: J = 0.
-        ratio = torch.where(alpha > 0, sigma**2 / alpha, torch.zeros_like(alpha))
-
-        def covariance(v: Tensor) -> Tensor:
-            (g,) = torch.autograd.grad(data, x, v, retain_graph=True, create_graph=track)
-            return expand(ratio, x) * g
-
         match p.method:
             case "dps":
-                return covariance(a.adjoint(self._dps(residual, s2, t)))
+                return law.covariance(a.adjoint(self._dps(residual, s2, t)))
             case "pigdm":
                 v = sigma**2 / (alpha**2 + sigma**2) if p.variance is None else p.variance(t)
-                return covariance(
-                    a.adjoint(_solve(a, lambda u: expand(v, u) * u, residual, s2, CHEAP_ITERATIONS, 1e-6))
-                )
+                u = _solve(a, lambda u: expand(v, u) * u, residual, s2, CHEAP_ITERATIONS, 1e-6)
             case "mmps":
-                return covariance(a.adjoint(_solve(a, covariance, residual, s2, p.iterations, p.tolerance)))
+                u = _solve(a, law.covariance, residual, s2, p.iterations, p.tolerance)
             case "tmpd":
-                return covariance(a.adjoint(_dense_solve(a, covariance, residual, s2)))
+                u = _dense_solve(a, law.covariance, residual, s2)
             case _:
                 v = sigma**2 / alpha.clamp_min(1e-6) ** 2 / p.weight
                 u = _solve(a, lambda u: expand(v, u) * u, residual, s2, CHEAP_ITERATIONS, 1e-6)
                 return expand(v, x) * a.adjoint(u)
+        return law.covariance(a.adjoint(u))
 
     def _dps(self, residual: Tensor, s2: Tensor, t: Tensor) -> Tensor:
-        zeta = self.posterior.zeta
+        zeta = self.guidance.zeta
         if zeta is None:
             return residual / s2
         # Alg. 1 moves each of 1000 steps by 2 zeta J^T A^T r / |r|; a change of score is multiplied by g^2 / 1000 there.

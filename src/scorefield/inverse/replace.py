@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from scorefield.guide.rows import check_rows
-from scorefield.inverse.measurement import matrix_of, parts, pseudo_inverse, real_rows, rows_of
+from scorefield.inverse.measurement import (
+    check_rows,
+    in_rows,
+    matrix_of,
+    parts,
+    pseudo_inverse,
+    read_measurement,
+    real_rows,
+)
 from scorefield.inverse.operators import Operator
 from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE, expand
@@ -32,35 +40,36 @@ class Replace:
 
     Main arguments:
         operator: linear, with __call__ and adjoint, such as `Mask`, `Grayscale`, `Downsample`.
-        y: measurement without noise, A(x) of clean data: (n, *) with one row for each sample, or (1, *) for all.
+        y: measurement without noise, A(x) of clean data: (n, *) with one row for each sample, or one for all.
+
+    Raises:
+        ValueError: a measurement that is not finite, or of another shape than A(x).
     """
 
     operator: Operator
     y: Tensor
     _inverse: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    @property
-    def batch(self) -> int | None:
-        """Number of samples, where there is a measurement for each."""
-        return self.y.shape[0] if self.y.shape[0] > 1 else None
+    per_sample: ClassVar[tuple[str, ...]] = ("y",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "y", read_measurement(self.y))
+
+    def bind(self, shape: tuple[int, ...]) -> Replace:
+        """The hook for events of that shape."""
+        return replace(self, y=in_rows(self.operator, self.y, shape))
 
     def __call__(self, x: Tensor, t: Tensor, field: Field, noise: Noise) -> Tensor:
         """Replace at noise level t."""
         y = self._measured(x)
         alpha, sigma = field.sde.alpha(t), field.sde.sigma(t)
-        return self._put(x, expand(alpha, x) * y + self._apply(expand(sigma, x) * noise.like(x)))
+        noised = self._apply(expand(sigma, x) * noise.like(x))
+        check_rows(y, noised)
+        return self._put(x, expand(alpha, x) * y + noised)
 
     def finish(self, x: Tensor) -> Tensor:
         """Put the clean measurement into the denoised sample."""
         return self._put(x, self._measured(x))
-
-    def rows(self, index: Tensor, ndim: int) -> Replace:
-        """The hook for a subset of the samples of a batch with `ndim` dimensions."""
-        y = self.y
-        if y.shape[0] > 1:
-            check_rows(index, y.shape[0], "y")
-            y = y[index.to(y.device)]
-        return Replace(rows_of(self.operator, index, ndim), y)
 
     def _put(self, x: Tensor, known: Tensor) -> Tensor:
         # In two terms: a masked entry minus itself is exactly zero, so that known entries come out bitwise.
@@ -82,9 +91,7 @@ class Replace:
         y = self.y.to(
             device=x.device, dtype=x.dtype if not self.y.is_complex() else torch.promote_types(x.dtype, torch.complex64)
         )
-        if y.shape[0] not in (1, x.shape[0]):
-            raise ValueError(f"y has {y.shape[0]} rows for {x.shape[0]} samples; give one row, or one for each sample")
-        return y.expand(x.shape[0], *y.shape[1:])
+        return y.expand(x.shape[0], *y.shape[1:]) if y.shape[0] == 1 else y
 
 
 def repaint(jump: int = 10, resamples: int = 10, base: str = "uniform") -> GridFn:

@@ -9,13 +9,15 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.inverse.local import Local, local, log_normal
-from scorefield.inverse.measurement import Measurement, dot, from_real_rows, linearize, parts, real_rows
+from scorefield.differentiate import differentiation, variable
+from scorefield.inverse.measurement import Measurement, dot, from_real_rows, linearize, matrix_of, parts, real_rows
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
+from scorefield.rows import take
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
 from scorefield.times import GridFn, GridName, sampling_grid
+from scorefield.tweedie import jacobian_of, tweedie
 
 Covariance: TypeAlias = Literal["auto", "full", "isotropic"]
 FULL = 64
@@ -177,7 +179,7 @@ class _Full(_Twisted):
         here: Local = state[0]
         cloud, index = state[1].resampled(self.resample_below, noise)
         if index is not None:
-            x, here = x[index], here.rows(index)
+            x, here = x[index], take(here, index)
         a, v = sde.transition_coefficients(s, t)
         shrink = float(torch.square(sde.sigma(s) / sde.sigma(t)))
         gain, base = float(sde.alpha(s) * v / sde.sigma(t) ** 2), float(v) * shrink
@@ -249,33 +251,106 @@ class _Isotropic(_Twisted):
 
         At the end the guess is the likelihood itself.
         """
-        sde = field.sde
-        ratio = sde.sigma(t) ** 2 / sde.alpha(t)
-        with torch.enable_grad():
-            live = x.detach().requires_grad_()
-            data = field.denoise(live, t)
-            a = linearize(self.operator, data)
+        law = tweedie(lambda point: field.denoise(point, t), field.sde, x, t, keep=False)
+        with differentiation():
+            a = linearize(self.operator, law.data)
             residual = real_rows(self.y.to(device=a.value.device, dtype=a.value.dtype) - a.value).detach()
-
-            def spread(probe: Tensor) -> Tensor:
-                """C probe."""
-                (back,) = torch.autograd.grad(data, live, probe, retain_graph=True)
-                return ratio.to(back.device) * back.double()
-
-            probe = noise.rademacher(x)
-            known = (spread(probe) * probe).mean().clamp_min(0.0)
+            known = law.mean_variance(noise.rademacher(x)).mean().clamp_min(0.0)
             signs = from_real_rows(noise.rademacher(residual), a.value)
             # M = A C A^T has the mean eigenvalue tr M / m, but tr M^2 / tr M is nearer to the largest: with less, the particles
             # would overshoot along it.
-            turned = a.forward(spread(a.adjoint(signs)).to(x.dtype))
+            turned = a.forward(law.covariance(a.adjoint(signs)))
             seen = dot(turned, turned).sum() / dot(signs, turned).sum().clamp_min(1e-30)
             last = float(t) == self.end
             variance = self.noise**2 + (0.0 if last else float(seen.clamp_min(0.0)))
             pull = a.adjoint(from_real_rows(residual, a.value) / variance)
-            (slope,) = torch.autograd.grad(data, live, pull)
+            (slope,) = torch.autograd.grad(law.data, law.x, pull)
         misfit = torch.square(residual).double().sum(1) / (2 * variance)
         size = residual.shape[1] * 0.5 * math.log(2 * math.pi * variance)
-        return data.detach(), -misfit - size, slope, known
+        return law.mean, -misfit - size, slope, known
+
+
+@dataclass(frozen=True)
+class Local:
+    r"""N(D, U diag(l) U^T) for x_0 given x_t, and the measurement A(x_0) = A(D) + H (x_0 - D), one for each particle.
+
+    D = E[x_0 | x_t] and the covariance sigma^2 / alpha dD/dx_t are the exact first two moments; both are all there is to know
+    where the data is Gaussian, and the operator linear.
+
+    Attributes:
+        data: D, (P, d). basis: U, (P, d, d). spread: l, (P, d), not negative. residual: y - A(D), (P, m). slope: H, (P, m, d).
+        factor: Cholesky factor of noise^2 I + H U diag(l) U^T H^T, (P, m, m). All float64.
+    """
+
+    per_sample: ClassVar[tuple[str, ...]] = ("data", "basis", "spread", "residual", "slope", "factor")
+
+    data: Tensor
+    basis: Tensor
+    spread: Tensor
+    residual: Tensor
+    slope: Tensor
+    factor: Tensor
+
+    @property
+    def guess(self) -> Tensor:
+        """log N(y; A(D), noise^2 I + H Cov H^T), (P,)."""
+        return log_normal(self.residual, self.factor)
+
+    def turn(self, diagonal: Tensor, v: Tensor) -> Tensor:
+        """U diag(diagonal) U^T v, (P, d)."""
+        return _apply(self.basis, diagonal * _apply(self.basis.mT, v))
+
+    def measured(self, v: Tensor) -> Tensor:
+        """H v, (P, m)."""
+        return _apply(self.slope, v)
+
+    def covariance_factor(self, diagonal: Tensor, noise: float) -> Tensor:
+        """Cholesky factor of noise^2 I + H U diag(diagonal) U^T H^T, (P, m, m)."""
+        return _factor(self.slope @ self.basis, diagonal, noise)
+
+    def condition(self, v: Tensor, z: Tensor, noise: float) -> Tensor:
+        """A draw of x_0 - D given y from one without, v, by Matheron's rule; z is standard normal, (P, m)."""
+        misfit = (self.residual - self.measured(v) - noise * z).unsqueeze(2)
+        pull = torch.cholesky_solve(misfit, self.factor).squeeze(2)
+        return v + self.turn(self.spread, _apply(self.slope.mT, pull))
+
+
+def local(field: Field, x: Tensor, t: Tensor, operator: Measurement, y: Tensor, noise: float) -> Local:
+    """The local law at states x (P, *) and time t, for one measurement y (1, *); a network product for each dimension."""
+    shape = x.shape[1:]
+    moments = tweedie(lambda point: field.denoise(point, t), field.sde, x, t, keep=False, written=True)
+    values, basis = torch.linalg.eigh(moments.matrix())
+    centre = moments.mean.flatten(1)
+    call, adjoint = parts(operator)
+    if adjoint is not None:
+        value = real_rows(call(centre.reshape(x.shape))).double()
+        slope = matrix_of(operator, tuple(shape), x).expand(len(x), -1, -1)
+    else:
+        with differentiation():
+            point = variable(centre)
+            image = real_rows(call(point.reshape(x.shape)))
+            slope = jacobian_of(image, point).double()
+        value = image.detach().double()
+    spread = values.clamp_min(0.0)
+    residual = real_rows(y.to(x.device)).double() - value
+    return Local(centre.double(), basis, spread, residual, slope, _factor(slope @ basis, spread, noise))
+
+
+def log_normal(residual: Tensor, factor: Tensor) -> Tensor:
+    """log N(residual; 0, L L^T), (P,)."""
+    scaled = torch.linalg.solve_triangular(factor, residual.unsqueeze(2), upper=False).squeeze(2)
+    logs = torch.log(torch.diagonal(factor, dim1=1, dim2=2)).sum(1)
+    return -0.5 * torch.square(scaled).sum(1) - logs - 0.5 * residual.shape[1] * math.log(2 * math.pi)
+
+
+def _apply(matrix: Tensor, v: Tensor) -> Tensor:
+    return (matrix @ v.unsqueeze(2)).squeeze(2)
+
+
+def _factor(turned: Tensor, diagonal: Tensor, noise: float) -> Tensor:
+    eye = torch.eye(turned.shape[1], dtype=turned.dtype, device=turned.device)
+    factor: Tensor = torch.linalg.cholesky((turned * diagonal.unsqueeze(1)) @ turned.mT + noise**2 * eye)
+    return factor
 
 
 def _ess(log_weights: Tensor) -> Tensor:

@@ -138,5 +138,5 @@ class BrownianPath:
     def rows(self, index: Tensor) -> BrownianPath:
         """The paths of a subset of the samples."""
         if self.knots is None or self.values is None:
-            return BrownianPath(self.noise.rows(index))
-        return BrownianPath(self.noise.rows(index), self.knots[index], self.values[index])
+            return BrownianPath(self.noise.take(index))
+        return BrownianPath(self.noise.take(index), self.knots[index], self.values[index])

@@ -13,6 +13,7 @@ from torch import Tensor
 from scorefield.randomness import Noise
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
+from scorefield.tweedie import tweedie
 
 PILOT = 65_536
 """Numbers in the pilot ensemble: the mean variance is known to about sqrt(2 / PILOT) = 0.6 %."""
@@ -94,28 +95,22 @@ class _Measuring(AnalyticAncestral):
 
 def _denoise_with_variance(field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """E[x_0 | x_t], and (sigma^2 / alpha) e^T (dD/dx) e / d for a random sign vector e, (B,), float64."""
-    alpha = float(field.sde.alpha(t))
-    if alpha == 0.0:  # the data is nowhere to be seen; 0 is the safe side for a single step
+    if float(field.sde.alpha(t)) == 0.0:  # the data is nowhere to be seen; 0 is the safe side for a single step
         return field.denoise(x, t), torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    probe = noise.rademacher(x)
-    with torch.enable_grad():
-        y = x.detach().requires_grad_()
-        data = field.denoise(y, t)
-        (back,) = torch.autograd.grad(data, y, probe)
-    trace = (back.double() * probe.double()).flatten(1).mean(1)
-    return data.detach(), (field.sde.sigma(t) ** 2 / alpha * trace).clamp_min(0.0)
+    law = tweedie(lambda point: field.denoise(point, t), field.sde, x, t)
+    return law.mean, law.mean_variance(noise.rademacher(x)).clamp_min(0.0)
 
 
 def _denoise_with_covariance(field: Field, x: Tensor, t: Tensor, base: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """E[x_0 | x_t], and a root (B, d, d) of base I + gain^2 Cov[x_0 | x_t]."""
-    with torch.enable_grad():
-        y = x.detach().requires_grad_()
-        data = field.denoise(y, t)
-        flat = data.flatten(1)
-        rows = [torch.autograd.grad(flat[:, i].sum(), y, retain_graph=True)[0].flatten(1) for i in range(flat.shape[1])]
-    jacobian = torch.stack(rows, 1).double()
-    scale = float(gain) ** 2 * float(field.sde.sigma(t)) ** 2 / max(float(field.sde.alpha(t)), 1e-300)
-    covariance = 0.5 * scale * (jacobian + jacobian.mT)
-    spectrum, basis = torch.linalg.eigh(covariance)
-    root = basis * torch.sqrt(spectrum.clamp_min(0.0) + base).unsqueeze(1)
-    return data.detach(), root.to(x.dtype)
+    """E[x_0 | x_t], and the Cholesky factor (B, d, d) of base I + gain^2 Cov[x_0 | x_t], negative directions cut.
+
+    Eigenvectors would be a root too, but one that the last bit of the network turns round, and without a derivative where
+    eigenvalues are equal.
+    """
+    law = tweedie(lambda point: field.denoise(point, t), field.sde, x, t, written=True)
+    covariance = float(gain) ** 2 * law.matrix()
+    spectrum, basis = torch.linalg.eigh(covariance.detach())
+    floor = 1e-12 * (spectrum[:, -1:].clamp_min(0.0) + float(base)) + 1e-300
+    cut = (basis * (spectrum.clamp_min(0.0) - spectrum + float(base) + floor).unsqueeze(1)) @ basis.mT
+    root = torch.linalg.cholesky(covariance + cut)
+    return law.mean, root.to(x.dtype)

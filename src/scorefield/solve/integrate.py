@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise
+from scorefield.rows import take
 from scorefield.sde import GaussianSDE, Time, expand
 
 SUCCESS, TOO_MANY_STEPS, STEP_TOO_SMALL, NOT_FINITE = 0, 1, 2, 3
@@ -99,7 +100,7 @@ class Field:
     def rows(self, index: Tensor) -> Field:
         """The field for a subset of the samples."""
         cond = {k: v[index.to(v.device)] if self.per_sample(v) else v for k, v in self.cond.items()}
-        return Field(self.model.rows(index), cond, len(index))
+        return Field(take(self.model, index), cond, len(index))
 
     def per_sample(self, value: Any) -> bool:
         """Whether a condition has one row per sample."""

@@ -1,0 +1,41 @@
+"""What users hand over, as tensors: arrays, data frames and numbers; refused by name where it is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.differentiate import ordinary
+
+
+def tensor_of(value: Any, name: str, hint: str = "") -> Tensor:
+    """A tensor of what holds numbers: a tensor, a NumPy array, a data frame, a number or sequences of them.
+
+    Raises:
+        ValueError: no numbers, or some that are NaN or infinite; `hint` says what to do about those.
+    """
+    if not isinstance(value, Tensor):
+        try:
+            array = np.asarray(value)
+            value = torch.as_tensor(np.ascontiguousarray(array).reshape(array.shape))
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name}: {type(value).__name__} holds no numbers; give a tensor or an array") from None
+    tensor: Tensor = ordinary(value)
+    check_finite(tensor, name, hint)
+    return tensor
+
+
+def check_finite(value: Tensor, name: str, hint: str = "") -> None:
+    """Refuse NaN and infinity, which an average or a solve would spread over everything.
+
+    Raises:
+        ValueError: some entries are not finite.
+    """
+    if value.is_meta or not (value.is_floating_point() or value.is_complex()):
+        return
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
+        raise ValueError(f"{name}: {bad} of {value.numel()} entries are NaN or infinite{hint}")
