@@ -62,6 +62,6 @@ def power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def flow_map(gm: sf.GaussianMixture, x: Tensor, t: float, u: float) -> Tensor:
-    """The probability flow of a Gaussian from t to u (SCIENCE 5.2): C_t and C_u commute."""
+    """The probability flow of a Gaussian from t to u (Song et al. 2021, eq. 13, solved): C_t and C_u commute."""
     (m_t, c_t), (m_u, c_u) = moments(gm, t), moments(gm, u)
     return m_u + (x - m_t) @ (power(c_u, 0.5) @ power(c_t, -0.5)).T

@@ -71,7 +71,7 @@ class GaussianMixture(ScoreModel):
         return torch.logsumexp(self._parts(x, t)[0], 1)
 
     def posterior(self, x: Tensor, t: Time = 0.0) -> Tensor:
-        """Probability of each component given x_t = x: (B, *) -> (B, K), float64 (SCIENCE 5.8: an exact classifier)."""
+        """Probability of each component given x_t = x: (B, *) -> (B, K), float64 (exact in Song et al. 2021, eq. 14)."""
         return torch.softmax(self._parts(x, t)[0], 1)
 
     def sample(self, n: int, t: Time = 0.0, seed: Seed = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""SCIENCE 5.5: predictor-corrector sampling of a Gaussian, by affine recursion of its variance."""
+"""Song et al. 2021, Alg. 1 to 5: predictor-corrector sampling of a Gaussian, by affine recursion of its variance."""
 
 from __future__ import annotations
 

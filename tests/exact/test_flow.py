@@ -1,4 +1,4 @@
-"""SCIENCE 5.2 and 5.4: the flow of a rotated Gaussian, and orders of convergence by affine moment recursion."""
+"""Song et al. 2021, eq. 13: the flow of a rotated Gaussian, and orders of convergence by affine moment recursion."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def affine(
 
 
 def variance_error(solver: sf.Solver, sde: sf.GaussianSDE, steps: int) -> float:
-    """SCIENCE 5.4: N(1, 0.25) from the exact p_1 to t = 1e-3 on a uniform grid; relative error of the variance."""
+    """N(1, 0.25) from the exact p_1 to t = 1e-3 on a uniform grid; relative error of the variance."""
     gm = sf.GaussianMixture(torch.ones(1, 1, dtype=torch.float64), 0.25, None, sde)
     grid = torch.linspace(1.0, 1e-3, steps + 1, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""SCIENCE 5.7: denoising score matching, its minimum, its weightings and its times."""
+"""Song et al. 2021, eq. 7, and Vincent 2011: denoising score matching, its minimum, its weightings and its times."""
 
 from __future__ import annotations
 

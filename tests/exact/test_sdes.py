@@ -1,4 +1,4 @@
-"""SCIENCE 1.2 and 5.1: kernels, transitions, priors, precision."""
+"""Song et al. 2021, eq. 29 to 34 and App. C: kernels, transitions, priors, precision."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_float32_times_keep_their_digits(sde, t):
 
 
 def test_discrete_and_continuous_ladders_agree_as_in_the_paper():
-    """SCIENCE 1.2: max |prod(1 - beta_j) - e^{-B(i/N)}| = 8.1e-4; VP variance at 1e-3 is 1.099e-4 against 1e-4."""
+    """Song et al. 2021, App. B: max |prod(1 - beta_j) - e^{-B(i/N)}| = 8.1e-4; VP variance at 1e-3 is 1.099e-4 against 1e-4."""
     i = torch.arange(1, 1001, dtype=torch.float64)
     beta = 0.1 / 1000 + (i - 1) * 19.9 / (1000 * 999)
     gap = (torch.cumprod(1 - beta, 0) - sf.VP().alpha(i / 1000) ** 2).abs().max()

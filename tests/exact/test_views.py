@@ -1,4 +1,4 @@
-"""SCIENCE 5.2, 5.7, 5.11: four views of one prediction, and the exact mixture."""
+"""Song et al. 2021, eq. 7 and 13, and Tweedie's formula: four views of one prediction, and the exact mixture."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_edm_with_a_zero_network_is_exact_for_isotropic_data(sde):
 
 
 def test_one_edm_network_has_one_flow_whatever_the_sde():
-    """SCIENCE 4.1: at equal sigma/alpha, x/alpha solves the same equation under VE and VP."""
+    """Karras et al. 2022, eq. 4: at equal sigma/alpha, x/alpha solves the same equation under VE and VP."""
 
     def net(x, c):
         return torch.tanh(x + c.reshape(-1, 1))

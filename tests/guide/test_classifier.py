@@ -100,7 +100,7 @@ def test_loss_is_mixed_over_times_and_repeats_with_its_seed():
 
 
 def test_accuracy_of_a_trained_classifier_is_that_of_bayes_at_every_time():
-    """SCIENCE 5.8: within 2 points, after a training of seconds."""
+    """Song et al. 2021, App. I.1, against Bayes' rule: within 2 points, after a training of seconds."""
     sde = sf.VP()
     torch.manual_seed(0)
     clf = Classifier(VectorClassifier(2, 3, width=48, depth=2), sde)

@@ -53,7 +53,7 @@ def test_the_exact_classifier_at_scale_one_gives_the_exact_component(sde, view):
 
 
 def test_guided_samples_have_the_moments_of_their_component():
-    """SCIENCE 5.8: mean within 2 %, covariance within 5 %, through the default sampler."""
+    """Song et al. 2021, eq. 14, exact: mean within 2 %, covariance within 5 %, through the default sampler."""
     mixture = sf.GaussianMixture(MEANS, COVS, None, sf.VP())
     guided = mixture | ClassifierGuidance(exact_classifier(mixture), 0)
     x = sf.sample(guided, 20_000, steps=40, seed=torch.Generator().manual_seed(0))
@@ -92,7 +92,7 @@ def test_likelihood_of_a_guided_model_is_that_of_the_component():
 
 
 def test_guidance_beyond_one_integrates_the_sharpened_flow():
-    """SCIENCE 4.4: modes at -2 and 2 of standard deviation 0.5, scale 3, give mean 2.51 and standard deviation 0.31."""
+    """Dhariwal & Nichol 2021: modes at -2 and 2 of std 0.5, scale 3, give mean 2.51 and std 0.31."""
     mixture = sf.GaussianMixture(torch.tensor([[-2.0], [2.0]]).double(), 0.25, None, sf.VP())
     guided = mixture | ClassifierGuidance(exact_classifier(mixture), 1, scale=3.0)
     # Quantiles of the prior in place of random draws.

@@ -113,7 +113,7 @@ def test_blur_of_a_constant_is_constant_at_reflecting_edges():
 
 
 def test_color_transform_is_orthonormal_and_keeps_the_gray_channel():
-    """SCIENCE 5.10; the paper's three digits are orthonormal only to 1e-3."""
+    """Song et al. 2021, App. I.3; the paper's three digits are orthonormal only to 1e-3."""
     m = inverse.color_matrix()
     assert torch.allclose(m.T @ m, torch.eye(3, dtype=torch.float64), atol=1e-15)
     paper = torch.tensor([[0.577, -0.816, 0.0], [0.577, 0.408, 0.707], [0.577, 0.408, -0.707]], dtype=torch.float64)

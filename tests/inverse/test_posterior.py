@@ -41,7 +41,7 @@ def test_the_posterior_of_a_gaussian_is_exact_in_every_view(sde, view, method):
     [(8, 3, "mmps", 0.5), (8, 3, "tmpd", 0.01), (64, 24, "mmps", 0.5), (64, 24, "mmps", 0.01), (64, 24, "tmpd", 0.1)],
 )
 def test_default_sampling_reaches_the_exact_posterior(d, m, method, noise):
-    """SCIENCE 5.6: mean within 1 %, covariance within 3 %, by the default solver, steps and tolerances."""
+    """Rozet et al. 2024, eq. 14: mean within 1 %, covariance within 3 %, by the default solver, steps and tolerances."""
     mean, cov, h, y = problem(d, m)
     mean_y, cov_y, _ = condition(mean, cov, h, y, noise)
     posterior = inverse.Posterior(inverse.Dense(h, (d,)), y[None], noise, method)
@@ -64,7 +64,7 @@ def test_default_sampling_reaches_the_exact_posterior(d, m, method, noise):
     ],
 )
 def test_reverse_sde_of_each_method_has_its_known_moments(variance, y, noise, method, mean, var):
-    """SCIENCE 5.6, the biased values included; the first order of the step size is removed by extrapolation."""
+    """Chung et al. 2023, eq. 16, is biased; the first order of the step size is removed by extrapolation."""
     prior = sf.GaussianMixture(torch.zeros(1, 1).double(), variance, None, sf.VP())
     posterior = inverse.Posterior(inverse.Mask(torch.ones(1)), torch.tensor([[y]]).double(), noise, method)
     steps = (150, 300) if method == "dps" else (60, 120)  # DPS is stiff

@@ -1,4 +1,4 @@
-"""Resampling at every level of noise makes replacement exact (SCIENCE 5.6), in 8 and 64 dimensions too."""
+"""Resampling at every level of noise makes replacement exact (Lugmayr et al. 2022, Alg. 1), in 8 and 64 dimensions too."""
 
 from __future__ import annotations
 

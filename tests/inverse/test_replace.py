@@ -1,4 +1,4 @@
-"""Imputation by replacement: the paper's biased moments, and what repairs them (SCIENCE 5.6)."""
+"""Imputation by replacement (Song et al. 2021, App. I.2): its biased moments, and what repairs them."""
 
 from __future__ import annotations
 

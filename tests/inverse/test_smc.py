@@ -21,7 +21,7 @@ def spread(p: inverse.Particles) -> Tensor:
 
 
 def problem(d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The pair of SCIENCE 5.6 of correlation 0.8, or a rotated Gaussian: mean, covariance, operator, measurement."""
+    """A pair of correlation 0.8, or a rotated Gaussian: mean, covariance, operator, measurement."""
     if d == 2:
         cov = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
         return torch.zeros(2).double(), cov, torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1.5]).double()

@@ -92,6 +92,6 @@ def test_predicted_moments_converge_to_the_exact_ones(solver, sde):
         assert (mean - exact_mean).abs().max() < 0.08
     strength = getattr(solver, "strength", 1.0)
     assert errors[1] < 0.07 * (1 + strength**2)  # the error grows with the noise that is put in and taken out again
-    # What the corrector adds is a share of the covariance that does not depend on the steps (SCIENCE 5.5), and Churn
-    # keeps a relative rise of the noise level: there nothing is left to halve.
+    # What the corrector adds (Song et al. 2021, Alg. 4) is a share of the covariance that does not depend on the steps, and
+    # Churn keeps a relative rise of the noise level: there nothing is left to halve.
     assert errors[1] < 0.62 * errors[0] or errors[1] < 5e-3

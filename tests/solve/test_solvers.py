@@ -134,7 +134,7 @@ def test_observed_order_is_at_least_nominal(solver, order, sde):
 
 
 def test_second_order_has_a_fifth_of_the_error_of_ddim_at_twenty_evaluations():
-    """SCIENCE 4.2: VP, a one-dimensional mixture, uniform in log-SNR."""
+    """DPM-Solver++(2M) (Lu et al. 2022b, Alg. 2): VP, a one-dimensional mixture, uniform in log-SNR."""
     sde = sf.VP()
     means = torch.tensor([[-1.0], [0.8]], dtype=torch.float64)
     gm = sf.GaussianMixture(means, torch.tensor([0.09, 0.25]), [0.4, 0.6], sde)
@@ -234,7 +234,7 @@ def test_restart_forgets_an_error_made_before_it():
 
 @pytest.mark.parametrize("sde", [sf.VE(), sf.VP()], ids=name)
 def test_adaptive_sde_is_as_good_as_a_thousand_euler_maruyama_steps_for_a_third_of_the_evaluations(sde):
-    """SCIENCE 4.11: W2 by quantiles against the exact Gaussian."""
+    """Jolicoeur-Martineau et al. 2021, Alg. 1: W2 by quantiles against the exact Gaussian."""
     gm = sf.GaussianMixture(torch.ones(1, 1, dtype=torch.float64), 0.25, None, sde)
     n = 4000
     r = sf.sample(gm, n, sf.solve.AdaptiveSDE(), seed=torch.Generator().manual_seed(0), full=True, denoise=False)

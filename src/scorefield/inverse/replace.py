@@ -35,7 +35,7 @@ class Replace:
 
     This is the paper's algorithm, with masks for imputation and `Grayscale` for colourisation (App. I.3: replacing the
     gray channel of an orthonormal colour transform). Its samples are biased, since the unknown part is never pulled
-    towards what the measurement implies about it at larger noise (SCIENCE 5.6); resampling with `repaint` removes most of
+    towards what the measurement implies about it at larger noise; resampling with `repaint` removes most of
     the bias, `Posterior` and `twisted_smc` all of it.
 
     Main arguments:
