@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.evaluation.evaluate import evaluate as evaluate
     from scorefield.guide import ClassifierFree as ClassifierFree
     from scorefield.guide import ClassifierGuidance as ClassifierGuidance
+    from scorefield.implicit import ssm_loss as ssm_loss
     from scorefield.inverse import Blur as Blur
     from scorefield.inverse import Downsample as Downsample
     from scorefield.inverse import Grayscale as Grayscale
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.likelihood import log_prob as log_prob
     from scorefield.model import ScoreModel as ScoreModel
     from scorefield.objective import dsm_loss as dsm_loss
+    from scorefield.phase import CLD as CLD
     from scorefield.publish import from_pretrained as from_pretrained
     from scorefield.sampling import decode as decode
     from scorefield.sampling import encode as encode
@@ -58,10 +60,12 @@ _NAMES = {
     "data": "digits images",
     "evaluation": "evaluate",
     "guide": "ClassifierFree ClassifierGuidance",
+    "implicit": "ssm_loss",
     "inverse": "Blur Downsample Grayscale Mask Posterior Replace",
     "likelihood": "log_prob",
     "model": "ScoreModel",
     "objective": "dsm_loss",
+    "phase": "CLD",
     "publish": "from_pretrained",
     "sampling": "decode encode sample slerp",
     "sde": "SDE GaussianSDE",
@@ -75,12 +79,14 @@ _ROOMS = (
     "discrete",
     "evaluation",
     "guide",
+    "implicit",
     "inverse",
     "ladder",
     "latent",
     "likelihood",
     "nn",
     "official",
+    "phase",
     "presets",
     "pretrained",
     "prior",

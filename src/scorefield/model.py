@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scorefield.dtypes import check_real
 from scorefield.rows import agreed, held, take
-from scorefield.sde import GaussianSDE, Time, batch_time, expand
+from scorefield.sde import SDE, GaussianSDE, Time, batch_time, expand
 
 View: TypeAlias = Literal["denoise", "score", "noise", "velocity"]
 Predict: TypeAlias = Literal["noise", "score", "data", "velocity", "edm"]
@@ -48,7 +48,7 @@ class ScoreModel(nn.Module):
     def __init__(
         self,
         net: Callable[..., Tensor],
-        sde: GaussianSDE,
+        sde: SDE,
         predict: Predict = "noise",
         *,
         shape: Sequence[int] | None = None,
@@ -61,7 +61,8 @@ class ScoreModel(nn.Module):
         if isinstance(clock, str) and clock not in CLOCKS:
             raise ValueError(f"clock={clock!r} is unknown; choose one of {', '.join(CLOCKS)}, a number or a function")
         self.net = net
-        self.sde = sde
+        # Most of what asks for it needs alpha and sigma, and is refused for other processes before it does.
+        self.sde: GaussianSDE = cast(GaussianSDE, sde)
         self.predict: str = predict
         self.shape: tuple[int, ...] | None = None if shape is None else tuple(shape)
         self.clock: Clock = clock if clock is not None else ("log_sigma" if predict == "edm" else "t")
@@ -73,9 +74,7 @@ class ScoreModel(nn.Module):
         """Solvers that `sample` has fitted to this model, by number of steps and event shape (`solve.tuned.cached`)."""
 
     @classmethod
-    def from_score(
-        cls, score: Callable[..., Tensor], sde: GaussianSDE, shape: Sequence[int] | None = None
-    ) -> ScoreModel:
+    def from_score(cls, score: Callable[..., Tensor], sde: SDE, shape: Sequence[int] | None = None) -> ScoreModel:
         """The model of a score function score(x, t, **cond) -> like x."""
         return cls(score, sde, "score", shape=shape)
 
@@ -102,18 +101,40 @@ class ScoreModel(nn.Module):
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         """The view of that name, like x; the one method behind the four, and the one that another kind of model overrides."""
         time = batch_time(t, x)
+        if not isinstance(self.sde, GaussianSDE):
+            return self._general_view(name, x, time, cond)
         alpha, sigma = self.sde.alpha(time), self.sde.sigma(time)
         own, out = _coefficients(name, self.predict, self.sde, time, (alpha, sigma), self.sigma_data)
         inner = x
         if self.predict == "edm":
             inner = expand(1 / torch.sqrt(sigma**2 + (alpha * self.sigma_data) ** 2), x) * x
+        y = self._call(inner, self._read_clock(time, sigma), cond)
+        return (expand(out, x) * y).addcmul_(expand(own, x), x)  # in place: fresh memory costs more than the sum
+
+    def _call(self, x: Tensor, clock: Tensor, cond: dict[str, Any]) -> Tensor:
+        """What the network returns, in the dtype of x."""
         tensor = self._weight()
         dtype = x.dtype if tensor is None else tensor.dtype
-        clock = self._read_clock(time, sigma).to(dtype=dtype, device=x.device).expand(x.shape[0])
-        y = self.net(inner.to(dtype), clock, **cond).to(x.dtype)
+        y: Tensor = self.net(x.to(dtype), clock.to(dtype=dtype, device=x.device).expand(x.shape[0]), **cond).to(x.dtype)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
-        return (expand(out, x) * y).addcmul_(expand(own, x), x)  # in place: fresh memory costs more than the sum
+        return y
+
+    def _general_view(self, name: View, x: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        """Score and velocity under a process without a Gaussian kernel; the other views do not exist there.
+
+        Raises:
+            ValueError: another view, or a network that predicts something else than the score.
+        """
+        sde = cast(SDE, self.sde)
+        if name not in ("score", "velocity") or self.predict != "score":
+            what = f"{name}() needs" if name not in ("score", "velocity") else f"predict={self.predict!r} needs"
+            raise ValueError(
+                f"{what} a GaussianSDE; under {type(sde).__name__} a model has a score and a velocity, by predict='score'"
+            )
+        clock = t if self.clock == "t" else self._read_clock(t, sde.sigma(t) if self.clock == "sigma" else t)  # type: ignore[attr-defined]
+        score = self._call(x, clock, cond)
+        return score if name == "score" else sde.velocity(x, t, score)
 
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse what is no batch of states of this model's process.

@@ -60,9 +60,13 @@ def dsm_loss(
             f"weighting={weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)} or a function of t"
         )
     time, scale, noise = draw(model.sde, x0, times or UniformTimes(), seed, t, noise, stratify)
-    x = expand(model.sde.alpha(time), x0) * x0 + expand(model.sde.sigma(time), x0) * noise
-    error = torch.square(model.noise(x, time, **cond) - noise).flatten(1).sum(1)
-    # error is sigma^2 times the squared difference of scores
+    x = model.sde.perturb(x0, time, noise)
+    if isinstance(model.sde, GaussianSDE):
+        gap = model.noise(x, time, **cond) - noise
+    else:
+        away = model.score(x, time, **cond) - model.sde.kernel_score(x, x0, time)
+        gap = expand(model.sde.sigma(time), x0) * away
+    error = torch.square(gap).flatten(1).sum(1)  # sigma^2 times the squared difference of scores
     return error * onto(_weight(model, weighting, time) * scale, error)
 
 

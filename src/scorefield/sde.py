@@ -150,6 +150,29 @@ class SDE(ABC):
                 found += moved
         return found.reshape(x.shape)
 
+    def project(self, x: Tensor) -> Tensor:
+        """x moved to where the process lives, like x: walls fold it back. Both loops call it after each step."""
+        return x
+
+    def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """x_t from x0 and standard-normal noise like it, where the kernel p(x_t | x_0) is known.
+
+        Raises:
+            ValueError: it is not.
+        """
+        raise ValueError(self._no_kernel())
+
+    def kernel_score(self, x: Tensor, x0: Tensor, t: Time) -> Tensor:
+        """grad log p(x_t | x_0) at x_t = x, like x, where the kernel is known.
+
+        Raises:
+            ValueError: it is not.
+        """
+        raise ValueError(self._no_kernel())
+
+    def _no_kernel(self) -> str:
+        return f"{type(self).__name__} has no kernel in closed form: train by sf.ssm_loss, which simulates the process"
+
     def prior(self, shape: Sequence[int]) -> Any:
         """The law of X_T for a batch of shape (B, *), where the process knows one.
 
@@ -318,6 +341,16 @@ class GaussianSDE(SDE):
         """Mean (like x0) and standard deviation (broadcasts with x0) of p(x_t | x_0); t is a float or (B,)."""
         time = batch_time(t, x0)
         return expand(self.alpha(time), x0) * x0, expand(self.sigma(time), x0)
+
+    def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """alpha x_0 + sigma noise, like x0."""
+        time = batch_time(t, x0)
+        return expand(self.alpha(time), x0) * x0 + expand(self.sigma(time), x0) * noise
+
+    def kernel_score(self, x: Tensor, x0: Tensor, t: Time) -> Tensor:
+        """(alpha x_0 - x) / sigma^2, like x."""
+        time = batch_time(t, x)
+        return expand(1 / self.sigma(time) ** 2, x) * (expand(self.alpha(time), x) * x0 - x)
 
     def transition_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """(a, v) of p(x_t | x_s) = N(a x_s, v I) for s <= t: a = alpha_t / alpha_s, v = sigma_t^2 - a^2 sigma_s^2."""

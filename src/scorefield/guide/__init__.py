@@ -2,6 +2,7 @@
 
 from scorefield.guide.classifier import Classifier, ClassifierGuidance, accuracy, classifier_loss
 from scorefield.guide.classifier_free import Autoguidance, ClassifierFree
+from scorefield.guide.score_error import ScoreError
 from scorefield.model import Guided
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "ClassifierFree",
     "ClassifierGuidance",
     "Guided",
+    "ScoreError",
     "accuracy",
     "classifier_loss",
 ]

@@ -1,0 +1,156 @@
+"""Implicit, sliced and finite-difference score matching against quadrature (Hyvarinen 2005; Song et al. 2020b)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import scorefield as sf
+from scorefield.evaluation.distances import gaussian_w2, score_error, sliced_w2, tv_on_grid, wasserstein_1d
+from scorefield.guide.score_error import ScoreError
+from scorefield.implicit import ssm_loss
+
+F64 = torch.float64
+MIXTURE = sf.GaussianMixture(
+    torch.tensor([[-1.2], [0.8]], dtype=F64), torch.tensor([[0.09], [0.25]], dtype=F64), [0.3, 0.7], sf.VP()
+)
+WRONG = sf.ScoreModel.from_score(lambda x, t: -(x - 0.1) / 1.3 + 0.2 * torch.sin(x), sf.VP(), shape=(1,))
+
+
+def expectation(t: float, value) -> float:
+    """E over p_t of the mixture by quadrature, value(x) (N,)."""
+    x = torch.linspace(-12, 12, 24_001, dtype=F64)[:, None]
+    return float(torch.trapezoid(value(x) * torch.exp(MIXTURE.log_prob(x, t)), x[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("t", "esm", "ism", "dsm", "fisher"),
+    [
+        (0.05, 3.286074, -0.913367, 33.061926, 4.199441),
+        (0.1, 1.683441, -0.905710, 8.735833, 2.589151),
+        (0.3, 0.127578, -0.875754, 0.780789, 1.003332),
+        (0.6, 0.128922, -0.869981, 0.156924, 0.998903),
+    ],
+)
+def test_identities_between_the_objectives(t, esm, ism, dsm, fisher):
+    """DSM - ISM = D / sigma^2 and ESM - ISM = J; the loss at given states is the integrand of ISM."""
+
+    def implicit(x: Tensor) -> Tensor:
+        return ssm_loss(WRONG, x, "none", trace="exact", t=t, xt=x)
+
+    explicit = expectation(t, lambda x: (WRONG.score(x, t) - MIXTURE.score(x, t))[:, 0] ** 2)
+    information = expectation(t, lambda x: MIXTURE.score(x, t)[:, 0] ** 2)
+    found = expectation(t, implicit)
+    assert (explicit, found, information) == pytest.approx((esm, ism, fisher), abs=2e-6)
+    assert explicit - found == pytest.approx(information, abs=1e-8)
+    assert dsm - found == pytest.approx(float(1 / sf.VP().sigma(t) ** 2), abs=1e-5)
+
+
+def test_finite_differences_have_a_bias_of_second_order():
+    t = 0.1
+    exact = expectation(t, lambda x: ssm_loss(WRONG, x, "none", trace="exact", t=t, xt=x))
+    bias = [
+        expectation(t, lambda x, e=e: ssm_loss(WRONG, x, "none", trace="finite", step=e, t=t, xt=x, seed=0)) - exact
+        for e in (0.2, 0.1, 0.05)
+    ]
+    assert [abs(b) for b in bias] == pytest.approx([2.191e-3, 5.477e-4, 1.369e-4], rel=2e-3)
+
+
+COV = torch.tensor(
+    [[2.750408, -0.647949, -0.193783], [-0.647949, 1.229273, -0.020325], [-0.193783, -0.020325, 0.220319]], dtype=F64
+)
+
+
+def test_probes_of_a_rotated_gaussian():
+    """Value -tr C^-1, and the variances over v that each law of probes has."""
+    inverse = torch.linalg.inv(COV)
+    model = sf.ScoreModel.from_score(lambda x, t: -x @ inverse, sf.VP(), shape=(3,))
+    n = 20_000
+    x = torch.randn(n, 3, dtype=F64, generator=torch.Generator().manual_seed(0)) @ torch.linalg.cholesky(COV).T
+    value = -float(inverse.trace())
+    assert value == pytest.approx(-6.333333, abs=1e-4)
+    for distribution, plain, sliced in (
+        ("rademacher", 84.3, 57.7),
+        ("gaussian", 240.8, 262.3),
+        ("sphere", 125.6, 113.8),
+    ):
+        for trace, variance in (("plain", plain), ("sliced", sliced)):
+            loss = ssm_loss(model, x, "none", trace=trace, distribution=distribution, t=0.5, xt=x, seed=1)
+            assert abs(float(loss.mean()) - value) < 4 * math.sqrt(variance / n)
+            assert float(loss.var()) == pytest.approx(variance, rel=0.2)
+
+
+class DoubleWell(sf.SDE):
+    """dX = (X - X^3) dt + 2^{1/2} dW, whose law has no closed form but a stationary score x - x^3."""
+
+    T = 5.0
+
+    def drift(self, x, t):
+        return x - x**3
+
+    def diffusion(self, x, t):
+        return math.sqrt(2.0)
+
+
+def test_a_process_without_a_kernel_is_learned_by_simulation():
+    """Least squares over the features (x, x^3) of the simulated law: near (1, -1), off by the step of the simulation."""
+    n = 4000
+    x0 = 0.5 * torch.randn(n, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(2, dtype=F64, requires_grad=True)
+    model = sf.ScoreModel.from_score(lambda x, t: weights[0] * x + weights[1] * x**3, DoubleWell(), shape=(1,))
+
+    def loss() -> Tensor:
+        return ssm_loss(model, x0, t=5.0, trace="exact", steps=250, seed=1).mean()
+
+    # The loss is quadratic in the weights: one Newton step finds its least value.
+    (gradient,) = torch.autograd.grad(loss(), weights)
+    hessian = torch.autograd.functional.hessian(lambda w: _quadratic(w, x0), weights.detach())
+    found = -torch.linalg.solve(hessian, gradient)
+    assert found.tolist() == pytest.approx([0.805, -0.890], abs=0.2)
+    with pytest.raises(ValueError, match="train by sf"):
+        sf.dsm_loss(model, x0, seed=0)
+    with pytest.raises(ValueError, match="needs a GaussianSDE"):
+        ssm_loss(model, x0, "noise", seed=0)
+    with pytest.raises(ValueError, match="needs a GaussianSDE"):
+        model.denoise(x0, 1.0)
+
+
+def _quadratic(w: Tensor, x0: Tensor) -> Tensor:
+    model = sf.ScoreModel.from_score(lambda x, t: w[0] * x + w[1] * x**3, DoubleWell(), shape=(1,))
+    return ssm_loss(model, x0, t=5.0, trace="exact", steps=250, seed=1).mean()
+
+
+def test_score_error_and_planted_errors():
+    wrong = MIXTURE | ScoreError(lambda x, t: torch.full_like(x, 0.3))
+    found = score_error(wrong, MIXTURE, 0.4, 500)
+    assert found.value == pytest.approx(0.09, abs=1e-12)
+    x = MIXTURE.sample(5, 0.4, seed=0)
+    gap = wrong.velocity(x, 0.4) - MIXTURE.velocity(x, 0.4)
+    assert torch.allclose(gap, torch.full_like(x, -0.15 * float(sf.VP().g2(0.4))), atol=1e-10)
+    first = score_error(WRONG, MIXTURE, 0.3, 4000)
+    assert abs(first.value - 0.127578) < 4 * first.stderr
+
+
+def test_distances_in_closed_form():
+    mean = torch.zeros(3)
+    assert gaussian_w2(mean, COV, mean + 2, COV) == pytest.approx(math.sqrt(12), abs=1e-6)
+    assert gaussian_w2(mean, COV, mean, 4 * COV) == pytest.approx(math.sqrt(float(COV.trace())), abs=1e-6)
+    x = torch.tensor([0.0, 1.0, 3.0])
+    assert wasserstein_1d(x, x + 0.5) == pytest.approx(0.5)
+    assert wasserstein_1d(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.0, 1.0]), p=1) == pytest.approx(1 / 6)
+    assert sliced_w2(torch.zeros(4, 2), torch.ones(4, 2), 400) == pytest.approx(1.0, abs=0.15)
+    p = torch.tensor([1.0, 0.0, 1.0])
+    assert tv_on_grid(p, torch.tensor([0.0, 1.0, 1.0]), 0.5) == 0.5
+
+
+def test_bad_input_is_one_line():
+    x = torch.zeros(2, 1)
+    with pytest.raises(ValueError, match="trace='x'"):
+        ssm_loss(WRONG, x, trace="x")
+    with pytest.raises(ValueError, match="step=0"):
+        ssm_loss(WRONG, x, trace="finite", step=0.0)
+    with pytest.raises(ValueError, match="probes=0"):
+        ssm_loss(WRONG, x, probes=0)

@@ -1,0 +1,244 @@
+"""Position and velocity: the kernel, its score, the views, the splitting scheme, and recordings of the authors' code."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scorefield.phase import CLD, SSCS, PhaseModel, hsm_loss, split
+from scorefield.randomness import FromFunction
+from scorefield.solve.integrate import Field
+
+F64 = torch.float64
+RECORDING = Path(__file__).resolve().parents[3] / "shared" / "parity" / "53_cld.safetensors"
+recorded = pytest.mark.skipif(not RECORDING.exists(), reason="the recordings of the authors' code are not here")
+
+
+@pytest.fixture(scope="module")
+def recording() -> dict[str, Tensor]:
+    return load_file(RECORDING)
+
+
+@pytest.mark.parametrize(
+    ("t", "cov", "ell", "mean"),
+    [
+        (0.01, (0.000823913, 0.00670808, 0.07553549), 6.91381, 0.99696565),
+        (0.1, (0.22181006, 0.12985984, 0.21575835), 2.67518, 0.80879214),
+        (0.5, (0.98646073, 0.00528689, 0.24793355), 2.00843, 0.09157819),
+        (1.0, (0.99998397, 7.076e-6, 0.24999688), 2.00001, 0.00301916),
+    ],
+)
+def test_kernel_at_the_defaults(t, cov, ell, mean):
+    m, c = CLD().kernel_matrices(t)
+    assert (float(c[0, 0]), float(c[0, 1]), float(c[1, 1])) == pytest.approx(cov, rel=1e-4)
+    assert float(1 / CLD().factor(t)[1, 1]) == pytest.approx(ell, rel=1e-5)
+    assert float(m[0, 0]) == pytest.approx(mean, abs=1e-8)
+
+
+@pytest.mark.parametrize("sde", [CLD(), CLD(beta=2.5, mass=0.6, gamma=0.3)])
+def test_kernel_solves_the_moment_equations(sde):
+    """d mean / dt = F mean and d cov / dt = F cov + cov F^T + Q by differences, F and Q read off drift and diffusion."""
+    rows = torch.eye(2, dtype=F64)
+    matrix = sde.drift(rows, 0.0).T
+    noise = torch.diag(sde.diffusion(rows, 0.0)[0] ** 2)
+    h = 1e-5
+    for t in (0.003, 0.1, 0.4):
+        (m0, c0), (m1, c1), (m2, c2) = (sde.kernel_matrices(t + k * h) for k in (-1, 0, 1))
+        assert torch.allclose((m2 - m0) / (2 * h), matrix @ m1, atol=1e-6)
+        assert torch.allclose((c2 - c0) / (2 * h), matrix @ c1 + c1 @ matrix.T + noise, atol=1e-6)
+
+
+def test_covariance_keeps_its_digits_near_zero():
+    """Sxx = z^3 / 6 - ... of the velocity's own noise; the published difference loses it in float32 and half in float64."""
+    sde = CLD(gamma=0.0)
+    for t in (1e-5, 1e-7):
+        z = float(sde.elapsed(t))
+        series = z**3 / 6 - z**4 / 8 + z**5 / 20
+        assert float(sde.kernel_matrices(t)[1][0, 0]) == pytest.approx(series, rel=1e-9)
+
+
+class Gaussian(PhaseModel):
+    """The exact model of N(mean, variance) data: the joint law of (x, v) is Gaussian at all times."""
+
+    def __init__(self, sde: CLD, mean: float, variance: float, mixed: bool = False) -> None:
+        super().__init__(torch.nn.Identity(), sde, shape=(1,), mixed=mixed)
+        self.law = (mean, variance)
+
+    def moments(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        mean, cov = self.sde.kernel_matrices(t)
+        column = mean[:, :1]
+        return self.law[0] * column[:, 0], cov + self.law[1] * column @ column.T
+
+    def velocity_noise(self, u, t, **cond):
+        mean, cov = self.moments(t)
+        score = -(u - mean) @ torch.linalg.inv(cov)
+        return -score[:, 1:] * self.sde.factor(t)[1, 1]
+
+
+def test_views_are_exact_on_a_gaussian():
+    sde, u = CLD(), torch.randn(6, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    model = Gaussian(sde, 0.7, 0.3)
+    for t in (0.02, 0.3, 0.8):
+        mean, cov = model.moments(t)
+        column = sde.kernel_matrices(t)[0][:, 0]
+        expected = 0.7 + (u - mean) @ torch.linalg.solve(cov, column) * 0.3
+        assert torch.allclose(model.denoise(u, t)[:, 0], expected, atol=1e-10)
+        noise = model.noise(u, t)
+        again = model.denoise(u, t) * column + noise @ sde.factor(t).T
+        assert torch.allclose(again, u, atol=1e-10)
+        score = model.score(u, t)
+        assert torch.equal(score[:, 0], torch.zeros(6, dtype=F64))
+        flow = sde.drift(u, t) - 0.5 * sde.diffusion(u, t) ** 2 * score
+        assert torch.allclose(model.velocity(u, t), flow, atol=1e-12)
+
+
+def affine_moments(solver: SSCS, steps: int) -> float:
+    """Relative error of the variance of x at t = 1e-3 from the exact start, by the affine map of every step."""
+    sde = CLD()
+    model = Gaussian(sde, 0.7, 0.3)
+    cov = model.moments(1.0)[1]
+    grid = torch.linspace(1, 1e-3, steps + 1, dtype=F64)
+    field = Field(model, {}, 1)
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        still = [torch.zeros(1, 2, dtype=F64)] * 2
+        starts = (torch.zeros(1, 2, dtype=F64), *torch.eye(2, dtype=F64).unsqueeze(1))
+        rows = [_step(solver, field, state, t, s, still)[0] for state in starts]
+        offset, matrix = rows[0], torch.stack([rows[1] - rows[0], rows[2] - rows[0]], 1)
+        spread = torch.zeros(2, 2, dtype=F64)
+        for k in range(4):
+            z = [torch.zeros(1, 2, dtype=F64) for _ in range(2)]
+            z[k // 2][0, k % 2] = 1
+            out = _step(solver, field, torch.zeros(1, 2, dtype=F64), t, s, z)[0] - offset
+            spread += torch.outer(out, out)
+        cov = matrix @ cov @ matrix.T + spread
+    exact = model.moments(1e-3)[1]
+    return float(cov[0, 0] / exact[0, 0] - 1)
+
+
+def _step(solver, field, u, t, s, draws):
+    left = iter(draws)
+    return solver.step(field, u, t, s, None, FromFunction(1, lambda shape: next(left)))[0]
+
+
+def test_splitting_scheme_has_its_published_error():
+    """Uniform grid: first order, with these errors of the variance of x (relative)."""
+    found = [affine_moments(SSCS(), n) for n in (25, 50, 100)]
+    assert found == pytest.approx([-0.133, -0.0671, -0.0335], rel=5e-3)
+
+
+def test_second_order_splitting():
+    coarse, fine = (abs(affine_moments(SSCS(order=2), n)) for n in (50, 100))
+    assert math.log2(coarse / fine) > 1.8
+    assert fine < 0.004
+
+
+def test_loss_is_least_at_the_exact_noise_and_tells_a_wrong_one():
+    """E of the loss minus its least value is the mean square of what a model adds, exactly for the same draws' cross term."""
+    sde, n = CLD(), 4000
+    model = Gaussian(sde, 0.7, 0.3)
+    x0 = 0.7 + math.sqrt(0.3) * torch.randn(n, 1, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+    class Off(Gaussian):
+        def velocity_noise(self, u, t, **cond):
+            return super().velocity_noise(u, t) + 0.5
+
+    for hybrid in (True, False):
+        right = hsm_loss(model, x0, hybrid=hybrid, seed=2, t=0.3)
+        wrong = hsm_loss(Off(sde, 0.7, 0.3), x0, hybrid=hybrid, seed=2, t=0.3)
+        ratio = float(sde.factor(0.3, not hybrid)[1, 1] / sde.factor(0.3)[1, 1])
+        gap, expected = wrong - right, (0.5 * ratio) ** 2
+        assert abs(float(gap.mean()) - expected) < 4 * float(gap.std()) / math.sqrt(n)
+
+
+@recorded
+def test_kernel_and_drift_of_the_recording(recording):
+    sde, t = CLD(), recording["t"].to(F64)
+    u = recording["u"].to(F64)
+    d = u.shape[1] // 2
+    mean = sde.kernel_matrices(t)[0]
+    x, v = u[:, :d], u[:, d:]
+    moved = torch.cat(
+        [mean[:, 0, :1] * x + mean[:, 0, 1:] * v, mean[:, 1, :1] * x + mean[:, 1, 1:] * v],
+        1,
+    )
+    assert torch.allclose(moved, recording["mean"].to(F64), rtol=1e-8, atol=1e-9)
+    for kind, known in (("hsm", False), ("dsm", True)):
+        cov = sde.kernel_matrices(t, known)[1]
+        ours = torch.stack([cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]], 1)
+        later = t > 1e-3  # before, the recorded sums have lost their digits
+        assert torch.allclose(ours[later], recording[f"{kind}/var"].to(F64)[later], rtol=1e-6, atol=1e-8)
+    assert torch.allclose(sde.drift(u, t), recording["drift"].to(F64), atol=1e-9)
+    assert torch.allclose(sde.diffusion(u, t), recording["diffusion"].to(F64), atol=1e-9)
+    score = torch.cat([torch.zeros(6, d, dtype=F64), recording["rev/score"].to(F64)], 1)
+    for noise, name in ((1.0, "pf0"), (0.0, "pf1")):
+        ours = -sde.reverse_drift(u, t, score, noise)
+        assert torch.allclose(ours, recording[f"rev/drift_{name}"].to(F64), atol=1e-8)
+
+
+@recorded
+@pytest.mark.parametrize("hybrid", [True, False])
+@pytest.mark.parametrize(
+    ("weighting", "name"), [("noise", "reweightedv2"), ("diffusion", "reweightedv1"), ("likelihood", "likelihood")]
+)
+def test_losses_of_the_recording(recording, hybrid, weighting, name):
+    kind, sde = "hsm" if hybrid else "dsm", CLD()
+    draws = [recording[k].to(F64) for k in sorted(k for k in recording if k.startswith(f"loss/{kind}/draw"))]
+    x = recording["loss/x"].to(F64)
+    velocity = None if hybrid else draws[0] * math.sqrt(sde.gamma * sde.mass)
+    u, noise = draws[-2:]
+    t = u.flatten() * (1 - 1e-5) + 1e-5
+
+    def net(state, time):
+        position, v = split(state)
+        score = -0.7 * v + 0.3 * torch.tanh(position) - 0.1 * time[:, None]
+        return -score * sde.factor(time)[:, 1, 1:]
+
+    model = PhaseModel(net, sde, shape=(3,), mixed=False)
+    ours = hsm_loss(model, x, hybrid=hybrid, weighting=weighting, t=t, noise=noise, velocity=velocity)
+    assert torch.allclose(ours, recording[f"loss/{kind}_{name}"].to(F64), rtol=1e-5)
+
+
+@recorded
+def test_chain_of_the_recording(recording):
+    """The splitting scheme, with the exact score of N(.7, .3) data; the last step is a noiseless Euler step."""
+    sde, u = CLD(), recording["sscs/u_init"].to(F64)
+    model = Gaussian(sde, 0.7, 0.3)
+
+    class Wide(PhaseModel):
+        def velocity_noise(self, u, t, **cond):
+            position, velocity = split(u)
+            pairs = torch.stack([position.flatten(), velocity.flatten()], 1)
+            return model.velocity_noise(pairs, t).reshape(velocity.shape)
+
+    wide = Wide(torch.nn.Identity(), sde, shape=(3,))
+    names = sorted(k for k in recording if k.startswith("sscs/draw"))
+    draws = iter([recording[k].to(F64) for k in names])
+    noise = FromFunction(4, lambda shape: next(draws))
+    field = Field(wide, {}, 4)
+    grid = 1 - torch.linspace(0, 1 - 1e-3, 9, dtype=F64)
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        u = SSCS().step(field, u, t, s, None, noise)[0]
+    u = u - 1e-3 * sde.reverse_drift(u, 1e-3, wide.score(u, 1e-3))
+    x, v = split(u)
+    assert torch.allclose(x, recording["sscs/x"].to(F64), atol=1e-8)
+    assert torch.allclose(v, recording["sscs/v"].to(F64), atol=1e-8)
+
+
+def test_bad_input_is_one_line():
+    with pytest.raises(ValueError, match="beta=-1"):
+        CLD(beta=-1.0)
+    with pytest.raises(ValueError, match="even second dimension"):
+        CLD().drift(torch.zeros(2, 3), 0.1)
+    with pytest.raises(ValueError, match="weighting='x'"):
+        hsm_loss(Gaussian(CLD(), 0.0, 1.0), torch.zeros(2, 1), weighting="x")
+    with pytest.raises(ValueError, match="order=3"):
+        SSCS(order=3)
+    prior = CLD().prior((2000, 4))
+    draw = prior.sample(seed=0)
+    assert draw[:, 2:].std() == pytest.approx(0.5, rel=0.05)
+    assert prior.log_prob(torch.zeros(1, 4)).item() == pytest.approx(-2 * math.log(2 * math.pi) - math.log(0.25))
