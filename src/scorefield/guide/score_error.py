@@ -41,6 +41,3 @@ class _Wrong(Guided):
         if not isinstance(self.sde, GaussianSDE):
             return self.sde.velocity(x, time, score)
         return convert(name, "score", score, x, t, self.sde)
-
-    def rows(self, index: Tensor) -> ScoreModel:
-        return _Wrong(self.base.rows(index), self.error)
