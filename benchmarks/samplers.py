@@ -344,11 +344,11 @@ def figure(ode: Table, sde: Table, path: Path) -> None:
 
 def pilots(over: Iterable[Problem]) -> str:
     """What the default's fit costs, which is paid once and not part of the evaluations above."""
-    from scorefield.solve.fitted import PILOT
+    from scorefield.solve.fitted import _KEPT, PILOT
 
     lines = ["| problem | pilots | evaluations of each, 20 steps | seconds |", "|-|-|-|-|"]
     for problem in over:
-        problem.model.tuned.clear()
+        _KEPT.clear()
         counted, begin = [0], time.monotonic()
         inside = problem.model.denoise
 

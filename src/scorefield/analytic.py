@@ -78,6 +78,9 @@ class GaussianMixture(ScoreModel):
         """n exact draws of x_t, (n, *shape), in the dtype of `means`."""
         return self.marginal(t).draw(source(seed, n), self.dtype, self.device)
 
+    def exact_prior(self) -> Marginal:
+        return self.marginal(self.sde.T)
+
     def marginal(self, t: Time) -> Marginal:
         """p_t as a distribution with `draw` and `log_prob`; at T it is the exact prior."""
         return Marginal(self, t)

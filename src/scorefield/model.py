@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.dtypes import check_real
+from scorefield.prior import PriorLike
 from scorefield.rows import agreed, held, take
 from scorefield.sde import SDE, GaussianSDE, Time, batch_time, expand
 
@@ -70,8 +71,6 @@ class ScoreModel(nn.Module):
         self.data_levels: int | None = None
         self.data_range: tuple[float, float] | None = None
         """Number of values of the data of training, where these are integers, and the interval they fill (set by `load`)."""
-        self.tuned: dict[tuple[int, ...], Any] = {}
-        """Solvers that `sample` has fitted to this model, by number of steps and event shape (`solve.tuned.cached`)."""
 
     @classmethod
     def from_score(cls, score: Callable[..., Tensor], sde: SDE, shape: Sequence[int] | None = None) -> ScoreModel:
@@ -143,6 +142,14 @@ class ScoreModel(nn.Module):
             ValueError: integers, booleans or complex numbers.
         """
         check_real(x, name)
+
+    def exact_prior(self) -> PriorLike:
+        """p_T as a distribution with `draw` and `log_prob`, where the model knows it, as `GaussianMixture` does.
+
+        Raises:
+            ValueError: it does not.
+        """
+        raise ValueError("prior='exact' needs a model that knows its own p_T, such as GaussianMixture")
 
     def take(self, index: Tensor, ndim: int = 0) -> ScoreModel:
         """The model for some samples of a batch (see `scorefield.rows`); itself, unless it holds conditions for each."""

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.randomness import Noise, NoiseFn, Seed, source
+from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, source
 from scorefield.sde import GaussianSDE, expand
 from scorefield.sdes import VE, VP, SubVP
-from scorefield.solve.integrate import Field, integrate_adaptive
+from scorefield.solve.integrate import Field
 from scorefield.solve.ode import Dopri5
 
 Predictor: TypeAlias = Literal["euler_maruyama", "reverse_diffusion", "ancestral_sampling", "none"]
@@ -228,7 +228,8 @@ def ode_sample(
     field = Field(model, cond, shape[0])
     table = _Table(model.sde, steps)
     x = table.prior_std * source(seed, shape[0], noise).normal(shape, model.dtype, model.device)
-    x = integrate_adaptive(Dopri5(rtol=rtol, atol=atol), field, x, model.sde.T, t_min).x
+    solver = Dopri5(rtol=rtol, atol=atol, variable="t")
+    x = solver.solve(field, x, (model.sde.T, t_min), NoNoise(shape[0])).x
     if not denoise:
         return x
     t = torch.full((shape[0],), t_min, dtype=torch.float32, device=x.device)

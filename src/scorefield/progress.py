@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ class Bar:
             self._task = self._bar.add_task(self._text, total=1.0)
         if self._bar is not None:
             self._bar.update(self._task, completed=fraction)
+
+    def part(self, rows: slice, n: int) -> Callable[[float], None]:
+        """Reports for the rows of a batch of n."""
+        return lambda fraction: self((rows.start + fraction * (rows.stop - rows.start)) / n)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

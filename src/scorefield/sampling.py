@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
-from scorefield.analytic import GaussianMixture
 from scorefield.dtypes import check_real, warn_of_units
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.progress import Bar
-from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks, generator, source
+from scorefield.randomness import NoiseFn, NoNoise, Seed, chunks
 from scorefield.rows import bound, held, take
-from scorefield.solve.adaptive_sde import AdaptiveSDE
-from scorefield.solve.angle import integrate_flow
-from scorefield.solve.exponential import DPMSolver
-from scorefield.solve.fitted import cached
-from scorefield.solve.integrate import (
-    STATUS,
-    SUCCESS,
-    Field,
-    Hook,
-    Path,
-    Solution,
-    Solver,
-    Tick,
-    integrate,
-    integrate_adaptive,
-)
-from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
-from scorefield.times import GridFn, GridName, sampling_grid
+from scorefield.sde import GaussianSDE
+from scorefield.solve.fitted import Fitted
+from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Hook, Solution, Solver, Task
+from scorefield.solve.ode import Dopri5
+from scorefield.times import GridFn, GridName
 
-PILOT_SEED = 0x5C0EF1E1D
 LIKELIHOOD_T_MIN = 1e-5
 """Where likelihoods and codes start (Song et al. 2021, App. C)."""
 
 
 EVERY_ENTRY = Dopri5(1e-6, 1e-6, norm="max")
+Grid: TypeAlias = "GridName | GridFn | Tensor | None"
 
 
 @overload
@@ -55,7 +41,7 @@ def sample(
     solver: Solver | None = None,
     *,
     steps: int | None = None,
-    grid: GridName | GridFn | Tensor | None = None,
+    grid: Grid = None,
     shape: Sequence[int] | None = None,
     seed: Seed = None,
     noise: NoiseFn | None = None,
@@ -82,8 +68,8 @@ def sample(
         batch_size: samples at a time; all at once by default.
 
     Without `solver`, the first call follows a few pilot trajectories with random numbers of their own, fits a grid and the
-    weights of a multistep method to them (see `solve.tune`), and keeps them in `model.tuned` until a weight of the
-    model changes. That costs about as much as sampling eight times the pilots, which are 8 for images and up to 512 for
+    weights of a multistep method to them (see `solve.tune`), and keeps them until a weight of
+    the model changes. That costs about as much as sampling eight times the pilots, which are 8 for images and up to 512 for
     vectors; it is not part of `nfe`, and `steps` steps are `steps` evaluations. Where a fit would not be for what is asked
     (guidance, hooks, cond, t_start, t_min, grid, denoise, grad; steps outside 2 to 64) it is DPMSolver(order=2).
 
@@ -106,69 +92,42 @@ def sample(
     Raises:
         ValueError: an argument out of range, or a shape that does not fit.
     """
-    if solver is not None and not isinstance(solver, Solver):
-        raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Heun()")
-    if n < 1:
-        raise ValueError(f"n={n}: at least one sample is needed")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+    _check(n, solver, batch_size)
     if x_init is not None:
         model.check(x_init, "x_init")
     event = _event_shape(model, shape, x_init, n)
-    sde = model.sde
-    start = sde.T if t_start is None else float(t_start)
-    end = sde.t_min if t_min is None else float(t_min)
-    if start < sde.T and x_init is None:
-        raise ValueError(f"t_start={start} is before T={sde.T}: give the states there as x_init=")
     solver, hooks = bound(solver, event), [bound(hook, event) for hook in hooks]
-    for holder in (model, solver, *hooks):
-        count = held(holder, 1 + len(event))
-        if count not in (None, n):
-            raise ValueError(
-                f"n={n}: {type(holder).__name__} holds conditions for {count} samples; give one row, or n rows"
-            )
-    dtype = model.dtype if x_init is None else x_init.dtype
-    device = model.device if x_init is None else x_init.device
-    if solver is None:
-        solver = DPMSolver()
-        count = solver.default_steps if steps is None else steps
-        plain = not (hooks or cond or grad) and grid is None and t_start is None and t_min is None and denoise is None
-        # A guided model, which reads another one, is too stiff to be fitted to.
-        single = held(model) is None and not isinstance(model.net, ScoreModel)
-        if plain and single and 2 <= count <= 64 and device.type != "meta":
-            with Bar("fitting the sampler to the model, once", progress) as bar:
-                solver = cached(model, count, event, dtype, device, bar) or solver
-    first = _resolve_prior(model, prior, (n, *event))
-    adaptive = isinstance(solver, EmbeddedRungeKutta | AdaptiveSDE) and steps is None and grid is None
-    count, where = solver.default_steps if steps is None else steps, solver.grid if grid is None else grid
-    times = sampling_grid(sde, count, start, end, where)  # type: ignore[arg-type]
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps={steps}: at least one step is needed")
-    if adaptive and hooks:
-        raise ValueError("hooks run on the fixed grid: give steps= or grid= with an adaptive solver")
-    final = solver.denoises if denoise is None else denoise
-    whole = Field(model, cond, n)
+    _check_rows(n, event, model, solver, *hooks)
+    span = _span(model.sde, t_start, t_min, grid, x_init is None)
+    whole, first = Field(model, cond, n), resolve_prior(model, prior, (n, *event))
+    own_states = x_init is not None or held(model) is not None or any(map(whole.per_sample, cond.values()))
+    task = Task(
+        whole,
+        event,
+        model.dtype if x_init is None else x_init.dtype,
+        model.device if x_init is None else x_init.device,
+        span,
+        first,
+        steps,
+        grid,
+        shared=not own_states,
+        altered=bool(hooks) or grad or denoise is not None,
+    )
+    with torch.no_grad(), Bar("following pilots of the sampler", progress) as bar:
+        solver = (Fitted() if solver is None else solver).prepare(task, bar)
+    times, final = task.times(solver), solver.denoises if denoise is None else denoise
     parts: list[Solution] = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()), Bar("sampling", progress) as bar:
-        shared = x_init is None and held(model) is None and not any(whole.per_sample(v) for v in cond.values())
-        if shared and not adaptive:
-            field = Field(model, cond, 0)
-
-            def ensemble(size: int) -> tuple[Tensor, Noise]:
-                own = source(generator(PILOT_SEED), size)
-                return first.draw(own, dtype, device), own
-
-            solver = solver.prepare(field, ensemble, times)
         for rows, draws in chunks(seed, noise, n, batch_size or n):
             index = torch.arange(n)[rows]
-            field = whole.rows(index)
-            x = x_init[rows] if x_init is not None else first.draw(draws, dtype, device)
-            tick = _portion(bar, rows, n)
-            own = [take(hook, index, x.ndim) for hook in hooks]
-            part = take(solver, index, x.ndim)
-            parts.append(_run(part, field, x, times, adaptive, final, draws, own, tick, full))
-    result = _join(parts)
-    _warn(result.status)
+            x = first.draw(draws, task.dtype, task.device) if x_init is None else x_init[rows]
+            field, own = whole.rows(index), [take(hook, index, x.ndim) for hook in hooks]
+            solution = take(solver, index, x.ndim).solve(
+                field, x, span, draws, grid=times, hooks=own, save=full, tick=bar.part(rows, n)
+            )
+            parts.append(_denoised(solution, field, span[1], own, full) if final else solution)
+    result = Solution.joined(parts)
+    result.warn()
     return result if full else result.x
 
 
@@ -185,21 +144,33 @@ def encode(
     x: Tensor,
     solver: Solver | None = None,
     *,
+    steps: int | None = None,
+    grid: Grid = None,
     t_min: float = LIKELIHOOD_T_MIN,
+    t_end: float | None = None,
     full: bool = False,
     grad: bool = False,
+    progress: bool | None = None,
     **cond: Any,
 ) -> Tensor | Solution:
-    """Latent code of each sample: the probability flow from x at t_min to T (Song et al. 2021, sec. 4.3).
+    """Latent code of each sample: the probability flow from x at t_min to t_end (Song et al. 2021, sec. 4.3).
 
     Main arguments:
         x: data in the model's range, (B, *). solver: Dopri5(1e-6, 1e-6, norm="max") by default, which holds every entry to
             the tolerance: one pixel of many would be free to err, and a code is there to be decoded.
+        steps, grid: fixed steps, as in `sample`.
+        t_end: T by default; a code at an earlier time keeps more of x.
 
     Returns:
-        Codes at T, like x; a `Solution` with full=True.
+        Codes at t_end, like x; a `Solution` with full=True.
+
+    Raises:
+        ValueError: a solver with noise, or one that does not follow the probability flow in both directions.
     """
-    return _flow(model, x, solver or EVERY_ENTRY, t_min, model.sde.T, full, grad, cond)
+    end = model.sde.T if t_end is None else t_end
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        result = _flow(model, x, solver, (t_min, end), (steps, grid), cond, full, progress)
+    return result if full else result.x
 
 
 @overload
@@ -215,13 +186,20 @@ def decode(
     z: Tensor,
     solver: Solver | None = None,
     *,
+    steps: int | None = None,
+    grid: Grid = None,
     t_min: float = LIKELIHOOD_T_MIN,
+    t_end: float | None = None,
     full: bool = False,
     grad: bool = False,
+    progress: bool | None = None,
     **cond: Any,
 ) -> Tensor | Solution:
-    """The inverse of `encode`: the probability flow from z at T to t_min, without denoising."""
-    return _flow(model, z, solver or EVERY_ENTRY, model.sde.T, t_min, full, grad, cond)
+    """The inverse of `encode`, with the same arguments: the probability flow from z at t_end to t_min, without denoising."""
+    start = model.sde.T if t_end is None else t_end
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        result = _flow(model, z, solver, (start, t_min), (steps, grid), cond, full, progress)
+    return result if full else result.x
 
 
 def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
@@ -240,71 +218,74 @@ def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
 
 
 def _flow(
-    model: ScoreModel, x: Tensor, solver: Solver, begin: float, end: float, full: bool, grad: bool, cond: dict[str, Any]
-) -> Tensor | Solution:
-    check_real(x)
-    if begin < end:
-        warn_of_units(x, *model.sde.range)
-    field = Field(model, cond, x.shape[0])
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-        if isinstance(solver, EmbeddedRungeKutta):
-            result = integrate_flow(solver, field, field.sde, x, begin, end)
-        else:
-            times = sampling_grid(model.sde, solver.default_steps, max(begin, end), min(begin, end), solver.grid)  # type: ignore[arg-type]
-            path = Path(len(times) - 1)
-            z, _ = integrate(solver, field, x, times if begin > end else times.flip(0), NoNoise(x.shape[0]), path=path)
-            result = _solution(field, z, path)
-    _warn(result.status)
-    return result if full else result.x
-
-
-def _run(
-    solver: Solver,
-    field: Field,
+    model: ScoreModel,
     x: Tensor,
-    times: Tensor,
-    adaptive: bool,
-    final: bool,
-    draws: Noise,
-    hooks: Sequence[Hook],
-    tick: Tick,
+    solver: Solver | None,
+    span: tuple[float, float],
+    along: tuple[int | None, Grid],
+    cond: dict[str, Any],
     full: bool,
+    progress: bool | None,
 ) -> Solution:
-    if adaptive:
-        save = times[torch.linspace(0, len(times) - 1, 33).round().long()] if full else times[:0]
-        ends = (float(times[0]), float(times[-1]))
-        if isinstance(solver, AdaptiveSDE):
-            result = integrate_adaptive(solver, solver.flow(field, draws), x, *ends, save, tick)
-        else:
-            assert isinstance(solver, EmbeddedRungeKutta)
-            result = integrate_flow(solver, field, field.sde, x, *ends, save, tick)
-        if not final:
-            return result
-        x = field.denoise(result.x, times[-1])
-        path, at = (
-            torch.cat([result.path, x.unsqueeze(0)]),
-            torch.cat([result.times, torch.zeros(1, dtype=torch.float64)]),
+    solver = EVERY_ENTRY if solver is None else solver
+    if not solver.flow:
+        raise ValueError(
+            f"solver={solver!r}: codes follow the probability flow in both directions; give a solver without noise, as Dopri5()"
         )
-        return Solution(x, result.nfe + 1, result.status, path, at)
-    path_log = Path(len(times) - 1)
-    x, _ = integrate(solver, field, x, times, draws, hooks, path_log if full else None, tick)
-    if final:
-        x = field.denoise(x, times[-1])
-        for hook in hooks:
-            finish = getattr(hook, "finish", None)
-            x = x if finish is None else finish(x)
-        path_log.states.append(x)
-        path_log.times.append(0.0)
+    check_real(x)
+    if span[0] < span[1]:
+        warn_of_units(x, *model.sde.range)
+    field, times = Field(model, cond, x.shape[0]), solver.plan(model.sde, span, *along)
+    with Bar("following the flow", progress) as bar:
+        result = solver.solve(field, x, span, NoNoise(x.shape[0]), grid=times, save=full, tick=bar)
+    result.warn()
+    return result
+
+
+def _denoised(solution: Solution, field: Field, t: float, hooks: Sequence[Hook], full: bool) -> Solution:
+    """With the final denoising step, which the path has at time 0."""
+    x = field.denoise(solution.x, torch.tensor(t, dtype=torch.float64))
+    for hook in hooks:
+        finish = getattr(hook, "finish", None)
+        x = x if finish is None else finish(x)
+    lost = (solution.status == SUCCESS) & ~torch.isfinite(x.flatten(1)).all(1)
+    solution = replace(solution, x=x, nfe=solution.nfe + 1, status=torch.where(lost, NOT_FINITE, solution.status))
     if not full:
-        path_log = Path(1, states=[x], times=[0.0])
-    return _solution(field, x, path_log)
+        return solution
+    at = torch.cat([solution.times, torch.zeros(1, dtype=torch.float64)])
+    return replace(solution, path=torch.cat([solution.path, x.unsqueeze(0)]), times=at)
 
 
-def _solution(field: Field, x: Tensor, path: Path) -> Solution:
-    finite = torch.isfinite(x.flatten(1)).all(1)
-    status = torch.where(finite, SUCCESS, 3)
-    nfe = torch.full_like(status, field.calls)
-    return Solution(x, nfe, status, torch.stack(path.states), torch.tensor(path.times, dtype=torch.float64))
+def _check(n: int, solver: Solver | None, batch_size: int | None) -> None:
+    if solver is not None and not isinstance(solver, Solver):
+        raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Heun()")
+    if n < 1:
+        raise ValueError(f"n={n}: at least one sample is needed")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+
+
+def _check_rows(n: int, event: tuple[int, ...], *holders: Any) -> None:
+    for holder in holders:
+        count = held(holder, 1 + len(event))
+        if count not in (None, n):
+            raise ValueError(
+                f"n={n}: {type(holder).__name__} holds conditions for {count} samples; give one row, or n rows"
+            )
+
+
+def _span(
+    sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, from_prior: bool
+) -> tuple[float, float]:
+    """Times of start and end; those of a grid that is given as a tensor."""
+    start, end = sde.T if t_start is None else float(t_start), sde.t_min if t_min is None else float(t_min)
+    if start < sde.T and from_prior:
+        raise ValueError(f"t_start={start} is before T={sde.T}: give the states there as x_init=")
+    if not 0 <= end < start <= sde.T:
+        raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={end}, t_start={start}")
+    if isinstance(grid, Tensor) and grid.ndim == 1 and len(grid):
+        return float(grid[0]), float(grid[-1])
+    return start, end
 
 
 def _event_shape(model: ScoreModel, shape: Sequence[int] | None, x_init: Tensor | None, n: int) -> tuple[int, ...]:
@@ -320,38 +301,12 @@ def _event_shape(model: ScoreModel, shape: Sequence[int] | None, x_init: Tensor 
     return tuple(event)
 
 
-def _resolve_prior(model: ScoreModel, prior: PriorLike | str, shape: tuple[int, ...]) -> PriorLike:
+def resolve_prior(model: ScoreModel, prior: PriorLike | str, shape: tuple[int, ...]) -> PriorLike:
     """The prior that a user named, or the object itself; a mixture stands for its own p_T."""
     if prior == "nominal":
         return model.sde.prior(shape)
     if prior == "exact":
-        if not isinstance(model, GaussianMixture):
-            raise ValueError("prior='exact' needs a model that knows its own p_T, such as GaussianMixture")
-        return model.marginal(model.sde.T)
+        return model.exact_prior()
     if isinstance(prior, str):
         raise ValueError(f"prior={prior!r} is unknown; choose nominal, exact or an object with draw and log_prob")
-    return prior.marginal(prior.sde.T) if isinstance(prior, GaussianMixture) else prior
-
-
-def _portion(bar: Bar, rows: slice, n: int) -> Tick:
-    return lambda fraction: bar((rows.start + fraction * (rows.stop - rows.start)) / n)
-
-
-def _join(parts: list[Solution]) -> Solution:
-    if len(parts) == 1:
-        return parts[0]
-    return Solution(
-        torch.cat([p.x for p in parts]),
-        torch.cat([p.nfe for p in parts]),
-        torch.cat([p.status for p in parts]),
-        torch.cat([p.path for p in parts], dim=1),
-        parts[0].times,
-    )
-
-
-def _warn(status: Tensor) -> None:
-    if status.is_meta:
-        return
-    for code, count in zip(*(v.tolist() for v in torch.unique(status, return_counts=True)), strict=True):
-        if code != SUCCESS:
-            warnings.warn(f"{count} of {len(status)} samples {STATUS[code]}", RuntimeWarning, stacklevel=3)
+    return prior.exact_prior() if isinstance(prior, ScoreModel) else prior

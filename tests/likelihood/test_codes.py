@@ -75,3 +75,48 @@ def test_bad_arguments_are_named(mixture):
         interpolate(mixture, x[0], x[1], temperature=0.0)
     with pytest.raises(ValueError, match="at least 2"):
         identifiability(mixture, mixture, x[:1])
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        sf.solve.ExponentialSDE(),
+        sf.solve.ProbabilityFlow(),
+        sf.DDIM(eta=0.5),
+        sf.Ancestral(),
+        sf.PC(),
+        sf.solve.AdaptiveSDE(),
+        sf.solve.Churn(),
+    ],
+    ids=repr,
+)
+def test_codes_refuse_what_does_not_follow_the_flow_both_ways(mixture, solver):
+    x = mixture.sample(2, seed=0)
+    for go in (sf.encode, sf.decode):
+        with pytest.raises(ValueError, match="codes follow the probability flow"):
+            go(mixture, x, solver)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [sf.DDIM(), sf.DPMSolver(3), sf.UniPC(), sf.solve.DEIS(), sf.solve.RK4(), sf.solve.ExponentialSDE(0.0)],
+    ids=repr,
+)
+def test_codes_on_a_fixed_grid_are_those_of_the_flow(mixture, solver):
+    x = mixture.sample(3, seed=1)
+    exact = sf.encode(mixture, x)
+    errors = [(sf.encode(mixture, x, solver, steps=k, grid="log_snr") - exact).abs().max() for k in (100, 400)]
+    assert errors[1] < max(0.5 * errors[0], 1e-5)  # the reference is good to 1e-6
+    assert errors[1] < 0.05
+
+
+def test_codes_up_to_a_time_and_back(mixture):
+    x = mixture.sample(3, seed=1)
+    half = sf.encode(mixture, x, t_end=0.5)
+    assert torch.allclose(sf.decode(mixture, half, t_end=0.5), x, atol=1e-4)
+    whole = sf.encode(mixture, half, t_min=0.5)
+    assert torch.allclose(whole, sf.encode(mixture, x), atol=1e-4)
+    path = sf.encode(mixture, x, full=True)
+    assert path.times[0] == 1e-5
+    assert path.times[-1] == 1.0
+    assert torch.equal(path.path[-1], path.x)

@@ -14,7 +14,7 @@ from scorefield.likelihood.result import LogProb
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, Seed, chunks
-from scorefield.sampling import LIKELIHOOD_T_MIN, _resolve_prior
+from scorefield.sampling import LIKELIHOOD_T_MIN, resolve_prior
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field
 from scorefield.times import ImportanceTimes, Proposal
@@ -60,7 +60,7 @@ def elbo(
     check_real(x)
     warn_of_units(x, *model.sde.range)
     n = len(x)
-    end = _resolve_prior(model, prior, tuple(x.shape))
+    end = resolve_prior(model, prior, tuple(x.shape))
     whole = Field(model, cond, n)
     parts = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):

@@ -17,12 +17,10 @@ from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
-from scorefield.sampling import LIKELIHOOD_T_MIN, _join, _portion, _resolve_prior, _warn
-from scorefield.sde import Time
-from scorefield.solve.angle import integrate_flow
-from scorefield.solve.integrate import Field, Solution, Solver, Tick, integrate
-from scorefield.solve.ode import Dopri5, EmbeddedRungeKutta
-from scorefield.times import GridFn, GridName, sampling_grid
+from scorefield.sampling import LIKELIHOOD_T_MIN, Grid, resolve_prior
+from scorefield.sde import GaussianSDE, Time
+from scorefield.solve.integrate import Field, Solution, Solver
+from scorefield.solve.ode import Dopri5
 
 
 def log_prob(
@@ -38,7 +36,7 @@ def log_prob(
     memory: int = 2**30,
     solver: Solver | None = None,
     steps: int | None = None,
-    grid: GridName | GridFn | Tensor | None = None,
+    grid: Grid = None,
     t_min: float = LIKELIHOOD_T_MIN,
     prior: PriorLike | Literal["nominal", "exact", "moments"] = "nominal",
     data: Tensor | None = None,
@@ -88,7 +86,8 @@ def log_prob(
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
     solver = Dopri5() if solver is None else solver
     end = _prior(model, prior, data, x)
-    times = _fixed_grid(model, solver, steps, grid, t_min)
+    span = (t_min, model.sde.T)
+    times = solver.plan(model.sde, span, steps, grid)
     whole = Field(model, cond, n)
     parts: list[Solution] = []
     columns = 1
@@ -104,9 +103,11 @@ def log_prob(
             # The state is kept in float64 where there is one: in float32, thousands of nats keep three decimals.
             state = wide(part).flatten(1)
             y = torch.cat([state, state.new_zeros((len(part), columns))], 1)
-            parts.append(_solve(solver, flow, y, times, t_min, _portion(bar, rows, n)))
-    solution = _join(parts)
-    _warn(solution.status)
+            # A Runge-Kutta method asks its field for velocities alone, which the augmented flow has.
+            part_of = solver.solve(flow, y, span, source(0, len(y)), grid=times, tick=bar.part(rows, n))  # type: ignore[arg-type]
+            parts.append(part_of)
+    solution = Solution.joined(parts)
+    solution.warn()
     latent = solution.x[:, :-columns].reshape(x.shape)
     values = end.log_prob(latent).unsqueeze(1) + solution.x[:, -columns:]
     found = LogProb.of_draws(values, solution.nfe, solution.status, math.prod(x.shape[1:]), exact=trace == "exact")
@@ -122,18 +123,7 @@ def _prior(model: ScoreModel, prior: PriorLike | str, data: Tensor | None, x: Te
         return moments(model.sde, data)
     if data is not None:
         raise ValueError("data= is used by prior='moments' alone")
-    return _resolve_prior(model, prior, tuple(x.shape))
-
-
-def _fixed_grid(
-    model: ScoreModel, solver: Solver, steps: int | None, grid: GridName | GridFn | Tensor | None, t_min: float
-) -> Tensor | None:
-    """Rising times, or None where the solver adapts its own steps."""
-    if isinstance(solver, EmbeddedRungeKutta) and steps is None and grid is None:
-        return None
-    chosen = solver.default_steps if steps is None else steps
-    times = sampling_grid(model.sde, chosen, model.sde.T, t_min, grid if grid is not None else solver.grid)  # type: ignore[arg-type]
-    return times if bool(times[0] < times[-1]) else times.flip(0)
+    return resolve_prior(model, prior, tuple(x.shape))
 
 
 @dataclass
@@ -170,20 +160,18 @@ class AugmentedFlow:
     def _refuse(self, *_: Any) -> Any:
         raise ValueError("solver: the likelihood needs one that uses the velocity alone, such as Dopri5() or RK4()")
 
-    sde = property(_refuse)
     denoise = noise = score = _refuse
+
+    @property
+    def sde(self) -> GaussianSDE:
+        """The forward process."""
+        return self.field.sde
+
+    @property
+    def integrals(self) -> int:
+        """Columns of the divergence."""
+        return self.divergence.columns
 
     def rows(self, index: Tensor) -> AugmentedFlow:
         """The flow for a subset of the samples."""
         return replace(self, field=self.field.rows(index), divergence=self.divergence.rows(index))
-
-
-def _solve(solver: Solver, flow: AugmentedFlow, y: Tensor, times: Tensor | None, t_min: float, tick: Tick) -> Solution:
-    if times is None:
-        assert isinstance(solver, EmbeddedRungeKutta)
-        sde, columns = flow.field.sde, flow.divergence.columns
-        return integrate_flow(solver, flow, sde, y, t_min, sde.T, tick=tick, integrals=columns)
-    # A solver on a fixed grid asks its field for velocities alone, which the augmented flow has.
-    x, _ = integrate(solver, flow, y, times, source(0, len(y)), path=None, tick=tick)  # type: ignore[arg-type]
-    nfe = torch.full((len(y),), flow.calls, device=y.device)
-    return Solution(x, nfe, torch.zeros_like(nfe), x.unsqueeze(0), times[-1:])

@@ -3,7 +3,7 @@
 from scorefield.solve.adaptive_sde import AdaptiveSDE
 from scorefield.solve.analytic_variance import AnalyticAncestral
 from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle
-from scorefield.solve.fitted import Tuned, tune
+from scorefield.solve.fitted import Fitted, Tuned, tune
 from scorefield.solve.integrate import Solution, Solver
 from scorefield.solve.karras import Churn, KarrasHeun
 from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
@@ -29,6 +29,7 @@ __all__ = [
     "Euler",
     "EulerMaruyama",
     "ExponentialSDE",
+    "Fitted",
     "Heun",
     "Identity",
     "KarrasHeun",

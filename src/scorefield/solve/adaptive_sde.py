@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from scorefield.randomness import Noise
 from scorefield.sde import Time, as_time, expand
-from scorefield.solve.integrate import Field, Flow, Solver
+from scorefield.solve.adaptive import Control, Flow, integrate_adaptive, refuse_hooks
+from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class AdaptiveSDE(Solver):
     """Adaptive reverse SDE (Jolicoeur-Martineau et al. 2021, "Gotta Go Fast", Alg. 1); two evaluations a step.
 
@@ -27,29 +29,41 @@ class AdaptiveSDE(Solver):
             of 8-bit data, 2 / 256 = 0.0078 for data in [-1, 1].
 
     Other arguments:
-        max_steps: attempted steps after which a sample is given up (status 1).
-        min_step: step size in units of t below which a sample is given up (status 2).
+        max_steps, min_step: see `Control`; the step is in units of t.
     """
 
-    rtol: float = 0.025
-    atol: float = 0.004
-    max_steps: int = 10_000
-    min_step: float = 1e-12
+    control: Control
 
     order: ClassVar[float] = 1
-    norm: ClassVar[Literal["rms", "max"]] = "rms"
     default_steps: ClassVar[int] = 200
+    adapts: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}: tolerances are not negative, and not both 0")
+    def __init__(
+        self, rtol: float = 0.025, atol: float = 0.004, *, max_steps: int = 10_000, min_step: float = 1e-12
+    ) -> None:
+        object.__setattr__(self, "control", Control(rtol, atol, "rms", max_steps, min_step))
 
-    def flow(self, field: Field, noise: Noise) -> ReverseFlow:
-        """What the adaptive loop runs on."""
-        return ReverseFlow(field, BrownianPath(noise))
+    def solve(
+        self,
+        field: Field,
+        x: Tensor,
+        span: tuple[float, float],
+        noise: Noise,
+        *,
+        grid: Tensor | None = None,
+        hooks: Sequence[Hook] = (),
+        save: bool = False,
+        tick: Tick | None = None,
+    ) -> Solution:
+        """From x at span[0] to span[1]; every sample follows its own Brownian path. See `Solver.solve`."""
+        if grid is not None:
+            return super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
+        refuse_hooks(hooks)
+        times = self.saved_times(field.sde, span) if save else None
+        return integrate_adaptive(self, ReverseFlow(field, BrownianPath(noise)), x, span, times, tick)
 
     def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """One step with error estimate; see `integrate.Pair`."""
+        """One step with error estimate; see `adaptive.Pair`."""
         assert isinstance(flow, ReverseFlow)
         s = t + h
         y, z = self._both(flow, x, t, s, k, flow.path.increment(x, flow.start - t, flow.start - s))
@@ -62,7 +76,7 @@ class AdaptiveSDE(Solver):
         return torch.maximum(torch.maximum(x.abs(), x_new.abs()), expand(flow.field.sde.sigma(t), x))
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        flow = self.flow(field, noise)
+        flow = ReverseFlow(field, BrownianPath(noise))
         dw = expand(torch.sqrt((t - s).abs()), x) * noise.like(x)
         y, z = self._both(flow, x, t, s, flow.velocity(x, t), dw)
         return 0.5 * (y + z), None
@@ -105,7 +119,7 @@ class BrownianPath:
 
     noise: Noise
     knots: Tensor | None = None
-    """(B, K), rising, infinite where unused."""
+    """(B, K), rising, infinite where unused; on the CPU, as all times are."""
     values: Tensor | None = None
     """(B, K, *)."""
 
@@ -118,25 +132,30 @@ class BrownianPath:
             knots, values = begin.unsqueeze(1), torch.zeros_like(x).unsqueeze(1)
         else:
             knots, values = self.knots, self.values
-        rows = torch.arange(len(x), device=x.device)
+        rows = torch.arange(len(x))
         knots = torch.where(knots < begin.unsqueeze(1), torch.inf, knots)
         left, before = torch.where(knots <= end.unsqueeze(1), knots, -torch.inf).max(1)
         right, after = torch.where(knots > end.unsqueeze(1), knots, torch.inf).min(1)
         bounded = torch.isfinite(right)
         share = torch.where(bounded, (end - left) / (torch.where(bounded, right, end + 1) - left), 0.0)
         spread = torch.sqrt(((end - left) * (1 - share)).clamp_min(0.0))
-        w_left, w_right = values[rows, before], values[rows, after]
+        w_left, w_right = _at(values, rows, before), _at(values, rows, after)
         w = w_left + expand(share, x) * (w_right - w_left) + expand(spread, x) * self.noise.like(x)
         now = torch.where(knots == begin.unsqueeze(1), knots, -torch.inf).argmax(1)
-        change = w - values[rows, now]
+        change = w - _at(values, rows, now)
         knots, values = torch.cat([knots, end.unsqueeze(1)], 1), torch.cat([values, w.unsqueeze(1)], 1)
         used = int(torch.isfinite(knots).sum(1).max())
         order = torch.argsort(knots, dim=1)[:, :used]
-        self.knots, self.values = knots.gather(1, order), values[rows.unsqueeze(1), order]
+        self.knots, self.values = knots.gather(1, order), _at(values, rows.unsqueeze(1), order)
         return change
 
     def rows(self, index: Tensor) -> BrownianPath:
         """The paths of a subset of the samples."""
         if self.knots is None or self.values is None:
             return BrownianPath(self.noise.take(index))
-        return BrownianPath(self.noise.take(index), self.knots[index], self.values[index])
+        return BrownianPath(self.noise.take(index), self.knots[index], self.values[index.to(self.values.device)])
+
+
+def _at(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """values[rows, columns], by indices on the CPU."""
+    return values[rows.to(values.device), columns.to(values.device)]

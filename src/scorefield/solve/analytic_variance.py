@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.randomness import Noise
 from scorefield.sde import expand
-from scorefield.solve.integrate import Field, Solver, integrate
+from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
 from scorefield.tweedie import tweedie
 
 PILOT = 65_536
@@ -61,13 +61,13 @@ class AnalyticAncestral(Solver):
             fresh = expand(torch.sqrt(spread), x) * noise.like(x)
         return expand(a * shrink, x) * x + expand(gain, x) * data + fresh, state
 
-    def prepare(self, field: Field, start: Callable[[int], tuple[Tensor, Noise]], grid: Tensor) -> AnalyticAncestral:
+    def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """Measure the mean variance along the grid where `covariance` is "mean"."""
-        if self.covariance == "full":
+        grid = task.times(self)
+        if self.covariance == "full" or not task.shared or grid is None:
             return self
-        d = math.prod(start(1)[0].shape[1:])
-        x, noise = start(max(8, min(PILOT // d, 16_384)))
-        _, states = integrate(_Measuring(), field, x, grid, noise)
+        field, x, noise = task.pilots(max(8, min(PILOT // math.prod(task.shape), 16_384)))
+        _, states = integrate(_Measuring(), field, x, grid, noise, tick=tick)
         found: dict[float, list[float]] = {}
         for t, variance in states[0]:
             found.setdefault(t, []).append(variance)

@@ -45,6 +45,10 @@ class DDIM(Solver):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: eta lies between 0 and 1")
 
+    @property
+    def flow(self) -> bool:
+        return self.eta == 0
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
         sigma_s, sigma_t = sde.sigma(s), sde.sigma(t)
@@ -77,6 +81,10 @@ class DPMSolver(Solver):
 
     def __post_init__(self) -> None:
         check_order(self.order)
+
+    @property
+    def flow(self) -> bool:
+        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         here, there = half_log_snr(field.sde, t), half_log_snr(field.sde, s)
@@ -111,6 +119,10 @@ class DPMSolverSingle(Solver):
 
     def __post_init__(self) -> None:
         check_order(self.order)
+
+    @property
+    def flow(self) -> bool:
+        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
@@ -150,6 +162,10 @@ class DEIS(Solver):
 
     def __post_init__(self) -> None:
         check_order(self.order)
+
+    @property
+    def flow(self) -> bool:
+        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
+from scorefield.rows import held
 from scorefield.sde import GaussianSDE
-from scorefield.solve.integrate import Field, Solver, Tick, integrate
+from scorefield.solve.exponential import DPMSolver
+from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
 from scorefield.solve.unipc import UniPC
 from scorefield.times import FittedGrid, sampling_grid
 
@@ -203,31 +206,52 @@ def tune(
     return _best_fit(path, steps)[1]
 
 
-@torch.no_grad()
-def cached(
-    model: ScoreModel,
-    steps: int,
-    shape: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
-    tick: Tick | None = None,
-) -> Tuned | None:
-    """What `tune` makes of a model, from a smaller pilot, kept in `model.tuned` until a weight of the model changes.
+_KEPT: WeakKeyDictionary[ScoreModel, dict[tuple[object, ...], tuple[object, Tuned | None]]] = WeakKeyDictionary()
+"""Solvers fitted by `Fitted`, with what the model was like."""
 
-    It takes max(48, 4 steps) + 5 steps evaluations of each pilot, about those of eight samples for each pilot.
 
-    Returns:
-        None where no finite solver came out.
+@dataclass(frozen=True)
+class Fitted(Solver):
+    """The default of `sample`: a `Tuned` solver, fitted to the model by a few pilot trajectories; else `DPMSolver(2)`.
+
+    Where a fit would not be for what is asked (guidance, hooks, a condition, t_start, t_min, grid, denoise, grad; steps
+    outside 2 to 64) it is the general solver. A fit takes max(48, 4 steps) + 5 steps evaluations of each pilot, about those
+    of eight samples for each pilot, once for a model.
     """
-    key, state = (steps, *shape), _fingerprint(model, dtype, device)
-    kept = model.tuned.get(key)
-    if kept is None or kept[0] != state:
-        path = pilot(model, shape=shape, nodes=max(48, 4 * steps), dtype=dtype, device=device, tick=tick)
+
+    order: ClassVar[float] = 2
+    grid: ClassVar[str] = "log_snr"
+    default_steps: ClassVar[int] = 20
+
+    @property
+    def flow(self) -> bool:
+        return True
+
+    def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
+        """The fitted solver, or the general one."""
+        model, steps = task.field.model, self.default_steps if task.steps is None else task.steps
+        whole = task.grid is None and task.span == (model.sde.T, model.sde.t_min) and not task.altered
+        # A guided model, which reads another one, is too stiff to be fitted to.
+        single = held(model) is None and not isinstance(model.net, ScoreModel) and not task.field.cond
+        if whole and single and 2 <= steps <= 64 and task.device.type != "meta":
+            return _cached(task, steps, tick) or DPMSolver()
+        return DPMSolver()
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        return DPMSolver().step(field, x, t, s, state, noise)
+
+
+@torch.no_grad()
+def _cached(task: Task, steps: int, tick: Tick | None) -> Tuned | None:
+    """What `tune` makes of a model, from a smaller pilot; None where no finite solver came out."""
+    model = task.field.model
+    key, like = (steps, *task.shape), _fingerprint(model, task.dtype, task.device)
+    kept = _KEPT.setdefault(model, {}).get(key)
+    if kept is None or kept[0] != like:
+        path = pilot(model, shape=task.shape, nodes=max(48, 4 * steps), dtype=task.dtype, device=task.device, tick=tick)
         error, solver = _best_fit(path, steps)
-        kept = (state, solver if math.isfinite(error) else None)
-        model.tuned[key] = kept
-    found: Tuned | None = kept[1]
-    return found
+        kept = _KEPT[model][key] = (like, solver if math.isfinite(error) else None)
+    return kept[1]
 
 
 def _fingerprint(model: ScoreModel, *rest: object) -> tuple[object, ...]:

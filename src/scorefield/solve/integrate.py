@@ -1,20 +1,25 @@
-"""The two loops of the library: fixed grid and adaptive."""
+"""What a solver is, what it is asked, what it answers, and the loop over a fixed grid."""
 
 from __future__ import annotations
 
-import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.randomness import Noise
+from scorefield.prior import PriorLike
+from scorefield.randomness import Noise, generator, source
 from scorefield.rows import take
-from scorefield.sde import GaussianSDE, Time, expand
+from scorefield.sde import GaussianSDE, Time
+from scorefield.times import GridFn, GridName, sampling_grid
+
+PILOT_SEED = 0x5C0EF1E1D
+"""Of the random numbers of pilots, which are never those of samples."""
 
 SUCCESS, TOO_MANY_STEPS, STEP_TOO_SMALL, NOT_FINITE = 0, 1, 2, 3
 STATUS: dict[int, str] = {
@@ -51,13 +56,22 @@ class Solution:
         bad = int((self.status != SUCCESS).sum())
         return f"Solution(x={tuple(self.x.shape)}, nfe={mean:.1f} per sample, unfinished={bad})"
 
+    @classmethod
+    def joined(cls, parts: Sequence[Solution]) -> Solution:
+        """That of a batch from those of its parts, which were followed one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        x, nfe, status = (torch.cat([getattr(p, name) for p in parts]) for name in ("x", "nfe", "status"))
+        return cls(x, nfe, status, torch.cat([p.path for p in parts], dim=1), parts[0].times)
 
-class Flow(Protocol):
-    """What the adaptive loop needs: a velocity, and itself for a subset of the samples."""
-
-    def velocity(self, x: Tensor, t: Time) -> Tensor: ...
-
-    def rows(self, index: Tensor) -> Flow: ...
+    def warn(self) -> None:
+        """Say how many samples did not finish, and why."""
+        if self.status.is_meta:
+            return
+        for code, count in zip(*(v.tolist() for v in torch.unique(self.status, return_counts=True)), strict=True):
+            if code != SUCCESS:
+                text = f"{count} of {len(self.status)} samples {STATUS[code]}"
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 @dataclass
@@ -71,6 +85,9 @@ class Field:
     cond: dict[str, Any] = field(default_factory=dict)
     size: int = 0
     calls: int = 0
+
+    integrals: ClassVar[int] = 0
+    """Trailing columns of the state that are integrals of a divergence (see `likelihood.log_prob.AugmentedFlow`)."""
 
     @property
     def sde(self) -> GaussianSDE:
@@ -107,20 +124,60 @@ class Field:
         return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.size
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a solver, before it starts.
+
+    Attributes:
+        field: the model with its condition. shape: of one sample. dtype, device: of the states.
+        span: times of start and end. steps, grid: as given, None for the solver's own.
+        prior: what draws the start. shared: whether one start law and one condition hold for all samples, so that pilots can
+            stand for them. altered: whether something changes the way on which a fit rests: hooks, a graph to be kept, or a
+            choice about the final denoising.
+    """
+
+    field: Field
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    span: tuple[float, float]
+    prior: PriorLike
+    steps: int | None = None
+    grid: GridName | GridFn | Tensor | None = None
+    shared: bool = True
+    altered: bool = False
+
+    def times(self, solver: Solver) -> Tensor | None:
+        """The grid that the solver is to follow; None where it chooses its own steps."""
+        return solver.plan(self.field.sde, self.span, self.steps, self.grid)
+
+    def pilots(self, size: int) -> tuple[Field, Tensor, Noise]:
+        """A field, `size` states at the start, and random numbers of their own."""
+        noise = source(generator(PILOT_SEED), size)
+        return Field(self.field.model, self.field.cond), self.prior.draw(noise, self.dtype, self.device), noise
+
+
 class Solver(ABC):
     """One step from time t to time s. It holds no model, no device, no random state and no step index.
 
     Attributes:
         order: order of convergence (weak order for stochastic solvers).
         grid: name of the grid it works best on.
-        steps: default number of steps.
+        default_steps: number of steps on it.
         denoises: whether a final denoising step belongs to the method.
+        adapts: whether it chooses its own steps where neither steps nor a grid are given.
     """
 
     order: ClassVar[float]
     grid: ClassVar[str] = "uniform"
     default_steps: ClassVar[int] = 500
     denoises: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
+
+    @property
+    def flow(self) -> bool:
+        """Whether it follows the probability flow, upwards as well as downwards and without noise, as codes need it."""
+        return False
 
     def stages(self, t: Tensor, s: Tensor) -> Sequence[tuple[Solver, Tensor, Tensor]]:
         """The sub-steps of a step from t to s; hooks run after each."""
@@ -130,9 +187,70 @@ class Solver(ABC):
         """What is still true of a state after fresh noise was added to x; nothing by default, and the method starts anew."""
         return None
 
-    def prepare(self, field: Field, start: Callable[[int], tuple[Tensor, Noise]], grid: Tensor) -> Solver:
-        """The solver with whatever it measures before sampling; `start(n)` draws n states at grid[0]."""
+    def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
+        """The solver with whatever it measures before sampling."""
         return self
+
+    def plan(
+        self,
+        sde: GaussianSDE,
+        span: tuple[float, float],
+        steps: int | None = None,
+        grid: GridName | GridFn | Tensor | None = None,
+    ) -> Tensor | None:
+        """The grid from span[0] to span[1], in either direction; None where the solver chooses its own steps.
+
+        Raises:
+            ValueError: as `times.sampling_grid`.
+        """
+        if self.adapts and steps is None and grid is None:
+            return None
+        return self.grid_for(sde, span, steps, grid)
+
+    def grid_for(
+        self,
+        sde: GaussianSDE,
+        span: tuple[float, float],
+        steps: int | None = None,
+        grid: GridName | GridFn | Tensor | None = None,
+    ) -> Tensor:
+        """The grid from span[0] to span[1] on which the solver works where nothing else is said."""
+        count, where = self.default_steps if steps is None else steps, self.grid if grid is None else grid
+        if count < 1:
+            raise ValueError(f"steps={count}: at least one step is needed")
+        times = sampling_grid(sde, count, max(span), min(span), where)  # type: ignore[arg-type]
+        return times if bool(times[0] > times[-1]) == (span[0] > span[1]) else times.flip(0)
+
+    def saved_times(self, sde: GaussianSDE, span: tuple[float, float]) -> Tensor:
+        """Where the path of adaptive steps is recorded: 33 of the times of its grid."""
+        times = self.grid_for(sde, span)
+        return times[torch.linspace(0, len(times) - 1, 33).round().long()]
+
+    def solve(
+        self,
+        field: Field,
+        x: Tensor,
+        span: tuple[float, float],
+        noise: Noise,
+        *,
+        grid: Tensor | None = None,
+        hooks: Sequence[Hook] = (),
+        save: bool = False,
+        tick: Tick | None = None,
+    ) -> Solution:
+        """From x at span[0] to span[1].
+
+        Main arguments:
+            grid: times to step through; by default the steps that the solver chooses, or its own grid.
+            save: keep the path.
+        """
+        times = self.grid_for(field.sde, span) if grid is None else grid
+        path = Path(len(times) - 1)
+        x, _ = integrate(self, field, x, times, noise, hooks, path if save else None, tick)
+        status = torch.where(torch.isfinite(x.flatten(1)).all(1), SUCCESS, NOT_FINITE)
+        states = torch.stack(path.states) if save else x.new_empty(0, *x.shape)
+        at = torch.tensor(path.times, dtype=torch.float64)
+        return Solution(x, torch.full_like(status, field.calls), status, states, at)
 
     @abstractmethod
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
@@ -200,141 +318,3 @@ def integrate(
         if tick is not None:
             tick((i + 1) / (len(grid) - 1))
     return x, states
-
-
-class Pair(Protocol):
-    """An explicit Runge-Kutta pair whose last stage is the first of the next step."""
-
-    @property
-    def order(self) -> float: ...
-    @property
-    def rtol(self) -> float: ...
-    @property
-    def atol(self) -> float: ...
-    @property
-    def norm(self) -> str: ...
-    @property
-    def max_steps(self) -> int: ...
-    @property
-    def min_step(self) -> float: ...
-
-    def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """(x at t + h, error estimate, velocity there, evaluations) from the velocity k at t; t and h are (B,)."""
-        ...
-
-    def size(self, flow: Flow, x: Tensor, x_new: Tensor, t: Tensor) -> Tensor:
-        """What rtol is relative to in a step from x at t to x_new: a tensor of its own, like x."""
-        ...
-
-
-def integrate_adaptive(
-    solver: Pair,
-    flow: Flow,
-    x: Tensor,
-    t_start: float,
-    t_end: float,
-    save: Tensor | None = None,
-    tick: Tick | None = None,
-    longest: float = math.inf,
-) -> Solution:
-    """Adaptive loop from t_start to t_end, in either direction, with a step size of its own for every sample.
-
-    The error norm is the root mean square (or the largest) of error / (atol + rtol solver.size) over one sample; a step
-    is accepted where it is at most 1, and the next step is 0.9 norm^(-1 / order) times as long (Hairer, Norsett &
-    Wanner, II.4). Finished samples leave the batch.
-
-    Other arguments:
-        save: times at which to record the path, by cubic Hermite interpolation.
-        longest: longest step allowed.
-    """
-    n, sign = x.shape[0], 1.0 if t_end > t_start else -1.0
-    save = torch.tensor([t_start, t_end], dtype=torch.float64) if save is None else save
-    result = x.clone()
-    nfe = torch.zeros(n, dtype=torch.long, device=x.device)
-    status = torch.zeros(n, dtype=torch.long, device=x.device)
-    path = [x.clone() for _ in save]
-    live = torch.arange(n, device=x.device)
-    t = torch.full((n,), t_start, dtype=torch.float64, device=x.device)
-    if n == 0:
-        return Solution(result, nfe, status, result.new_empty(len(save), *result.shape), save)
-    k = flow.velocity(x, t)
-    with torch.no_grad():
-        h = _first_step(solver, flow, x.detach(), t, k.detach(), abs(t_end - t_start), sign)
-    nfe += 2
-    rejected = torch.zeros_like(h, dtype=torch.bool)
-    for attempt in range(solver.max_steps):
-        left = (t_end - t).abs()
-        h = h.clamp_max(longest)
-        last = h >= left * (1 - 1e-12)
-        h = torch.where(last, left, h)
-        x_new, error, k_new, cost = solver.attempt(flow, x, t, sign * h, k)
-        nfe[live] += cost
-        # Step sizes are no part of the function to be differentiated: their slopes are noise, and infinite at error 0.
-        scale = solver.size(flow, x.detach(), x_new.detach(), t).mul_(solver.rtol).add_(solver.atol)
-        ratio = torch.div(error.detach(), scale, out=scale)
-        norm = _rms(ratio) if solver.norm == "rms" else ratio.abs_().flatten(1).amax(1).double()
-        finite = torch.isfinite(norm)
-        accept = norm <= 1
-        safe = torch.where(finite, norm, 1e10).clamp_min(1e-10)
-        grow = (0.9 * safe ** (-1 / solver.order)).clamp(0.2, 10.0)
-        grow = torch.where(rejected | ~accept, grow.clamp_max(1.0), grow)
-        t_new = torch.where(last, torch.full_like(t, t_end), t + sign * h)
-        for j, point in enumerate(save.tolist()):
-            inside = accept & (sign * (point - t) > 0) & (sign * (point - t_new) <= 0)
-            if bool(inside.any()):
-                path[j][live[inside]] = _hermite(
-                    x[inside], x_new[inside], k[inside], k_new[inside], t[inside], t_new[inside], point
-                )
-        if bool(accept.all()):
-            x, k, t = x_new, k_new, t_new
-        else:
-            wide = accept.reshape(-1, *[1] * (x.ndim - 1))
-            x, k, t = torch.where(wide, x_new, x), torch.where(wide, k_new, k), torch.where(accept, t_new, t)
-        rejected = ~accept
-        h = h * grow
-        done = accept & last
-        small = ~done & ~(h >= solver.min_step)  # also where h is NaN, as it is when the start was not finite
-        lost = small & ~finite
-        stop = done | small
-        if attempt == solver.max_steps - 1:
-            small, stop = small & ~lost, torch.ones_like(stop)
-            status[live[~done]] = TOO_MANY_STEPS
-        status[live[small]] = STEP_TOO_SMALL
-        status[live[lost]] = NOT_FINITE
-        if bool(stop.any()):
-            result = result.index_put((live[stop],), x[stop])
-            keep = torch.nonzero(~stop).squeeze(1)
-            live, x, k, t, h = live[keep], x[keep], k[keep], t[keep], h[keep]
-            rejected, flow = rejected[keep], flow.rows(keep)
-            if tick is not None:
-                tick(1 - len(live) / n)
-        if len(live) == 0:
-            break
-    return Solution(result, nfe, status, torch.stack(path) if path else x.new_empty(0, *result.shape), save)
-
-
-def _first_step(solver: Pair, flow: Flow, x: Tensor, t: Tensor, k: Tensor, span: float, sign: float) -> Tensor:
-    """Starting step size (Hairer, Norsett & Wanner, II.4), one for each sample; costs one evaluation."""
-    scale = solver.atol + solver.rtol * x.abs()
-    d0, d1 = _rms(x / scale), _rms(k / scale)
-    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).clamp_max(span)
-    ahead = flow.velocity(x + expand(sign * h0, x) * k, t + sign * h0)
-    d2 = _rms((ahead - k) / scale) / h0
-    steepest = torch.maximum(d1, d2)
-    h1 = torch.where(steepest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), (0.01 / steepest) ** (1 / solver.order))
-    return torch.minimum(100 * h0, h1).clamp_max(span)
-
-
-def _rms(x: Tensor) -> Tensor:
-    flat = x.flatten(1)
-    length: Tensor = torch.linalg.vector_norm(flat, dim=1)
-    return length.double() / math.sqrt(flat.shape[1])
-
-
-def _hermite(x0: Tensor, x1: Tensor, k0: Tensor, k1: Tensor, t0: Tensor, t1: Tensor, t: float) -> Tensor:
-    """Cubic through both ends of a step with the velocities there."""
-    h = t1 - t0
-    u = (t - t0) / h
-    a, b = expand((1 + 2 * u) * (1 - u) ** 2, x0), expand(u**2 * (3 - 2 * u), x0)
-    c, d = expand(h * u * (1 - u) ** 2, x0), expand(h * u**2 * (u - 1), x0)
-    return a * x0 + b * x1 + c * k0 + d * k1

@@ -25,6 +25,10 @@ class KarrasHeun(Solver):
     grid: ClassVar[str] = "karras"
     default_steps: ClassVar[int] = 18
 
+    @property
+    def flow(self) -> bool:
+        return True
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
         alpha_t, alpha_s, kept = sde.alpha(t), sde.alpha(s), sde.sigma(s) / sde.sigma(t)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from scorefield.randomness import Noise
-from scorefield.sde import expand
-from scorefield.solve.integrate import Field, Flow, Solver
+from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.solve.adaptive import Control, Flow, Norm, integrate_adaptive, refuse_hooks
+from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
 
 Row = tuple[float, ...]
+
+LONGEST_STEP = 0.2
+"""Longest step in radians, at tolerances of 1e-5 and below. From data to noise it is pi/2."""
 
 
 class RungeKutta(Solver):
@@ -27,6 +32,10 @@ class RungeKutta(Solver):
     a: ClassVar[tuple[Row, ...]]
     b: ClassVar[Row]
     c: ClassVar[Row]
+
+    @property
+    def flow(self) -> bool:
+        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         h = s - t
@@ -60,7 +69,7 @@ class RK4(RungeKutta):
     a, b, c = ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class EmbeddedRungeKutta(RungeKutta):
     """Runge-Kutta pair with an error estimate; adaptive, with a step size for every sample, unless steps are given.
 
@@ -69,37 +78,76 @@ class EmbeddedRungeKutta(RungeKutta):
             x / sqrt(alpha^2 + sigma^2), which near the data is the same).
 
     Other arguments:
-        variable: "angle" integrates by arctan(sigma / alpha), where the flow is smoothest (see `angle.integrate_flow`);
-            "t" by time, as the paper does, which takes up to twice the evaluations.
         norm: of the error of a step over one sample: "rms", as usual, lets one entry of D err D^(1/2) times the
             tolerance; "max" holds every entry to it, for about D^(1/10) times the evaluations at order 5.
-        max_steps: attempted steps after which a sample is given up (status 1).
-        min_step: step size, in units of the variable, below which a sample is given up (status 2).
+        variable: "angle" integrates by arctan(sigma / alpha), where the flow is smoothest (see `_Turned`);
+            "t" by time, as the paper does, which takes up to twice the evaluations.
+        max_steps, min_step: see `Control`; the step is in units of the variable.
 
     Raises:
         ValueError: a negative tolerance or both 0, or an unknown variable or norm.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 10_000
-    min_step: float = 1e-14
-    variable: Literal["angle", "t"] = "angle"
-    norm: Literal["rms", "max"] = "rms"
+    control: Control
+    variable: Literal["angle", "t"]
 
+    adapts: ClassVar[bool] = True
     e: ClassVar[Row]
     """Weights of the error estimate."""
 
-    def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}: tolerances are not negative, and not both 0")
-        if self.variable not in ("angle", "t"):
-            raise ValueError(f"variable={self.variable!r} is unknown; choose angle or t")
-        if self.norm not in ("rms", "max"):
-            raise ValueError(f"norm={self.norm!r} is unknown; choose rms or max")
+    def __init__(
+        self,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        *,
+        norm: Norm = "rms",
+        variable: Literal["angle", "t"] = "angle",
+        max_steps: int = 10_000,
+        min_step: float = 1e-14,
+    ) -> None:
+        if variable not in ("angle", "t"):
+            raise ValueError(f"variable={variable!r} is unknown; choose angle or t")
+        object.__setattr__(self, "control", Control(rtol, atol, norm, max_steps, min_step))
+        object.__setattr__(self, "variable", variable)
+
+    def solve(
+        self,
+        field: Field,
+        x: Tensor,
+        span: tuple[float, float],
+        noise: Noise,
+        *,
+        grid: Tensor | None = None,
+        hooks: Sequence[Hook] = (),
+        save: bool = False,
+        tick: Tick | None = None,
+    ) -> Solution:
+        """From x at span[0] to span[1], by the variable; see `Solver.solve`.
+
+        By the angle no step is longer than `LONGEST_STEP`, times (tolerance / 1e-5)^(1 / order) where the tolerance is
+        looser: over a long step the error estimate of a pair can vanish by accident, and the error then be a hundred times
+        the tolerance.
+        """
+        if grid is not None:
+            return super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
+        refuse_hooks(hooks)
+        times = self.saved_times(field.sde, span) if save else torch.zeros(0, dtype=torch.float64)
+        if self.variable == "t":
+            return integrate_adaptive(self, field, x, span, times, tick)
+        sde = field.sde
+        ends = torch.tensor(span, dtype=torch.float64)
+        turned = _Turned(field, sde, span[0], x.shape[1] - field.integrals if field.integrals else None)
+        begin, end = _angle(sde, ends).tolist()
+        tolerance = max(self.control.rtol, self.control.atol)
+        longest = LONGEST_STEP * max(1.0, tolerance / 1e-5) ** (1 / self.order)
+        y = turned.shrink(x, ends[0])
+        result = integrate_adaptive(self, turned, y, (begin, end), _angle(sde, times), tick, longest)
+        grown = [turned.grow(y, t) for y, t in zip(result.path, times, strict=True)]
+        path = torch.stack(grown) if grown else result.path
+        return replace(result, x=turned.grow(result.x, ends[1]), path=path, times=times)
 
     def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """One step with error estimate; see `integrate.Pair`."""
+        """One step with error estimate; see `adaptive.Pair`."""
         slopes = [k]
         for c, row in zip(self.c[1:], self.a, strict=True):
             slopes.append(flow.velocity(_ahead(x, h, row, slopes), t + c * h))
@@ -184,3 +232,70 @@ def _ahead(x: Tensor, h: Tensor, weights: Row, slopes: list[Tensor]) -> Tensor:
     for c, k in terms[1:]:
         moved.addcmul_(c, k)
     return moved
+
+
+@dataclass
+class _Turned:
+    r"""The probability flow by the angle between data and noise, in which it is one equation for every Gaussian SDE.
+
+    With x = alpha E[x_0 | x] + sigma E[eps | x], r = sqrt(alpha^2 + sigma^2) and tan(theta) = sigma / alpha, the flow of
+    y = x / r is dy/dtheta = cos(theta) E[eps | x] - sin(theta) E[x_0 | x], in which alpha and sigma occur no more. So all
+    SDEs take the same steps, and the growth of x under VE, which is known, takes none. Tolerances then apply to y.
+
+    Attributes:
+        dims: number of leading columns that are a state, None for all of x; the rest are integrals of the divergence of
+            those, whose rates the velocity has in the same columns.
+    """
+
+    flow: Flow
+    sde: GaussianSDE
+    t_start: float
+    dims: int | None
+
+    def velocity(self, y: Tensor, theta: Time) -> Tensor:
+        t = self.sde.inverse_log_snr(-2 * torch.log(torch.tan(as_time(theta)))).clamp(0.0, self.sde.T)
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        d_alpha, d_sigma = self.sde.derivatives(t)
+        squared = alpha**2 + sigma**2
+        growth = (alpha * d_alpha + sigma * d_sigma) / squared
+        speed = (alpha * d_sigma - sigma * d_alpha) / squared
+        x = self.grow(y, t)
+        v = self.flow.velocity(x, t)
+        if self.dims is None:
+            scale = 1 / (speed * torch.sqrt(squared))
+            moved = expand(scale, v) * v
+            return moved.addcmul_(expand(-scale * growth, x).to(x.device), x)  # in place: as in `_combine`
+        d = self.dims
+        moved = (v[:, :d] - expand(growth, x) * x[:, :d]) * expand(1 / torch.sqrt(squared), x)
+        return torch.cat([moved, v[:, d:] - d * expand(growth, x)], 1) * expand(1 / speed, x)
+
+    def rows(self, index: Tensor) -> _Turned:
+        """The flow for a subset of the samples."""
+        return replace(self, flow=self.flow.rows(index))
+
+    def shrink(self, x: Tensor, t: Tensor) -> Tensor:
+        """y from x."""
+        r = expand(_radius(self.sde, t), x)
+        if self.dims is None:
+            return x / r
+        return torch.cat([x[:, : self.dims] / r, x[:, self.dims :] - self._log_volume(t, x)], 1)
+
+    def grow(self, y: Tensor, t: Tensor) -> Tensor:
+        """x from y."""
+        r = expand(_radius(self.sde, t), y)
+        if self.dims is None:
+            return y if bool((r == 1).all()) else r * y
+        return torch.cat([r * y[:, : self.dims], y[:, self.dims :] + self._log_volume(t, y)], 1)
+
+    def _log_volume(self, t: Tensor, x: Tensor) -> Tensor:
+        """Integral of the divergence of what r alone does, from t_start to t."""
+        assert self.dims is not None
+        return self.dims * expand(torch.log(_radius(self.sde, t) / _radius(self.sde, as_time(self.t_start))), x)
+
+
+def _radius(sde: GaussianSDE, t: Tensor) -> Tensor:
+    return torch.sqrt(sde.alpha(t) ** 2 + sde.sigma(t) ** 2)
+
+
+def _angle(sde: GaussianSDE, t: Tensor) -> Tensor:
+    return torch.atan2(sde.sigma(t), sde.alpha(t))

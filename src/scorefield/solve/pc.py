@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from torch import Tensor
 from scorefield.dtypes import wide
 from scorefield.randomness import Noise
 from scorefield.sde import expand
-from scorefield.solve.integrate import Field, Solver, integrate
+from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
 from scorefield.solve.reverse import ReverseDiffusion
-
-Start: TypeAlias = "Callable[[int], tuple[Tensor, Noise]]"
 
 CONCENTRATED = 256
 """Dimensions from which on |score|^2 of one sample is within sqrt(2 / d) < 9 % of its mean."""
@@ -171,21 +169,17 @@ class PC(Solver):
             x, states[k] = stage.step(field, x, a, b, states.get(k), noise)
         return x, states
 
-    def prepare(self, field: Field, start: Start, grid: Tensor) -> PC:
+    def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """Measure the corrector's expected score norms on a pilot ensemble where `Langevin` wants them."""
-        corrector = self.corrector
+        corrector, grid, d = self.corrector, task.times(self), math.prod(task.shape)
         if not isinstance(corrector, Langevin) or corrector.norm != "expected" or corrector.steps == 0:
             return self
-        d = math.prod(start(1)[0].shape[1:])
-        if d >= CONCENTRATED:
+        if not task.shared or grid is None or d >= CONCENTRATED:
             return self
-        size = min(PILOT // d, 16_384)
-        x, noise = start(size)
-        # Corrected first, it is the first stage, else the last.
-        _, states = integrate(
-            replace(self, corrector=_Measuring(corrector.snr, corrector.steps)), field, x, grid, noise
-        )
-        seen = states[0 if self.correct_first else max(states)]
+        field, x, noise = task.pilots(min(PILOT // d, 16_384))
+        pilot = replace(self, corrector=_Measuring(corrector.snr, corrector.steps))
+        _, states = integrate(pilot, field, x, grid, noise, tick=tick)
+        seen = states[0 if self.correct_first else max(states)]  # corrected first, it is the first stage, else the last
         return replace(self, corrector=replace(corrector, expected=_table(seen)))
 
 

@@ -43,6 +43,10 @@ class ExponentialSDE(Solver):
         if not 0 <= self.strength < math.inf:
             raise ValueError(f"strength={self.strength}: the strength of the noise is a number from 0 up")
 
+    @property
+    def flow(self) -> bool:
+        return self.strength == 0
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde, c2 = field.sde, self.strength**2
         here, there = half_log_snr(sde, t), half_log_snr(sde, s)

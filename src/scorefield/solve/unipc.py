@@ -40,6 +40,10 @@ class UniPC(Solver):
     def __post_init__(self) -> None:
         check_order(self.order)
 
+    @property
+    def flow(self) -> bool:
+        return True
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
         here, there = half_log_snr(sde, t), half_log_snr(sde, s)
