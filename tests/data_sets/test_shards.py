@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import scorefield as sf
-from scorefield.data import shards
+from scorefield.data import open_data, shards
 from scorefield.data.shards import expand
 from scorefield.errors import InputError
 from scorefield.training import OptimConfig
@@ -108,7 +108,11 @@ def web(folder):
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *args):
+            pass
+
+        def do_GET(self):
             asked.append(self.path)
+            super().do_GET()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -128,6 +132,37 @@ def test_remote_shards_are_fetched_when_needed_and_removed_beyond_the_limit(web,
     assert len(asked) <= again + 1  # the kept index spares the second pass; only the first picture is decoded
     with pytest.raises(InputError, match=r"002\.tar.*File not found"):
         shards(f"{address}/002.tar", cache=tmp_path / "kept")
+
+
+def test_a_shard_replaced_behind_its_address_is_fetched_again(web, folder, tmp_path):
+    address, _ = web
+    options = {"channels": 1, "cache": tmp_path / "kept"}
+    assert shards(f"{address}/000.tar", 4, **options)[0].unique().tolist() == [0]
+    with tarfile.open(folder / "000.tar", "w") as archive:
+        add(archive, "new.png", picture(77, 30))
+        add(archive, "more.png", bytes(50_000))
+    data = shards(f"{address}/000.tar", 4, **options)
+    assert len(data) == 2
+    assert data[0].unique().tolist() == [77]
+    assert open_data(f"{address}/000.tar?sig=1", (1, 4, 4)).size == 2
+
+
+def test_a_shard_that_is_cut_off_is_an_error_wherever_the_cut_is(folder):
+    with tarfile.open(folder / "whole.tar", "w") as archive:
+        for k in range(8):
+            add(archive, f"{k}.png", picture(k) + bytes(3000))
+    content = (folder / "whole.tar").read_bytes()
+    member = 512 + 512 * -(-(len(picture(0)) + 3000) // 512)
+    for place, samples in ((4 * member + 700, 4), (4 * member, 4), (8 * member, 8)):
+        (folder / "cut.tar").write_bytes(content[:place])
+        with pytest.raises(InputError, match=f"is cut off or damaged after [{samples}{samples + 1}] samples"):
+            shards(f"{folder}/cut.tar", 4)
+
+
+def test_names_with_brackets(folder):
+    (folder / "b[0]").mkdir()
+    (folder / "000.tar").rename(folder / "b[0]" / "s{1,2}.tar")
+    assert open_data(f"{folder}/b[0]/s{{1,2}}.tar", (1, 4, 4)).size == 3
 
 
 def test_order_visits_every_item_once_and_few_shards_at_a_time():

@@ -7,6 +7,7 @@ from scorefield.data.libraries import huggingface, sequence
 from scorefield.data.open import open_data
 from scorefield.data.shards import shards
 from scorefield.data.statistics import Statistics, statistics
+from scorefield.data.tables import table
 
 __all__ = [
     "Dataset",
@@ -20,4 +21,5 @@ __all__ = [
     "sequence",
     "shards",
     "statistics",
+    "table",
 ]

@@ -153,7 +153,7 @@ def _dtype(values: Any, name: str) -> torch.dtype:
 
 def _load(path: Path, key: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False), None
         archive = np.load(path, allow_pickle=False)
         if not hasattr(archive, "files"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -31,8 +32,11 @@ class Dataset:
     Other arguments:
         labels: class of every item, (size,) int64.
         classes: names of the classes.
+        columns: names of the entries of a table, and scale: mean and standard deviation of each, by which `to_range`
+            standardises them.
         names: what one item is called, such as its file name; None for its index.
         slow: reading an item takes so long (decoding, a disk) that it is worth doing ahead.
+        span: values of deep pixels that became 0 and 255, where pictures had more than 8 bits.
         random: reading an item draws random numbers (augmentation), so that it differs each time.
         groups: sizes of the runs of items that lie together (shards), which training visits a few at a time.
     """
@@ -45,8 +49,11 @@ class Dataset:
     range: Range | None = None
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    scale: tuple[Tensor, Tensor] | None = None
     names: Callable[[int], str] | None = None
     slow: bool = False
+    span: Range | None = None
     random: bool = False
     groups: tuple[int, ...] = ()
 
@@ -93,7 +100,7 @@ class Dataset:
 
         Items that are random differ each time and do not count.
         """
-        about = (self.size, self.shape, self.levels, self.range, self.groups, self.classes, self.random)
+        about = (self.size, self.shape, self.levels, self.range, self.groups, self.classes, self.random, self.columns)
         digest = hashlib.sha256(repr(about).encode())  # the groups, since the order of training depends on them
         if self.labels is not None:
             digest.update(self.labels.contiguous().numpy().tobytes())
@@ -108,7 +115,8 @@ def to_range(raw: Tensor, data: Dataset, to: Range, uniform: Tensor | None = Non
 
     With `uniform`, numbers in [0, 1) like raw, integers are dequantised: level k goes to its place in the cell
     [k, k + 1) / levels of the range (Theis et al. 2016, sec. 3.1), so that a density of the result bounds the
-    probability of the integers. Without, level k sits at k / (levels - 1). Float data of unknown range stays as it is.
+    probability of the integers. Without, level k sits at k / (levels - 1). A table is standardised; other float data of
+    unknown range stays as it is.
     """
     low, high = to
     if data.levels is not None:
@@ -118,6 +126,9 @@ def to_range(raw: Tensor, data: Dataset, to: Range, uniform: Tensor | None = Non
     if data.range is not None:
         start, end = data.range
         return (raw.float() - start) * ((high - low) / (end - start)) + low
+    if data.scale is not None:
+        mean, std = (v.to(raw.device) for v in data.scale)
+        return ((raw.double() - mean) / std).float()
     return raw.float()
 
 
@@ -127,8 +138,9 @@ def flip_where(chosen: Tensor, x: Tensor) -> Tensor:
 
 
 def as_dataset(data: Any) -> Dataset:
-    """A Dataset from one, from a tensor or array (N, *), a Hugging Face dataset, or anything with a length and an index
-    that gives x or (x, label), x being a tensor or a Pillow image, as torch and torchvision datasets do.
+    """A Dataset from one, from a tensor, array or list (N, *), a pandas table, a path or name as on the command line, a
+    Hugging Face dataset, or anything with a length and an index that gives x or (x, label), x being a tensor or a Pillow
+    image, as torch and torchvision datasets do.
 
     Float values are taken as they are; uint8 has 256 levels.
 
@@ -137,6 +149,8 @@ def as_dataset(data: Any) -> Dataset:
     """
     from scorefield.data.arrays import array
     from scorefield.data.libraries import huggingface, sequence
+    from scorefield.data.open import open_data
+    from scorefield.data.tables import table
 
     if isinstance(data, Dataset):
         if not data.size:
@@ -144,10 +158,19 @@ def as_dataset(data: Any) -> Dataset:
         return data
     if isinstance(data, Tensor | np.ndarray):
         return array(data)
+    if isinstance(data, str | Path):
+        return open_data(str(data))
+    if hasattr(data, "to_numpy") and (hasattr(data, "columns") or hasattr(data, "index")):
+        return table(data)
+    if isinstance(data, list | tuple) and data and isinstance(data[0], list | int | float | np.number):
+        try:
+            return array(np.asarray(data, dtype=np.float32))
+        except (ValueError, TypeError):
+            raise InputError("data is a list whose items are not numbers of one shape; give an array (N, *)") from None
     if hasattr(data, "features") and hasattr(data, "column_names"):
         return huggingface(data)
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise InputError(
-            f"data is a {type(data).__name__}; give a Dataset, a tensor or array (N, *), or a sequence of tensors"
+            f"data is a {type(data).__name__}; give a Dataset, an array or table (N, *), a path, or a sequence of tensors"
         )
     return sequence(data)

@@ -6,26 +6,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset
+from scorefield.data.pixels import MODES, BrokenImage, Span, common_span, extremes, image_tensor, is_deep, quiet_pillow
 from scorefield.errors import InputError, ScorefieldWarning, cannot_read
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CACHE_BYTES = (
     2**29
 )  # decoded items are kept up to this size in all: a small set is then decoded once, not once an epoch
-
-
-class BrokenImage(InputError):
-    """A file that is not an image, or an image that is cut off."""
 
 
 def images(
@@ -36,11 +30,13 @@ def images(
     labels: bool = False,
     skip_broken: bool = False,
     convert: bool = True,
+    span: Span | None = None,
 ) -> Dataset:
     """All images in a folder and its sub-folders as uint8 (channels, height, width), in the order of their paths.
 
     Images are turned upright (EXIF), cropped in the centre to the wanted aspect and resized (bicubic, antialiased).
-    16-bit images are reduced to 8 bits; transparent pixels are laid on white unless channels=4.
+    Deep pixels (10 to 16 bits, signed, float) are brought to 8 bits by one rule for the whole folder (`common_span`), which
+    is told; transparent pixels are laid on white unless channels=4.
 
     Main arguments:
         size: height and width, or one number for both.
@@ -51,6 +47,7 @@ def images(
         skip_broken: leave out files that are not images, with a warning, instead of stopping. One that turns out to be
             cut off only when it is decoded is replaced by the next image.
         convert: turn colour images to grey when channels=1; False refuses them.
+        span: values of deep pixels that become 0 and 255, in place of the rule; those of a run for its held-out data.
 
     Raises:
         InputError: no such folder, no image in it, a broken image, or (labels=True) an image outside every sub-folder.
@@ -61,10 +58,12 @@ def images(
         raise InputError(f"size={size} is impossible; give a positive number of pixels")
     if channels not in MODES:
         raise InputError(f"channels={channels} is unknown; choose 1 (grey), 3 (colour) or 4 (colour with opacity)")
-    paths = _checked(root, _image_files(root), skip_broken)
+    paths, deep = _checked(root, _image_files(root), skip_broken)
+    if deep and span is None:
+        span = _common_span(root, deep)
     classes, targets = _classes(root, paths) if labels else ((), None)
     shape = (channels, height, width)
-    load = _cached(root, paths, shape, skip_broken, convert)
+    load = _cached(root, paths, shape, skip_broken, convert, span)
     return Dataset(
         name=str(folder),
         shape=shape,
@@ -75,10 +74,17 @@ def images(
         classes=classes,
         names=lambda i: str(paths[i].relative_to(root)),
         slow=True,
+        span=span,
     )
 
 
-def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = None, convert: bool = True) -> Tensor:
+def read_image(
+    path: str | Path,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    convert: bool = True,
+    span: Span | None = None,
+) -> Tensor:
     """One image file as uint8 (channels, height, width), treated as by `images`; size=None keeps its own.
 
     Raises:
@@ -88,60 +94,13 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
     file = Path(path)
     try:
         with quiet_pillow(), Image.open(file) as opened:
-            return image_tensor(opened, channels, size, convert, str(path))
+            return image_tensor(opened, channels, size, convert, str(path), span)
     except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
         raise cannot_read(path, error) from error
     except BrokenImage:
         raise
     except Exception as error:  # a damaged file can raise anything from within a decoder
         raise BrokenImage(f"{path} {_fault(file, error)}") from error
-
-
-def image_tensor(
-    opened: Image.Image, channels: int, size: tuple[int, int] | None, convert: bool = True, name: str = "image"
-) -> Tensor:
-    """A Pillow image as uint8 (channels, height, width), treated as by `images`; size=None keeps its own.
-
-    Raises:
-        BrokenImage: (convert=False) it is in colour where grey is expected.
-    """
-    if not convert and channels == 1 and _has_colour(opened):
-        raise BrokenImage(f"{name} has 3 channels (it is in colour) and 1 (grey) is expected; convert it first")
-    picture = _to_mode(ImageOps.exif_transpose(opened), MODES[channels])
-    if size is not None and picture.size != (size[1], size[0]):
-        picture = ImageOps.fit(picture, (size[1], size[0]), method=Image.Resampling.BICUBIC)
-    pixels = np.array(picture, dtype=np.uint8)
-    return torch.from_numpy(pixels.reshape(picture.height, picture.width, channels)).permute(2, 0, 1).contiguous()
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Let pictures of any size through without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
-
-
-def _has_colour(picture: Image.Image) -> bool:
-    if picture.mode in ("1", "L", "LA", "La", "I", "F") or picture.mode.startswith("I;"):
-        return False
-    red, green, blue = (np.asarray(band) for band in picture.convert("RGB").split())
-    return not (np.array_equal(red, green) and np.array_equal(green, blue))
-
-
-def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        # Pillow clips 16-bit values at 255 instead of scaling them.
-        wide = np.asarray(picture).astype(np.float64)
-        top = 65535.0 if wide.max(initial=0.0) > 255 else 255.0
-        picture = Image.fromarray(np.round(wide.clip(0, top) * (255 / top)).astype(np.uint8))
-    elif picture.mode == "F":
-        raise ValueError("float pixels of unknown range")
-    if mode != "RGBA" and (picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info):
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert(mode)
 
 
 def _image_files(root: Path) -> list[Path]:
@@ -153,22 +112,27 @@ def _image_files(root: Path) -> list[Path]:
     def stop(error: OSError) -> None:
         raise cannot_read(error.filename or root, error) from error
 
-    def walk() -> Iterator[Path]:
-        for place, folders, files in os.walk(root, onerror=stop, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
-            yield from (Path(place) / f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+    def walk(place: Path, above: frozenset[Path]) -> Iterator[Path]:
+        # Links are followed, but not to a folder that one is in already.
+        above |= {place.resolve()}
+        _, folders, files = next(os.walk(place, onerror=stop, followlinks=True))
+        yield from (place / f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+        for folder in folders:
+            if not folder.startswith(".") and (place / folder).resolve() not in above:
+                yield from walk(place / folder, above)
 
-    found = sorted(walk())
+    found = sorted(walk(root, frozenset()))
     if not found:
         raise InputError(f"cannot read {root}: no images in it or its sub-folders; looked for {', '.join(SUFFIXES)}")
     return found
 
 
-def _checked(root: Path, paths: list[Path], skip_broken: bool) -> list[Path]:
-    """The files whose headers are those of an image; looking at all of them first spares a failure hours later."""
+def _checked(root: Path, paths: list[Path], skip_broken: bool) -> tuple[list[Path], list[Path]]:
+    """The files whose headers are those of an image, and those with deep pixels; looking at all of them first spares a
+    failure hours later."""
     with ThreadPoolExecutor(8) as pool:
-        faults = list(pool.map(_header_fault, paths))
-    broken = [(p, f) for p, f in zip(paths, faults, strict=True) if f]
+        heads = list(pool.map(_header, paths))
+    broken = [(p, fault) for p, (fault, _, _) in zip(paths, heads, strict=True) if fault]
     if broken and not skip_broken:
         path, fault = broken[0]
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
@@ -180,17 +144,43 @@ def _checked(root: Path, paths: list[Path], skip_broken: bool) -> list[Path]:
     if broken:
         message = f"{root}: {len(broken)} of {len(paths)} files left out, first {broken[0][0].relative_to(root)}"
         warnings.warn(message, ScorefieldWarning, stacklevel=3)
-    return [p for p, f in zip(paths, faults, strict=True) if not f]
+    stacks = [p for p, (_, _, pages) in zip(paths, heads, strict=True) if pages > 1]
+    if stacks:
+        message = (
+            f"{root}: {len(stacks)} files hold several pages, first {stacks[0].relative_to(root)}; one is taken of each"
+        )
+        warnings.warn(message, ScorefieldWarning, stacklevel=3)
+    good = [(p, deep) for p, (fault, deep, _) in zip(paths, heads, strict=True) if not fault]
+    return [p for p, _ in good], [p for p, deep in good if deep]
 
 
-def _header_fault(path: Path) -> str:
+def _header(path: Path) -> tuple[str, bool, int]:
+    """What is wrong with an image file, whether its pixels are deep, and the pages of a TIFF."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path):
-                return ""
+        with quiet_pillow(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as opened:
+                return "", is_deep(opened), getattr(opened, "n_frames", 1) if opened.format == "TIFF" else 1
     except Exception as error:  # a damaged file can raise anything from within a decoder
-        return _fault(path, error)
+        return _fault(path, error), False, 1
+
+
+def _common_span(root: Path, deep: list[Path]) -> Span:
+    def look(path: Path) -> tuple[float, float, bool] | None:
+        try:
+            with quiet_pillow(), Image.open(path) as opened:
+                return extremes(opened)
+        except Exception:  # it is told when the item is read
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [value for value in pool.map(look, deep) if value is not None]
+    span = common_span(found) if found else (0.0, 255.0)
+    if span != (0.0, 255.0):
+        few = f"; all of it lies within {min(f[0] for f in found):g} .. {max(f[1] for f in found):g}" if found else ""
+        told = f"{root}: pixels from {span[0]:g} to {span[1]:g} of {len(deep)} deep images become 256 levels{few}"
+        warnings.warn(told, ScorefieldWarning, stacklevel=3)
+    return span
 
 
 def _fault(path: Path, error: Exception) -> str:
@@ -209,7 +199,12 @@ def _fault(path: Path, error: Exception) -> str:
 
 
 def _cached(
-    root: Path, paths: Sequence[Path], shape: tuple[int, int, int], skip_broken: bool, convert: bool
+    root: Path,
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    skip_broken: bool,
+    convert: bool,
+    span: Span | None,
 ) -> Callable[[int], Tensor]:
     channels, height, width = shape
     small = len(paths) * channels * height * width <= CACHE_BYTES
@@ -219,7 +214,7 @@ def _cached(
         for attempt in range(len(paths)):
             path = paths[(i + attempt) % len(paths)]
             try:
-                return read_image(path, channels, (height, width), convert)
+                return read_image(path, channels, (height, width), convert, span)
             except BrokenImage as error:
                 if not skip_broken:
                     remedy = "" if ";" in str(error) else "; remove it or skip broken files (skip_broken)"

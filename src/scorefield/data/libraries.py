@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset
-from scorefield.data.images import MODES, image_tensor
 from scorefield.data.labels import class_labels
+from scorefield.data.pixels import MODES, image_tensor
 from scorefield.errors import InputError, ScorefieldWarning, closest
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "images", "x", "data")

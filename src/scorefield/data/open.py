@@ -14,9 +14,10 @@ from scorefield.data.dataset import Dataset, Range
 from scorefield.data.images import images, read_image
 from scorefield.data.libraries import huggingface, sequence
 from scorefield.data.shards import REMOTE, shards
+from scorefield.data.tables import table
 from scorefield.errors import InputError, ScorefieldError, closest
 
-FORMS = "a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME, hf:NAME, or 'digits'"
+FORMS = "a folder of images, a .npy, .npz or .csv file, .tar shards, torchvision:NAME, hf:NAME, or 'digits'"
 
 
 def open_data(
@@ -29,12 +30,14 @@ def open_data(
     labels: bool = False,
     convert: bool = False,
     skip_broken: bool = False,
+    span: Range | None = None,
 ) -> Dataset:
     """The dataset called `source`.
 
     "digits"                            the embedded digits
     folder/                             a folder of images, nested
     x.npy, x.npz                        an array
+    x.csv, x.tsv                        a table of numbers, standardised; with labels, its column of classes apart
     x.png                               one image
     shards/{000..127}.tar               tar shards; also http(s) addresses, and "*"
     torchvision:CIFAR10?root=data       a class of torchvision.datasets with its arguments
@@ -49,7 +52,7 @@ def open_data(
         levels, range: see `array`.
         labels: whether the classes are wanted (the sub-folders of a folder).
         convert: turn colour images to grey where grey is expected.
-        skip_broken: see `images`.
+        skip_broken, span: see `images`.
 
     Raises:
         InputError: no such data, or a shape that does not fit.
@@ -62,13 +65,15 @@ def open_data(
     elif source.startswith(("torchvision:", "hf:")):
         known = {"size": (height, width), "channels": channels} if picture_shape else {}
         data = _library(source, convert=convert, **known)
-    elif source.endswith(".tar"):
+    elif (source.partition("?")[0] if source.startswith(REMOTE) else source).endswith(".tar"):
         data = shards(
             source, (height, width), channels=channels, labels=labels, skip_broken=skip_broken, convert=convert
         )
     elif source.startswith(REMOTE) or not path.exists():
         raise InputError(f"cannot read {source}: it does not exist; give {FORMS}")
-    elif path.suffix in (".npy", ".npz"):
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        data = table(path, labels=labels)
+    elif path.suffix.lower() in (".npy", ".npz"):
         data = array(path, levels=levels, range=range, image=picture_shape)
     else:
         if shape is not None and not picture_shape:
@@ -77,10 +82,16 @@ def open_data(
             )
         if path.is_dir():
             data = images(
-                path, (height, width), channels=channels, labels=labels, skip_broken=skip_broken, convert=convert
+                path,
+                (height, width),
+                channels=channels,
+                labels=labels,
+                skip_broken=skip_broken,
+                convert=convert,
+                span=span,
             )
         else:
-            raw = read_image(path, channels, (height, width), convert)
+            raw = read_image(path, channels, (height, width), convert, span)
             data = replace(array(raw.unsqueeze(0), name=source), names=lambda _: source)
     if shape is not None and data.shape != shape:
         raise InputError(f"{source} {_mismatch(data.shape, shape)}")

@@ -12,6 +12,7 @@ import tarfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset
-from scorefield.data.images import MODES, SUFFIXES, BrokenImage, image_tensor, quiet_pillow
+from scorefield.data.images import SUFFIXES
 from scorefield.data.labels import class_labels
+from scorefield.data.pixels import MODES, BrokenImage, image_tensor, quiet_pillow
 from scorefield.errors import InputError, OutputError, cannot_read
 from scorefield.files import atomic_file, cache_folder
 
@@ -78,6 +80,8 @@ def shards(
     if channels not in MODES:
         raise InputError(f"channels={channels} is unknown; choose 1 (grey), 3 (colour) or 4 (colour with opacity)")
     store = _Store(Path(cache) if cache is not None else cache_folder() / "shards", cache_bytes)
+    with ThreadPoolExecutor(16) as pool:  # a question to the server for each
+        list(pool.map(store.key, [place for place in places if place.startswith(REMOTE)]))
     indices = [store.index(place) for place in places]
     for place, found in zip(places, indices, strict=True):
         if not found:
@@ -131,6 +135,8 @@ def expand(pattern: str) -> list[str]:
     Raises:
         InputError: a range that counts down, or a pattern that no file fits.
     """
+    if not pattern.startswith(REMOTE) and Path(pattern).exists():  # a name may hold braces and brackets of its own
+        return [pattern]
     if match := re.search(r"\{(\d+)\.\.(\d+)\}", pattern):
         low, high = int(match[1]), int(match[2])
         if high < low:
@@ -153,16 +159,10 @@ class _Store:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self.lock = threading.Lock()
+        self.versions: dict[str, str] = {}
 
     def index(self, place: str) -> list[Entry]:
-        state = place
-        if not place.startswith(REMOTE):
-            try:
-                stat = Path(place).stat()
-            except OSError as error:
-                raise cannot_read(place, error) from error
-            state = f"{Path(place).resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        kept = self.folder / f"{_digest(state)}.json"
+        kept = self.folder / f"{self.key(place)}.json"
         with suppress(OSError, ValueError, TypeError):
             return [Entry(*row) for row in json.loads(kept.read_text("utf-8"))]
         found = list(_scan(self.local(place), place))
@@ -170,11 +170,40 @@ class _Store:
             json.dump([[e.key, e.suffix, e.offset, e.size, e.label] for e in found], file)
         return found
 
+    def key(self, place: str) -> str:
+        """What a shard is kept under: its place and its version."""
+        if place not in self.versions:
+            if place.startswith(REMOTE):
+                self.versions[place] = self._remote_version(place)
+            else:
+                try:
+                    stat = Path(place).stat()
+                except OSError as error:
+                    raise cannot_read(place, error) from error
+                self.versions[place] = f"{Path(place).resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        return _digest(f"{place} {self.versions[place]}")
+
+    def _remote_version(self, place: str) -> str:
+        """What the server says of the file behind an address; where it says nothing, what it said when last asked."""
+        note = self.folder / f"{_digest(place)}.version"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(place, method="HEAD"), timeout=60) as answer:
+                found = " ".join(
+                    str(answer.headers.get(name, "")) for name in ("ETag", "Last-Modified", "Content-Length")
+                )
+        except (OSError, http.client.HTTPException):
+            with suppress(OSError):
+                return note.read_text("utf-8")
+            return ""
+        with suppress(OutputError), atomic_file(note, "w") as file:
+            file.write(found)
+        return found
+
     def local(self, place: str) -> Path:
         """The shard as a file, fetched if need be."""
         if not place.startswith(REMOTE):
             return Path(place)
-        path = self.folder / f"{_digest(place)}.tar"
+        path = self.folder / f"{self.key(place)}.tar"
         with self.lock:
             if path.exists():
                 path.touch()
@@ -226,8 +255,10 @@ def _scan(path: Path, place: str) -> Iterator[Entry]:
     """The samples of a tar file, in the order in which their data lies there."""
     data: dict[str, tuple[str, int, int]] = {}
     classes: dict[str, int] = {}
+    opened = False
     try:
         with tarfile.open(path, "r:") as archive:
+            opened = True
             for member in archive:
                 folder, _, base = member.name.rpartition("/")
                 stem, _, rest = base.partition(".")
@@ -239,7 +270,14 @@ def _scan(path: Path, place: str) -> Iterator[Entry]:
                     classes[key] = int(text.read()) if text is not None else -1
                 elif suffix == ".npy" or suffix.endswith(SUFFIXES):
                     data.setdefault(key, (suffix, member.offset_data, member.size))
+            archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
+                raise EOFError
     except (tarfile.TarError, EOFError) as error:
+        if opened:
+            raise InputError(
+                f"cannot read {place}: it is cut off or damaged after {len(data)} samples; fetch or copy it again"
+            ) from error
         raise InputError(f"cannot read {place}: it is not an uncompressed tar file; unpack it to .tar first") from error
     except ValueError as error:
         raise InputError(f"cannot read {place}: a .cls file holds no integer ({error}); write class numbers") from error

@@ -43,7 +43,8 @@ class RunInfo:
         levels: number of integer values of the data; None for float data.
         shape: event shape.
         classes: names of the classes, where the model was trained with labels.
-        data: name, size and fingerprint of the data; for scaled float data also the range of its values.
+        data: name, size and fingerprint of the data; for scaled float data also the range of its values, for tables
+            columns, mean and std, for deep pictures the span of their pixels.
         config: description of the training configuration (see `to_json`).
     """
 
@@ -56,6 +57,20 @@ class RunInfo:
     data: Mapping[str, Any]
     config: Mapping[str, Any]
 
+    @property
+    def scale(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation (float64) of the columns of a table, in whose units the model does not work."""
+        if "mean" not in self.data:
+            return None
+        return tuple(torch.tensor(self.data[name], dtype=torch.float64) for name in ("mean", "std"))  # type: ignore[return-value]
+
+    def in_units(self, x: Tensor) -> Tensor:
+        """What a model of a table returns, (B, *), in the units of the columns; anything else unchanged."""
+        if self.scale is None:
+            return x
+        mean, std = (v.to(x.device) for v in self.scale)
+        return (x.double() * std + mean).to(x.dtype)
+
 
 def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels: bool) -> None:
     """Write run.json.
@@ -63,12 +78,16 @@ def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels:
     Raises:
         OutputError: the folder cannot be created or written to.
     """
-    about = {
+    about: dict[str, Any] = {
         "name": data.name,
         "size": data.size,
         "fingerprint": data.fingerprint(),
         "range": None if data.range is None else list(data.range),
     }
+    if data.span is not None:
+        about["span"] = list(data.span)
+    if data.scale is not None:
+        about |= {"columns": list(data.columns), "mean": data.scale[0].tolist(), "std": data.scale[1].tolist()}
     classes = data.classes if labels else ()
     _write(path, model, model.sde.range if data.scaled else None, data.levels, classes, about, config)
 

@@ -1,0 +1,135 @@
+"""Tables: CSV files and data frames of numbers, each column standardised."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.data.dataset import Dataset
+from scorefield.data.labels import class_labels
+from scorefield.errors import InputError, cannot_read
+
+LABELS = ("label", "class", "target", "species", "y")
+"""What a column of classes is usually called."""
+
+
+def table(source: Any, *, labels: bool | str = False, name: str | None = None) -> Dataset:
+    """The rows of a CSV file or of a pandas DataFrame or Series as vectors, with mean and deviation of each column.
+
+    Main arguments:
+        source: a path (fields apart by comma, semicolon or tab; the first line may name the columns), or a table.
+        labels: the column of classes, which is then no part of the vectors; True finds one called label, class, target,
+            species or y, or the only one that holds words.
+
+    Other arguments:
+        name: what messages call it.
+
+    Raises:
+        InputError: no such file, fewer than two rows, a column of words, a missing value, or a column that never changes.
+    """
+    if isinstance(source, str | Path):
+        name = name or str(source)
+        columns, rows = _read(Path(source))
+    else:
+        name = name or "data"
+        frame = source.to_frame() if not hasattr(source, "columns") else source
+        columns = [str(c) for c in frame.columns]
+        rows = [["" if v is None or v != v else v for v in row] for row in frame.itertuples(index=False)]
+    if len(rows) < 2:
+        raise InputError(f"{name} has {len(rows)} rows; give at least two")
+    targets: tuple[Tensor | None, tuple[str, ...]] = (None, ())
+    if labels:
+        at = _label_column(columns, rows, labels, name)
+        targets = class_labels([_plain(row[at]) for row in rows], len(rows), name)
+        columns = [c for i, c in enumerate(columns) if i != at]
+        rows = [[v for i, v in enumerate(row) if i != at] for row in rows]
+    values = np.array(
+        [[_number(v, c, i, name) for v, c in zip(row, columns, strict=True)] for i, row in enumerate(rows)]
+    )
+    mean, std = values.mean(0), values.std(0)
+    for column, spread, centre in zip(columns, std, mean, strict=True):
+        if not spread > 1e-9 * max(abs(centre), 1e-30):
+            raise InputError(f"column {column!r} of {name} never changes, so it has no density; leave it out")
+    stored = torch.from_numpy(values)
+    return Dataset(
+        name=name,
+        shape=(len(columns),),
+        size=len(rows),
+        read=lambda wanted: stored[torch.as_tensor(list(wanted))],
+        labels=targets[0],
+        classes=targets[1],
+        columns=tuple(columns),
+        scale=(torch.from_numpy(mean), torch.from_numpy(std)),
+    )
+
+
+def _read(path: Path) -> tuple[list[str], list[list[Any]]]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {path}: it is not UTF-8 text; save it as such") from error
+    first = text.partition("\n")[0]
+    apart = max(",;\t", key=first.count)
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=apart) if any(field.strip() for field in row)]
+    if not rows:
+        raise InputError(f"{path} is empty; give lines of numbers")
+    heads = [field.strip() for field in rows[0]]
+    named = not all(_is_number(field) for field in heads) and any(not _is_number(f) and f for f in heads)
+    columns = heads if named else [f"column {i + 1}" for i in range(len(heads))]
+    body: list[list[Any]] = [list(row) for row in (rows[1:] if named else rows)]
+    for i, row in enumerate(body):
+        if len(row) != len(columns):
+            raise InputError(f"row {i + 1} of {path} has {len(row)} fields and {len(columns)} are expected; repair it")
+    return columns, body
+
+
+def _label_column(columns: list[str], rows: list[list[Any]], labels: bool | str, name: str) -> int:
+    if isinstance(labels, str):
+        if labels not in columns:
+            raise InputError(f"{name} has no column {labels!r}; it has {', '.join(columns)}")
+        return columns.index(labels)
+    usual = [i for i, c in enumerate(columns) if c.lower() in LABELS]
+    words = [i for i in range(len(columns)) if not all(_is_number(row[i]) for row in rows)]
+    found = usual or (words if len(words) == 1 else [])
+    if not found:
+        raise InputError(f"{name} has no column of classes; call one {', '.join(LABELS[:3])}")
+    return found[0]
+
+
+def _plain(value: Any) -> Any:
+    """A class as a number where it is one, as a word otherwise, None where it is missing."""
+    if isinstance(value, str):
+        value = value.strip()
+        return (float(value) if _is_number(value) else value) if value else None
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _number(value: Any, column: str, row: int, name: str) -> float:
+    if isinstance(value, str) and not value.strip():
+        raise InputError(f"row {row + 1} of {name} has no value in column {column!r}; fill it in or leave the row out")
+    if not _is_number(value):
+        raise InputError(
+            f"column {column!r} of {name} holds words ({str(value)[:30]!r} in row {row + 1}); leave it out, "
+            "or take it as the classes (labels)"
+        )
+    number = float(value)
+    if not np.isfinite(number):
+        raise InputError(
+            f"row {row + 1} of {name} holds {number} in column {column!r}; fill it in or leave the row out"
+        )
+    return number
