@@ -13,6 +13,7 @@ from accelerator import DEVICE, Accelerator, OnDevice
 from oracles import PAPER, gaussian, name
 from scorefield import solve
 from scorefield.data import array
+from scorefield.inverse import DDRM, twisted_smc
 from scorefield.ladder import DDPMScore, ddpm_loss
 from scorefield.likelihood import VariationalDequantizer, dequantize, discrete_log_prob, elbo, moments
 from scorefield.model import PREDICTIONS
@@ -109,7 +110,7 @@ def test_the_loss_of_a_classifier(device):
     assert device.read == 0
 
 
-APART = (solve.Solver, solve.Tuned, solve.AnalyticAncestral)
+APART = (solve.Solver, solve.Tuned)
 SOLVERS = [
     value
     for key in sorted(vars(solve))
@@ -124,6 +125,12 @@ def test_every_solver_on_a_grid(device, solver, sde):
     x = sf.sample(network(sde), N, made, steps=3, seed=0)
     assert isinstance(x, OnDevice)
     assert x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("solver", [solve.PC(), solve.PC(corrector=solve.Langevin(norm="batch")), None], ids=str)
+def test_solvers_that_measure_first(device, solver):
+    sf.sample(network(), N, solver, steps=3, seed=0)
+    sf.sample(network(), N, solver, steps=3, seed=0, denoise=True, full=True)
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
@@ -166,6 +173,21 @@ def test_guidance(device, sde):
 MASK = sf.Mask(torch.tensor([True, False, True]))
 
 
+@pytest.mark.parametrize("method", ["dps", "pigdm", "tmpd", "mmps", "diffpir"])
+def test_posteriors(device, method):
+    y = MASK(states(1, D)).cpu()
+    for t in (0.5, each_time()):
+        (network() | sf.Posterior(MASK, y, 0.1, method)).score(states(), t)
+    sf.sample(network() | sf.Posterior(MASK, y, 0.1, method), N, solve.DDIM(), steps=2, seed=0)
+
+
+@pytest.mark.parametrize("operator", [MASK, sf.Grayscale((0.2, 0.5, 0.3))], ids=name)
+def test_replacement_and_ddrm(device, operator):
+    y = operator(states(1, D)).cpu()
+    sf.sample(network(), N, solve.DDIM(1.0), steps=3, seed=0, hooks=[sf.Replace(operator, y)])
+    sf.sample(network(), N, DDRM(operator, y, 0.1), steps=3, seed=0)
+
+
 class Process:
     """What training asks of accelerate, for one process on the device."""
 
@@ -205,6 +227,14 @@ def test_networks_of_the_library(device):
     for model, state in nets:
         model.score(state, 0.5), model.score(state, torch.linspace(0.2, 0.4, len(state)))
     assert scales(torch.arange(3).to(DEVICE)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("covariance", ["full", "isotropic"])
+def test_particles(device, covariance):
+    y = MASK(states(1, D)).cpu()
+    found = twisted_smc(network(), MASK, y, 0.3, particles=8, steps=3, covariance=covariance, seed=0)
+    assert isinstance(found.x, OnDevice)
+    found.mean(), found.std(), found.draw(2)
 
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)

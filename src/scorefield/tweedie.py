@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scorefield.differentiate import differentiation, variable
+from scorefield.dtypes import exact, wide
 from scorefield.sde import GaussianSDE, Time, as_time, expand
 
 TOGETHER = 2**14
@@ -46,13 +47,13 @@ class Tweedie:
             return expand(self.ratio, self.x) * back
 
     def mean_variance(self, probe: Tensor) -> Tensor:
-        """Unbiased estimate of tr Cov / d from one random sign vector for each sample, (B,) float64 (Hutchinson 1990)."""
-        return (self.covariance(probe).double() * probe.double()).flatten(1).mean(1)
+        """Unbiased estimate of tr Cov / d from one random sign vector for each sample, (B,) (Hutchinson 1990)."""
+        return (wide(self.covariance(probe)) * wide(probe)).flatten(1).mean(1)
 
     def matrix(self) -> Tensor:
-        """Cov[x_0 | x_t] written out and made symmetric, (B, D, D) float64; a product for each dimension."""
+        """Cov[x_0 | x_t] written out and made symmetric, (B, D, D) float64 on the CPU; a product for each dimension."""
         with differentiation():
-            jacobian = jacobian_of(self.data.flatten(1), self.x, self.keep).double()
+            jacobian = exact(jacobian_of(self.data.flatten(1), self.x, self.keep))
         return expand(0.5 * self.ratio, jacobian) * (jacobian + jacobian.mT)
 
 

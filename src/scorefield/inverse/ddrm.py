@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact, onto, wide
 from scorefield.inverse.measurement import Map, Measurement, in_rows, matrix_of, read_measurement, real_rows
 from scorefield.inverse.operators import AlongAxes, Mask, along
 from scorefield.randomness import Noise
@@ -63,18 +64,18 @@ class DDRM(Solver):
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         spectrum: Spectrum = state or spectrum_of(self.operator, tuple(x.shape[1:]))
         sde = field.sde
-        y = self.y.to(x.device)
-        seen = spectrum.read(y if y.is_complex() else y.to(x.dtype)).double()
-        singular = spectrum.singular.to(x.device)
+        y = self.y if self.y.is_complex() else self.y.to(x.dtype)
+        seen = wide(spectrum.read(y.to(x.device)))
+        singular = onto(spectrum.singular, seen)
         measured = singular > 0
         level = self.noise / torch.where(measured, singular, 1.0)
         alpha = expand(sde.alpha(s), x)
         now, then = float(sde.sigma(t) / sde.alpha(t)), float(sde.sigma(s) / sde.alpha(s))
-        if state is None and bool(measured.any()):
+        if state is None and bool((spectrum.singular > 0).any()):
             x = self._start(spectrum, x, seen, level, measured, float(sde.alpha(t)), now)
         clean = field.denoise(x, t)
-        estimate = spectrum.into(clean).double()
-        here = spectrum.into(x / expand(sde.alpha(t), x)).double()
+        estimate = wide(spectrum.into(clean))
+        here = wide(spectrum.into(x / expand(sde.alpha(t), x)))
         kept = (1 - self.eta**2) ** 0.5 * then
         unseen = estimate + kept * (here - estimate) / now
         below = estimate + kept * (seen - estimate) / torch.where(level > 0, level, 1.0)
@@ -83,14 +84,14 @@ class DDRM(Solver):
         mean = torch.where(measured, torch.where(beyond, above, below), unseen)
         gap = (then**2 - (self.eta_b * level) ** 2).clamp_min(0.0)
         std = torch.where(measured & beyond, torch.sqrt(gap), torch.full_like(gap, self.eta * then))
-        z = spectrum.into(noise.like(x)).double()
+        z = wide(spectrum.into(noise.like(x)))
         return alpha * spectrum.back((mean + std * z).to(x.dtype)), spectrum
 
     def _start(
         self, spectrum: Spectrum, x: Tensor, seen: Tensor, level: Tensor, measured: Tensor, alpha: float, now: float
     ) -> Tensor:
         """The measurement, noised to the level of the start, where there is one (eq. 7)."""
-        z = spectrum.into(x / alpha).double() / now  # the prior is N(0, sigma_T^2), which stands for fresh noise
+        z = wide(spectrum.into(x / alpha)) / now  # the prior is N(0, sigma_T^2), which stands for fresh noise
         first = seen + torch.sqrt((now**2 - level**2).clamp_min(0.0)) * z
         return alpha * spectrum.back(torch.where(measured, first, now * z).to(x.dtype))
 
@@ -116,7 +117,7 @@ def spectrum_of(operator: Measurement, shape: tuple[int, ...]) -> Spectrum:
     """
     if isinstance(operator, Mask):
         full = operator.mask.expand(torch.broadcast_shapes(operator.mask.shape, (1, *shape)))
-        known = full.flatten(1).double()
+        known = exact(full.flatten(1))
         return Spectrum(
             known, lambda x: x.flatten(1), lambda z: z.reshape(-1, *shape), lambda y: operator(y).flatten(1)
         )
@@ -147,8 +148,8 @@ def _kronecker(operator: AlongAxes, shape: tuple[int, ...]) -> Spectrum:
         n = shape[axis - 1]
         left, values, right = torch.linalg.svd(operator.factor(n), full_matrices=True)
         values = _clean(values)
-        wide = torch.nn.functional.pad(values, (0, n - len(values)))
-        singular = singular * wide.reshape(-1, *[1] * (ndim - axis - 1))
+        padded = torch.nn.functional.pad(values, (0, n - len(values)))
+        singular = singular * padded.reshape(-1, *[1] * (ndim - axis - 1))
         inverse = torch.nn.functional.pad((left[:, : len(values)] * _inverse(values)).T, (0, 0, 0, n - len(values)))
         parts.append((axis, right, inverse))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scorefield.differentiate import differentiation, ordinary, variable
+from scorefield.dtypes import exact, wide
 from scorefield.inputs import tensor_of
 
 Map: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -119,9 +120,9 @@ def _measured_shape(operator: Measurement, shape: tuple[int, ...], y: Tensor) ->
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Real inner product of each sample, (B,), float64."""
+    """Real inner product of each sample, (B,), float64 (float32 on a device other than the CPU)."""
     product = a * b if not a.is_complex() else (a.conj() * b).real
-    return product.flatten(1).double().sum(1)
+    return wide(product).flatten(1).sum(1)
 
 
 def conjugate_gradients(apply: Map, b: Tensor, iterations: int, tolerance: float) -> Tensor:
@@ -158,13 +159,13 @@ def pseudo_inverse(
     as for a mask, one iteration is exact.
     """
     a = linearize(operator, like)
-    exact = 4 * torch.finfo(like.dtype).eps
-    x = conjugate_gradients(lambda v: a.adjoint(a.forward(v)), a.adjoint(y), iterations, max(tolerance, exact))
+    rounding = 4 * torch.finfo(like.dtype).eps
+    x = conjugate_gradients(lambda v: a.adjoint(a.forward(v)), a.adjoint(y), iterations, max(tolerance, rounding))
     return x.detach()
 
 
 def matrix_of(operator: Measurement, shape: tuple[int, ...], like: Tensor | None = None) -> Tensor:
-    """A linear operator as a matrix (M, D) float64, D = prod(shape); complex measurements give two rows each.
+    """A linear operator as a matrix (M, D), float64 on the CPU, D = prod(shape); complex measurements give two rows each.
 
     Other arguments:
         like: a tensor of the dtype and on the device that the operator works in; float64 on the CPU otherwise.
@@ -176,7 +177,7 @@ def matrix_of(operator: Measurement, shape: tuple[int, ...], like: Tensor | None
     if d > DENSE:
         raise ValueError(f"the operator acts on {d} entries; it is written out as a matrix only up to {DENSE}")
     given = torch.eye(d, dtype=torch.float64) if like is None else torch.eye(d, dtype=like.dtype, device=like.device)
-    return real_rows(parts(operator)[0](given.reshape(d, *shape))).detach().double().T
+    return exact(real_rows(parts(operator)[0](given.reshape(d, *shape))).detach()).T
 
 
 def real_rows(y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.differentiate import differentiation, ordinary
+from scorefield.dtypes import exact, onto
 from scorefield.inputs import tensor_of
 from scorefield.inverse.measurement import (
     DENSE,
@@ -136,9 +137,7 @@ class PosteriorModel(Guided):
         residual = (p.y.to(device=a.value.device, dtype=a.value.dtype) - a.value).expand_as(a.value)
         if not law.keep:
             residual = residual.detach()
-        s2 = torch.square(torch.as_tensor(p.noise, dtype=torch.float64)).to(
-            residual.real if residual.is_complex() else x
-        )
+        s2 = onto(torch.square(exact(p.noise)), residual.real if residual.is_complex() else x)
         match p.method:
             case "dps":
                 return law.covariance(a.adjoint(self._dps(residual, s2, t)))
@@ -161,7 +160,7 @@ class PosteriorModel(Guided):
             return residual / s2
         # Alg. 1 moves each of 1000 steps by 2 zeta J^T A^T r / |r|; a change of score is multiplied by g^2 / 1000 there.
         length = torch.sqrt(dot(residual, residual)).clamp_min(1e-12)
-        return expand(2000 * zeta / (self.sde.g2(t).to(length.device) * length), residual.real) * residual
+        return expand(2000 * zeta / (onto(self.sde.g2(t), length) * length), residual.real) * residual
 
 
 def _solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor, iterations: int, tolerance: float) -> Tensor:
@@ -180,11 +179,11 @@ def _dense_solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor) -> Tenso
         e = torch.zeros_like(flat)
         e[:, i] = 1
         columns.append(real_rows(a.forward(covariance(a.adjoint(from_real_rows(e, b))))))
-    matrix = torch.stack(columns, 2).double()
+    matrix = exact(torch.stack(columns, 2))
     level = _complex_level(b, s2) if b.is_complex() else real_rows(torch.zeros_like(b) + s2)
-    noise = torch.diag_embed(level.double())
+    noise = torch.diag_embed(exact(level))
     matrix = 0.5 * (matrix + matrix.mT)
-    side = flat.double().unsqueeze(2)
+    side = exact(flat).unsqueeze(2)
     factor, failed = torch.linalg.cholesky_ex(matrix + noise)
     solved = torch.cholesky_solve(side, factor).squeeze(2)
     bad = torch.nonzero(failed).squeeze(1)
@@ -192,7 +191,7 @@ def _dense_solve(a: Linearized, covariance: Map, b: Tensor, s2: Tensor) -> Tenso
         values, basis = torch.linalg.eigh(matrix[bad])
         spread = (basis * values.clamp_min(0.0).unsqueeze(1)) @ basis.mT
         solved = solved.index_copy(0, bad, torch.linalg.solve(spread + noise[bad], side[bad]).squeeze(2))
-    return from_real_rows(solved.to(flat.dtype), b)
+    return from_real_rows(onto(solved, flat), b)
 
 
 def _complex_level(b: Tensor, s2: Tensor) -> Tensor:

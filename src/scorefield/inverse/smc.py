@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.differentiate import differentiation, variable
+from scorefield.dtypes import exact, onto, wide
 from scorefield.inverse.measurement import Measurement, dot, from_real_rows, linearize, matrix_of, parts, real_rows
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
@@ -20,6 +21,7 @@ from scorefield.times import GridFn, GridName, sampling_grid
 from scorefield.tweedie import jacobian_of, tweedie
 
 Covariance: TypeAlias = Literal["auto", "full", "isotropic"]
+CPU = torch.device("cpu")
 FULL = 64
 """Largest number of dimensions whose covariances are computed in full unless asked for otherwise."""
 
@@ -30,7 +32,7 @@ class Particles:
 
     Attributes:
         x: states, (P, *).
-        weights: their probabilities, (P,) float64, of sum 1.
+        weights: their probabilities, (P,) float64 on the CPU, of sum 1.
         ess: effective sample size 1 / sum(weights^2) before each possible resampling, (steps + 1,): where it is a small
             share of P, so are the effective particles, and more of them are needed.
         log_evidence: estimate of log p(y), in nats.
@@ -48,12 +50,12 @@ class Particles:
 
     def mean(self) -> Tensor:
         """Posterior mean, (*)."""
-        mean: Tensor = torch.tensordot(self.weights.to(self.x), self.x, 1)
+        mean: Tensor = torch.tensordot(onto(self.weights, self.x), self.x, 1)
         return mean
 
     def std(self) -> Tensor:
         """Posterior standard deviation of each entry, (*)."""
-        return torch.sqrt(torch.tensordot(self.weights.to(self.x), torch.square(self.x - self.mean()), 1))
+        return torch.sqrt(torch.tensordot(onto(self.weights, self.x), torch.square(self.x - self.mean()), 1))
 
 
 def twisted_smc(
@@ -183,12 +185,12 @@ class _Full(_Twisted):
         a, v = sde.transition_coefficients(s, t)
         shrink = float(torch.square(sde.sigma(s) / sde.sigma(t)))
         gain, base = float(sde.alpha(s) * v / sde.sigma(t) ** 2), float(v) * shrink
-        z = noise.normal((len(x), 2 * here.data.shape[1] + here.residual.shape[1]), torch.float64, x.device)
+        z = noise.normal((len(x), 2 * here.data.shape[1] + here.residual.shape[1]), torch.float64, CPU)
         d = here.data.shape[1]
         first, fresh, misfit = z[:, :d], z[:, d : 2 * d], z[:, 2 * d :]
         drawn = here.condition(_colour(here, first), misfit, self.noise)
         away = gain * drawn + math.sqrt(base) * fresh
-        x = (float(a) * shrink * x.double().flatten(1) + gain * here.data + away).reshape(x.shape).to(x.dtype)
+        x = onto((float(a) * shrink * exact(x).flatten(1) + gain * here.data + away).reshape(x.shape), x)
         # What the law at t says of y once x_s is known; the law at s replaces it.
         known = base + gain**2 * here.spread
         residual = here.residual - here.measured(here.turn(gain * here.spread / known, away))
@@ -203,15 +205,15 @@ class _Full(_Twisted):
 
     def _finish(self, there: Local, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """What the curvature of the operator makes of the weights, (P,), and draws of x_0 from the last law."""
-        z = noise.normal((len(x), there.data.shape[1] + there.residual.shape[1]), torch.float64, x.device)
+        z = noise.normal((len(x), there.data.shape[1] + there.residual.shape[1]), torch.float64, CPU)
         first, misfit = z[:, : there.data.shape[1]], z[:, there.data.shape[1] :]
         drawn = there.condition(_colour(there, first), misfit, self.noise)
-        data = (there.data + drawn).reshape(x.shape).to(x.dtype)
+        data = onto((there.data + drawn).reshape(x.shape), x)
         call, adjoint = parts(self.operator)
         if adjoint is not None:
             return torch.zeros_like(there.guess), data
         straight = there.residual - there.measured(drawn)
-        curved = real_rows(self.y.to(x.device)).double() - real_rows(call(data)).double()
+        curved = exact(real_rows(self.y)) - exact(real_rows(call(data)))
         change: Tensor = (torch.square(straight) - torch.square(curved)).sum(1) / (2 * self.noise**2)
         return change, data
 
@@ -242,7 +244,7 @@ class _Isotropic(_Twisted):
         z = noise.like(x)
         x = plain + moved + std * z
         drift = moved / std
-        ratio = -(0.5 * torch.square(drift) + drift * z).flatten(1).double().sum(1)
+        ratio = -exact(wide((0.5 * torch.square(drift) + drift * z).flatten(1)).sum(1))
         view = self._guess(field, x, s, noise)
         return x, (view, cloud.weighed(ratio + view[1] - guess, view[0]))
 
@@ -255,7 +257,7 @@ class _Isotropic(_Twisted):
         with differentiation():
             a = linearize(self.operator, law.data)
             residual = real_rows(self.y.to(device=a.value.device, dtype=a.value.dtype) - a.value).detach()
-            known = law.mean_variance(noise.rademacher(x)).mean().clamp_min(0.0)
+            known = exact(law.mean_variance(noise.rademacher(x)).mean()).clamp_min(0.0)
             signs = from_real_rows(noise.rademacher(residual), a.value)
             # M = A C A^T has the mean eigenvalue tr M / m, but tr M^2 / tr M is nearer to the largest: with less, the particles
             # would overshoot along it.
@@ -265,7 +267,7 @@ class _Isotropic(_Twisted):
             variance = self.noise**2 + (0.0 if last else float(seen.clamp_min(0.0)))
             pull = a.adjoint(from_real_rows(residual, a.value) / variance)
             (slope,) = torch.autograd.grad(law.data, law.x, pull)
-        misfit = torch.square(residual).double().sum(1) / (2 * variance)
+        misfit = exact(wide(torch.square(residual)).sum(1)) / (2 * variance)
         size = residual.shape[1] * 0.5 * math.log(2 * math.pi * variance)
         return law.mean, -misfit - size, slope, known
 
@@ -279,7 +281,7 @@ class Local:
 
     Attributes:
         data: D, (P, d). basis: U, (P, d, d). spread: l, (P, d), not negative. residual: y - A(D), (P, m). slope: H, (P, m, d).
-        factor: Cholesky factor of noise^2 I + H U diag(l) U^T H^T, (P, m, m). All float64.
+        factor: Cholesky factor of noise^2 I + H U diag(l) U^T H^T, (P, m, m). All float64 on the CPU.
     """
 
     per_sample: ClassVar[tuple[str, ...]] = ("data", "basis", "spread", "residual", "slope", "factor")
@@ -323,17 +325,17 @@ def local(field: Field, x: Tensor, t: Tensor, operator: Measurement, y: Tensor, 
     centre = moments.mean.flatten(1)
     call, adjoint = parts(operator)
     if adjoint is not None:
-        value = real_rows(call(centre.reshape(x.shape))).double()
+        value = exact(real_rows(call(centre.reshape(x.shape))))
         slope = matrix_of(operator, tuple(shape), x).expand(len(x), -1, -1)
     else:
         with differentiation():
             point = variable(centre)
             image = real_rows(call(point.reshape(x.shape)))
-            slope = jacobian_of(image, point).double()
-        value = image.detach().double()
+            slope = exact(jacobian_of(image, point))
+        value = exact(image.detach())
     spread = values.clamp_min(0.0)
-    residual = real_rows(y.to(x.device)).double() - value
-    return Local(centre.double(), basis, spread, residual, slope, _factor(slope @ basis, spread, noise))
+    residual = exact(real_rows(y)) - value
+    return Local(exact(centre), basis, spread, residual, slope, _factor(slope @ basis, spread, noise))
 
 
 def log_normal(residual: Tensor, factor: Tensor) -> Tensor:
@@ -365,7 +367,7 @@ def _log_mean(log_weights: Tensor) -> Tensor:
 def _systematic(log_weights: Tensor, noise: Noise) -> Tensor:
     """Indices (P,) in proportion to the weights, with one random number (Kitagawa 1996)."""
     n = len(log_weights)
-    u = torch.special.ndtr(noise.normal((n, 1), torch.float64, log_weights.device)[0])
-    points = (torch.arange(n, dtype=torch.float64, device=log_weights.device) + u) / n
+    u = torch.special.ndtr(noise.normal((n, 1), torch.float64, CPU)[0])
+    points = (torch.arange(n, dtype=torch.float64) + u) / n
     edges = torch.cumsum(torch.softmax(log_weights, 0), 0)
     return torch.searchsorted(edges, points).clamp_max(n - 1)

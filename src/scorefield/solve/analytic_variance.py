@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact, onto, wide_dtype
 from scorefield.randomness import Noise
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
@@ -86,7 +87,7 @@ class _Measuring(AnalyticAncestral):
 
     def _variance(self, field: Field, x: Tensor, t: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Tensor, Any]:
         data, each = _denoise_with_variance(field, x, t, noise)
-        mean = each.mean()
+        mean = exact(each.mean())
         return data, mean, [*(state or ()), (float(t), float(mean))]
 
     def risen(self, state: Any) -> Any:
@@ -94,9 +95,9 @@ class _Measuring(AnalyticAncestral):
 
 
 def _denoise_with_variance(field: Field, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """E[x_0 | x_t], and (sigma^2 / alpha) e^T (dD/dx) e / d for a random sign vector e, (B,), float64."""
+    """E[x_0 | x_t], and (sigma^2 / alpha) e^T (dD/dx) e / d for a random sign vector e, (B,)."""
     if float(field.sde.alpha(t)) == 0.0:  # the data is nowhere to be seen; 0 is the safe side for a single step
-        return field.denoise(x, t), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return field.denoise(x, t), torch.zeros(len(x), dtype=wide_dtype(x), device=x.device)
     law = tweedie(lambda point: field.denoise(point, t), field.sde, x, t)
     return law.mean, law.mean_variance(noise.rademacher(x)).clamp_min(0.0)
 
@@ -113,4 +114,4 @@ def _denoise_with_covariance(field: Field, x: Tensor, t: Tensor, base: Tensor, g
     floor = 1e-12 * (spectrum[:, -1:].clamp_min(0.0) + float(base)) + 1e-300
     cut = (basis * (spectrum.clamp_min(0.0) - spectrum + float(base) + floor).unsqueeze(1)) @ basis.mT
     root = torch.linalg.cholesky(covariance + cut)
-    return law.mean, root.to(x.dtype)
+    return law.mean, onto(root, x)

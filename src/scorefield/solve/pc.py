@@ -73,7 +73,9 @@ class Langevin(Solver):
 
     def correct(self, x: Tensor, score: Tensor, z: Tensor, shrink: Tensor, ratio: Tensor) -> Tensor:
         """One correction, with ratio = (|z| / |score|)^2."""
-        e = 2 * shrink * self.snr**2 * ratio
+        e = (
+            2 * float(shrink) * self.snr**2 * ratio
+        )  # a number: two tensors of shape () would make float64 where ratio is
         return x + expand(e, x) * score + expand(torch.sqrt(2 * e), x) * z
 
     def ratio(self, field: Field, score: Tensor, z: Tensor, t: Tensor, s: Tensor, i: int) -> Tensor:
