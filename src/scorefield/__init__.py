@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.sde import GaussianSDE as GaussianSDE
     from scorefield.sdes import VE as VE
     from scorefield.sdes import VP as VP
+    from scorefield.sdes import RectifiedFlow as RectifiedFlow
     from scorefield.sdes import SubVP as SubVP
     from scorefield.solve import DDIM as DDIM
     from scorefield.solve import PC as PC
@@ -69,7 +70,7 @@ _NAMES = {
     "publish": "from_pretrained",
     "sampling": "decode encode sample slerp",
     "sde": "SDE GaussianSDE",
-    "sdes": "SubVP VE VP",
+    "sdes": "RectifiedFlow SubVP VE VP",
     "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",
     "training": "load train",
 }

@@ -31,7 +31,8 @@ class ScoreModel(nn.Module):
     velocity = alpha' E[x_0 | x_t] + sigma' eps = f x - 1/2 g^2 score (eq. 13).
 
     Main arguments:
-        net: called as net(x, t, **cond) with x (B, *) and t (B,) in the dtype of the network; returns a tensor like x.
+        net: called as net(x, t, **cond) with x (B, *) and t (B,) in the dtype of the network; returns a tensor like x. One with
+            an attribute `exact_time` that is True gets float32 times where its weights are in half precision.
         sde: the forward process the network was trained under.
         predict: what the network returns: "noise" (eps), "score", "data" (x_0), "velocity" (dx/dt of the probability
             flow) or "edm" (F of Karras et al. 2022, Table 1, whose input is x scaled to unit variance).
@@ -114,7 +115,10 @@ class ScoreModel(nn.Module):
         """What the network returns, in the dtype of x."""
         tensor = self._weight()
         dtype = x.dtype if tensor is None else tensor.dtype
-        y: Tensor = self.net(x.to(dtype), clock.to(dtype=dtype, device=x.device).expand(x.shape[0]), **cond).to(x.dtype)
+        # Labels and phases need more digits than half precision has; networks that take them so say it.
+        exact = dtype.itemsize < 4 and getattr(self.net, "exact_time", False)
+        label = clock.to(dtype=torch.float32 if exact else dtype, device=x.device).expand(x.shape[0])
+        y: Tensor = self.net(x.to(dtype), label, **cond).to(x.dtype)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
         return y

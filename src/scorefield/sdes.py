@@ -1,4 +1,4 @@
-"""The paper's three SDEs."""
+"""The paper's three SDEs, and the straight line of flow matching."""
 
 from __future__ import annotations
 
@@ -154,3 +154,31 @@ class SubVP(_LinearBeta):
 
     def inverse_log_snr(self, log_snr: Time) -> Tensor:
         return self._time_of_integrated_beta(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))
+
+
+@dataclass(frozen=True)
+class RectifiedFlow(GaussianSDE):
+    r"""The straight line from data to noise: x_t = (1 - t) x_0 + t eps, t in [0, 1] (Liu et al. 2023; Lipman et al. 2023).
+
+    A network trained by flow matching predicts dx/dt = eps - x_0: `predict="velocity"`.
+    """
+
+    def alpha(self, t: Time) -> Tensor:
+        return 1 - as_time(t)
+
+    def sigma(self, t: Time) -> Tensor:
+        return as_time(t)
+
+    def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(as_time(t))
+        return -one, one
+
+    def f(self, t: Time) -> Tensor:
+        return -1 / (1 - as_time(t))
+
+    def g2(self, t: Time) -> Tensor:
+        time = as_time(t)
+        return 2 * time / (1 - time)
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        return torch.sigmoid(-0.5 * as_time(log_snr))

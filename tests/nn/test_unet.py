@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from scorefield.model import ScoreModel
 from scorefield.nn import MLP, NoiseScales, UNet, ddpm, digits_unet, levels_at
+from scorefield.sdes import VE
 
 SCALES = NoiseScales(0.01, 50.0, 20)
 
@@ -203,6 +205,20 @@ def test_casts(embedding, dtype, bar):
     cast = net.to(dtype)(x.to(dtype), t)
     assert cast.dtype == dtype
     assert (cast.float() - y).square().mean().sqrt() < bar * y.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_a_network_in_half_precision_reads_exact_times(embedding):
+    """Label 999 is 1000 in bfloat16, and a noise level of 50 is off by half a turn of the fastest feature."""
+    net = tiny(embedding=embedding, time_scale=1.0).bfloat16()
+    model = ScoreModel(net, VE(), clock=(lambda t: 999 * t) if embedding == "positional" else "sigma")
+    seen = []
+    net.conditioning.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x, _ = batch()
+    y = model.noise(x, 1.0)
+    assert y.isfinite().all()
+    assert seen[0].dtype == torch.float32
+    assert seen[0].tolist() == [999.0 if embedding == "positional" else 50.0] * 2
 
 
 def test_half_precision_keeps_the_fourier_frequencies():

@@ -27,6 +27,8 @@ class MLP(nn.Module):
         dropout: probability after each activation.
     """
 
+    exact_time = True
+
     def __init__(
         self,
         features: int,

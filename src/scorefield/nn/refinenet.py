@@ -200,6 +200,8 @@ class Refine(nn.Module):
 class _RefineNet(nn.Module):
     """Stages of two residual blocks each, and one refinement per stage from coarse to fine."""
 
+    exact_time = True
+
     def __init__(
         self,
         channels: int,

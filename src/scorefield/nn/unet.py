@@ -67,6 +67,8 @@ class UNet(nn.Module):
         ValueError: an option is unknown, a level does not exist, or an input does not fit.
     """
 
+    exact_time = True
+
     def __init__(
         self,
         in_channels: int = 3,

@@ -1,6 +1,7 @@
 """Models from elsewhere: official configurations and checkpoints, diffusers folders, and how they name their weights."""
 
-from scorefield.pretrained.diffusers import load_diffusers, save_diffusers
+from scorefield.pretrained.diffusers import Autoencoder, DiffusersNet, autoencoder, from_diffusers, scheduler_grid
+from scorefield.pretrained.diffusers_folders import load_diffusers, save_diffusers
 from scorefield.pretrained.load import (
     OfficialCheckpoint,
     load_checkpoint,
@@ -10,11 +11,16 @@ from scorefield.pretrained.load import (
 )
 
 __all__ = [
+    "Autoencoder",
+    "DiffusersNet",
     "OfficialCheckpoint",
+    "autoencoder",
+    "from_diffusers",
     "load_checkpoint",
     "load_diffusers",
     "load_weights",
     "official_model",
     "read_checkpoint",
     "save_diffusers",
+    "scheduler_grid",
 ]
