@@ -11,8 +11,9 @@ import torch
 import scorefield as sf
 from scorefield.cli import main
 from scorefield.data import array
-from scorefield.errors import InputError
+from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.evaluation import FeatureNetwork, compare, extract, open_features, reference_features
+from scorefield.evaluation.evaluate import evaluate
 from scorefield.evaluation.stored_samples import quantised, stored_samples
 from scorefield.parallel import Processes
 from scorefield.solve.exponential import DPMSolver
@@ -157,6 +158,20 @@ def test_bad_feature_names_get_one_line(tmp_path, monkeypatch, name, message):
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)
+
+
+def test_colour_pictures_without_torch_fidelity_are_compared_by_random_features(monkeypatch):
+    monkeypatch.setattr(sys.modules["scorefield.evaluation.evaluate"], "find_spec", lambda name: None)
+    draws = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 3, 8, 8, generator=draws)
+    near = 2 * torch.rand(64, 3, 8, 8, generator=draws) - 1  # of the same law
+    model = sf.ScoreModel.from_score(lambda x, t: -x, sf.VP(), shape=(3, 8, 8))
+    with pytest.warns(ScorefieldWarning, match="torch-fidelity is not installed"):
+        found = evaluate(model, 2 * x - 1, n=20, solver=DPMSolver(), steps=2)
+    assert found.features == "random"
+    network = open_features("random")
+    same, other = (compare(network, 2 * x - 1, y)["frechet"].value for y in (near, near**3))
+    assert 0 <= same < other / 5
 
 
 def test_inception_weights_never_run_code(tmp_path, monkeypatch):

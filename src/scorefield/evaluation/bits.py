@@ -50,6 +50,8 @@ def item_likelihoods(
         return lp, lp.nats - lp.dims * math.log(levels_width(data.levels, low, high))
     if data.range is not None and interval is not None:
         return lp, lp.nats + lp.dims * math.log((high - low) / (data.range[1] - data.range[0]))
+    if data.scale is not None:
+        return lp, lp.nats - float(data.scale[1].log().sum())
     return lp, lp.nats
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +19,7 @@ from scorefield import parallel
 from scorefield.bundled import results_folder
 from scorefield.data.dataset import Dataset, Range, as_dataset
 from scorefield.data.open import open_data
-from scorefield.errors import InputError
+from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.evaluation.bits import bits_per_dim, mean_loss
 from scorefield.evaluation.features import FeatureNetwork, extract, open_features, reference_features
 from scorefield.evaluation.metrics import Estimate, frechet, inception_score, kid, precision_recall
@@ -99,8 +101,9 @@ def evaluate(
         data: what the samples are compared with: a name as on the command line ("digits" are the held-out ones), a
             Dataset, a tensor, or a dataset of torch or Hugging Face.
         n: number of samples; 0 draws none.
-        features: "digits", "inception", "inception:WEIGHTS.pth", "raw", a TorchScript file, or a `FeatureNetwork`. By
-            default the digit classifier for items (1, 28, 28), Inception for colour images, else raw.
+        features: "digits", "inception", "inception:WEIGHTS.pth", "random", "raw", a TorchScript file, or a `FeatureNetwork`.
+            By default the digit classifier for items (1, 28, 28), Inception for colour images (random features where
+            torch-fidelity is missing), else raw.
         likelihood, loss: items of the data whose bits per dimension and whose loss are averaged; 0 for none.
 
     Other arguments:
@@ -229,4 +232,10 @@ def _items(data: Any, shape: tuple[int, ...] | None, levels: int | None, range: 
 def _default(shape: tuple[int, ...]) -> str:
     if shape == (1, 28, 28):
         return "digits"
-    return "inception" if len(shape) == 3 and shape[0] == 3 else "raw"
+    if len(shape) != 3 or shape[0] != 3:
+        return "raw"
+    if find_spec("torch_fidelity") is not None:
+        return "inception"
+    told = "torch-fidelity is not installed (scorefield[metrics]); comparing random features"
+    warnings.warn(f"{told}, which published distances do not use", ScorefieldWarning, stacklevel=3)
+    return "random"

@@ -22,7 +22,7 @@ from scorefield.model import weights_hash
 from scorefield.progress import Bar
 
 Network: TypeAlias = "Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]"
-KNOWN = ("digits", "inception", "raw")
+KNOWN = ("digits", "inception", "random", "raw")
 INCEPTION_WEIGHTS = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
@@ -57,7 +57,8 @@ class Features:
 
 
 def open_features(name: str, device: str | torch.device = "cpu") -> FeatureNetwork:
-    """The network called `name`: "digits", "inception", "inception:WEIGHTS.pth", "raw", or a TorchScript file.
+    """The network called `name`: "digits", "inception", "inception:WEIGHTS.pth", "random", "raw", or a TorchScript
+    file.
 
     Weights are read without running pickled code. A TorchScript file is a program: name only one that you trust.
 
@@ -67,6 +68,8 @@ def open_features(name: str, device: str | torch.device = "cpu") -> FeatureNetwo
     kind, _, path = name.partition(":")
     if name == "raw":
         return FeatureNetwork("raw", lambda x: x.flatten(1), "raw")
+    if name == "random":
+        return FeatureNetwork("random", _random, f"random {RANDOM_WIDTH}", device)
     if name == "digits":
         classifier = digit_classifier(device=device)
 
@@ -150,6 +153,26 @@ def reference_features(
     except OutputError as error:
         warnings.warn(f"features are not kept: {error}", RuntimeWarning, stacklevel=2)
     return found
+
+
+RANDOM_WIDTH = 64
+"""Channels of each of the three layers of random features."""
+
+
+def _random(x: Tensor) -> Tensor:
+    """Mean and deviation of the channels of three convolutions with fixed random weights, (B, 6 RANDOM_WIDTH).
+
+    They tell textures and colours apart without a download; their distances are comparable only with each other.
+    """
+    if x.ndim != 4:
+        raise RuntimeError(f"random features are of pictures (C, H, W), not of shape {tuple(x.shape[1:])}")
+    draws, features = torch.Generator().manual_seed(0), []
+    for layer in range(3):
+        size = (RANDOM_WIDTH, x.shape[1], 3, 3)
+        weight = torch.randn(size, generator=draws) * (2 / (9 * x.shape[1])) ** 0.5
+        x = torch.nn.functional.conv2d(x, weight.to(x.device), padding=1, stride=1 if layer == 0 else 2).relu()
+        features += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+    return torch.cat(features, 1)
 
 
 def _inception(path: str | None, device: str | torch.device) -> FeatureNetwork:
