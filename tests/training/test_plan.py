@@ -3,6 +3,9 @@
 import inspect
 import itertools
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -139,3 +142,12 @@ def test_progress_without_a_terminal_is_a_line_every_half_minute(run_training, m
     assert lines[0].startswith("step 11/20  loss ")
     monkeypatch.setattr("sys.stderr", None)
     assert run_training(steps=22).finished
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_commands_let_idle_threads_sleep_before_torch_is_loaded(given, found):
+    code = "import os, sys, scorefield.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]
