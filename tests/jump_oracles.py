@@ -53,3 +53,25 @@ def law_after(solver, model: sf.discrete.Table, grid: Tensor, start: Tensor) -> 
         reached = p > 0
         p = p[reached] @ matrix_of(solver.law(field, x[reached], t, s))
     return p.reshape(start.shape)
+
+
+def noise_to(process, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """Standard-normal numbers with which `corrupt` takes x_0 to the given x_t at times (B,)."""
+    total = process.schedule.total(t)
+    jumped = -torch.expm1(-total).reshape(-1, *[1] * (x.ndim - 1))
+    if hasattr(process, "mask") and isinstance(process, sf.discrete.process.Redraw):
+        edges = torch.cumsum(process.stationary, 0)
+        middle = edges - 0.5 * process.stationary
+        moved = (x != x0) | (process.mask is None)
+        u = torch.where(moved, jumped * middle[x], 0.5 * (1 + jumped))
+    else:
+        row = process.row(x0, total, torch.float64)
+        edges = row.cumsum(-1)
+        u = ((edges - 0.5 * row) / edges[..., -1:]).gather(-1, x.unsqueeze(-1)).squeeze(-1)
+    return torch.special.ndtri(u)
+
+
+def nodes(n: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre points and weights on [low, high]."""
+    x, w = np.polynomial.legendre.leggauss(n)
+    return torch.from_numpy(0.5 * (high - low) * x + 0.5 * (high + low)), torch.from_numpy(0.5 * (high - low) * w)

@@ -1,7 +1,9 @@
 """Discrete data: jump processes, networks read through them, their solvers, losses and bounds."""
 
+from scorefield.discrete.bound import bound
 from scorefield.discrete.correct import Gibbs, RateCorrector
 from scorefield.discrete.model import JumpModel
+from scorefield.discrete.objective import JumpTimes, continuous_elbo, masked_loss, ratio_matching, score_entropy
 from scorefield.discrete.process import Absorbing, JumpProcess, Ordinal, RateMatrix, Uniform
 from scorefield.discrete.schedule import Constant, Cosine, Geometric, LogLinear, Schedule
 from scorefield.discrete.solve import Ancestral, Euler, FirstHitting, TauLeaping, Tweedie
@@ -18,6 +20,7 @@ __all__ = [
     "Gibbs",
     "JumpModel",
     "JumpProcess",
+    "JumpTimes",
     "LogLinear",
     "Ordinal",
     "RateCorrector",
@@ -27,4 +30,9 @@ __all__ = [
     "TauLeaping",
     "Tweedie",
     "Uniform",
+    "bound",
+    "continuous_elbo",
+    "masked_loss",
+    "ratio_matching",
+    "score_entropy",
 ]

@@ -91,6 +91,12 @@ class JumpModel(ScoreModel):
         p = _without_mask(p.clamp_min(0), self.process, 0.0)
         return p / p.sum(-1, keepdim=True)
 
+    def log_posterior(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        """The logarithm of `posterior`, which keeps small probabilities: (B, *, S)."""
+        if self.predict in ("data", "hollow") and type(self).posterior is JumpModel.posterior:
+            return torch.log_softmax(self._data_logits(x, t, cond), -1)
+        return torch.log(self.posterior(x, t, **cond))
+
     def marginal(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """p_t(y | the other positions) for every state y of each position: (B, *, S), which sums to 1.
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.discrete.schedule import Constant, LogLinear, Schedule
+from scorefield.discrete.schedule import Constant, LogLinear, Schedule, bisect
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import Time, as_time, expand
 
@@ -118,6 +118,26 @@ class JumpProcess(ABC):
     def out(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """R[x, j] for every j: states (B, *) -> (B, *, S)."""
         return _rows(self.generator, x, dtype)
+
+    gap: float = 1.0
+    """The decay rate of the slowest mode at unit rate."""
+
+    def log_snr(self, t: Time) -> Tensor:
+        """log(a / (1 - a)) with a = exp(-gap B(t)) what is left of the slowest mode: the noise level that a log shows."""
+        total = self.gap * self.schedule.total(t)
+        return -total - torch.log(-torch.expm1(-total))
+
+    def sigma(self, t: Time) -> Tensor:
+        """1 - a, what is lost of the slowest mode at time t: the noise level that a message names."""
+        return -torch.expm1(-self.gap * self.schedule.total(t))
+
+    def progress(self, t: Time) -> tuple[Tensor, Tensor]:
+        """A rising function of time along which news comes evenly, and its slope per unit of time."""
+        return self.schedule.jumped(t), self.schedule.hazard(t) * self.schedule.jumped(t)
+
+    def time_at(self, progress: Tensor) -> Tensor:
+        """The time of a value of `progress`, by bisection; the shape of the argument."""
+        return bisect(lambda t: self.progress(t)[0], progress, self.T)
 
     def corrupt(self, x0: Tensor, t: Time, u: Tensor) -> Tensor:
         """x_t given x_0, int64, from one uniform number u of the shape of x0 for every position."""
@@ -284,7 +304,7 @@ class Dense(JumpProcess):
         return law / law.sum()
 
     @cached_property
-    def gap(self) -> float:
+    def gap(self) -> float:  # type: ignore[override]
         """The decay rate of the slowest mode: the smallest real part of -R's eigenvalues but for the zero one."""
         return float(torch.linalg.eigvals(-self.generator).real.sort().values[1])
 
@@ -303,6 +323,12 @@ class Dense(JumpProcess):
         for _ in range(halvings):
             result = result @ result
         return result
+
+    def progress(self, t: Time) -> tuple[Tensor, Tensor]:
+        # Between the first jumps and the slowest mode lie all scales of B alike.
+        fastest = float(-self.generator.diagonal().min())
+        total = self.schedule.total(t)
+        return torch.log1p(fastest * total), fastest * self.schedule.rate(t) / (1 + fastest * total)
 
     def _settle(self) -> None:
         """The default schedule, or a check of the given one."""
