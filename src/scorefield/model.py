@@ -139,6 +139,9 @@ class ScoreModel(nn.Module):
         score = self._call(x, clock, cond)
         return score if name == "score" else sde.velocity(x, t, score)
 
+    own_solver: Any = None
+    """The solver that `sample` takes by default, for a kind of model that none is fitted to."""
+
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse what is no batch of states of this model's process.
 

@@ -374,6 +374,11 @@ class GaussianSDE(SDE):
         a, v = self.transition_coefficients(early, late)
         return expand(a, x_s) * x_s, expand(torch.sqrt(v), x_s)
 
+    def noised(self, x_s: Tensor, s: Time, t: Time, noise: Noise) -> Tensor:
+        """A draw from p(x_t | x_s), s < t."""
+        mean, std = self.transition(x_s, s, t)
+        return mean + std * noise.like(x_s)
+
     def prior(self, shape: Sequence[int]) -> Prior:
         """The nominal prior N(0, sigma(T)^2 I) for a batch of shape (B, *)."""
         return Prior(tuple(shape), float(self.sigma(self.T)))

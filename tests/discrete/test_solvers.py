@@ -151,3 +151,28 @@ def test_a_start_that_is_no_state_is_refused(x, words):
     model = sf.discrete.Table(J, sf.discrete.Uniform(4))
     with pytest.raises(ValueError, match=words):
         sf.sample(model, 2, sf.discrete.Tweedie(), x_init=x, steps=2)
+
+
+def test_the_default_solver_and_a_corrector_on_the_grid_of_its_predictor():
+    for process, solver in zip(PROCESSES, ("Tweedie", "Ancestral", "Tweedie"), strict=True):
+        model = sf.discrete.Table(J, process)
+        own = getattr(sf.discrete, solver)()
+        assert torch.equal(sf.sample(model, 3, seed=1, steps=8), sf.sample(model, 3, own, seed=1, steps=8))
+    pc = sf.PC(sf.discrete.Tweedie(), sf.discrete.Gibbs())
+    times = pc.grid_for(PROCESSES[0], (8.0, 0.0), 10)
+    assert torch.equal(times, sf.discrete.Tweedie().grid_for(PROCESSES[0], (8.0, 0.0), 10))
+    assert float(times[-2]) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_a_grid_that_rises_noises_by_the_transition(process):
+    """From exact x_s up to x_t: states of the first position have the law of the transition."""
+    model, n = sf.discrete.Table(J, process), 6000
+    s, t = 0.2 * process.T, 0.5 * process.T
+    x = torch.zeros(n, 3, dtype=torch.int64)
+    up = process.noised(x, s, t, source(0, n))
+    law = torch.bincount(up.flatten(), minlength=process.S) / up.numel()
+    assert (law - process.transition(t, s)[0]).abs().max() < 4 * 0.5 / up.numel() ** 0.5
+    grid = torch.tensor([t, s, t, s, 0.0], dtype=torch.float64)
+    again = sf.sample(model, 5, sf.discrete.Tweedie(), x_init=up[:5], t_start=t, grid=grid, seed=0)
+    assert int(again.max()) < 4

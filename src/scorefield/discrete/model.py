@@ -131,6 +131,13 @@ class JumpModel(ScoreModel):
     def forward(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         return self.posterior(x, t, **cond)
 
+    @property
+    def own_solver(self) -> Any:
+        """`Ancestral` where there is a mask, else `Tweedie`."""
+        from scorefield.discrete.solve import Ancestral, Tweedie
+
+        return Tweedie() if self.process.mask is None else Ancestral()
+
     def check(self, x: Tensor, name: str = "x") -> None:
         self.process.check(x, name)
 

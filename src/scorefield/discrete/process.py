@@ -139,14 +139,15 @@ class JumpProcess(ABC):
         """The time of a value of `progress`, by bisection; the shape of the argument."""
         return bisect(lambda t: self.progress(t)[0], progress, self.T)
 
-    def corrupt(self, x0: Tensor, t: Time, u: Tensor) -> Tensor:
-        """x_t given x_0, int64, from one uniform number u of the shape of x0 for every position."""
-        row = self.row(x0, self.schedule.total(t), u.dtype).cumsum(-1)
-        return (
-            torch.searchsorted(row, (u.to(row) * row[..., -1]).unsqueeze(-1), right=True)
-            .squeeze(-1)
-            .clamp_max(self.S - 1)
-        )
+    def corrupt(self, x0: Tensor, t: Time, u: Tensor, s: Time = 0.0) -> Tensor:
+        """x_t given x_0, int64, from one uniform number u of the shape of x_0 for every position; or given x_s."""
+        row = self.row(x0, self.between(s, t), u.dtype).cumsum(-1)
+        place = torch.searchsorted(row, (u.to(row) * row[..., -1]).unsqueeze(-1), right=True)
+        return place.squeeze(-1).clamp_max(self.S - 1)
+
+    def noised(self, x_s: Tensor, s: Time, t: Time, noise: Noise) -> Tensor:
+        """A draw from p(x_t | x_s), s < t, int64."""
+        return self.corrupt(x_s.cpu(), t, noise.uniform(x_s.shape), s).to(x_s.device)
 
     def check(self, x: Tensor, what: str = "x") -> None:
         """Refuse what is no batch of states.
@@ -227,8 +228,8 @@ class Redraw(JumpProcess):
         own = one_hot(x, self.S, dtype)
         return self._law(own) - own
 
-    def corrupt(self, x0: Tensor, t: Time, u: Tensor) -> Tensor:
-        jumped = expand(self.schedule.jumped(t), u)
+    def corrupt(self, x0: Tensor, t: Time, u: Tensor, s: Time = 0.0) -> Tensor:
+        jumped = expand(-torch.expm1(-self.between(s, t)), u)
         edges = torch.cumsum(self._law(u), 0)
         # What decided the jump is uniform again below its threshold, and picks the state.
         fresh = torch.searchsorted(edges, (u / jumped).clamp(0, 1) * edges[-1], right=True).clamp_max(self.S - 1)

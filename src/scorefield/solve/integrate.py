@@ -305,8 +305,7 @@ def integrate(
         t, s = grid[i], grid[i + 1]
         rise = falling and bool(s > t)
         if rise:
-            mean, std = field.sde.transition(x, t, s)
-            x = mean + std * noise.like(x)
+            x = field.sde.noised(x, t, s, noise)
         for k, (stage, a, b) in enumerate(() if rise else solver.stages(t, s)):
             state = stage.risen(states.get(k)) if risen else states.get(k)
             x, states[k] = stage.step(field, x, a, b, state, noise)

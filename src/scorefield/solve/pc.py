@@ -157,6 +157,11 @@ class PC(Solver):
     order: ClassVar[float] = 1
     default_steps: ClassVar[int] = 1000
 
+    @property
+    def grid(self) -> Any:  # type: ignore[override]
+        """That of the predictor."""
+        return self.predictor.grid
+
     def stages(self, t: Tensor, s: Tensor) -> Sequence[tuple[Solver, Tensor, Tensor]]:
         """Prediction from t to s, and the corrections at s (or, corrected first, at t)."""
         predict = tuple(self.predictor.stages(t, s))
