@@ -8,8 +8,9 @@ import torch
 
 import scorefield as sf
 from scorefield.errors import CheckpointError, InputError
-from scorefield.ladder import TableSDE
-from scorefield.pretrained import autoencoder, from_diffusers, scheduler_grid
+from scorefield.ladder import DDPMScore, TableSDE
+from scorefield.pretrained import autoencoder, from_diffusers, save_diffusers, scheduler_grid
+from scorefield.pretrained.diffusers_names import diffusers_rules
 from scorefield.sdes import VE, RectifiedFlow
 
 diffusers = pytest.importorskip("diffusers")
@@ -335,6 +336,107 @@ def test_the_autoencoder_of_a_pipeline(tmp_path):
         assert not torch.equal(pair.encode(images, seed=1), z)
     with pytest.raises(InputError, match="DDPMPipeline has no autoencoder"):
         autoencoder(diffusers.DDPMPipeline(unet(), diffusers.DDPMScheduler()))
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dit"])
+def test_what_came_from_diffusers_goes_back_bit_for_bit(name, tmp_path):
+    pipeline, _ = pipelines(tmp_path)[0][name]
+    model = from_diffusers(pipeline)
+    save_diffusers(model, tmp_path / "ours")
+    back = from_diffusers(tmp_path / "ours")
+    assert back.sde == model.sde
+    assert back.predict == model.predict
+    assert type(back.net.scheduler) is type(pipeline.scheduler)
+    weights = back.net.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in model.net.state_dict().items())
+    if name != "dit":
+        assert diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours").unet.config.sample_size == 8
+
+
+def own(**options):
+    """A DDPM network of ours with weights of order one everywhere."""
+    torch.manual_seed(0)
+    settings = {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 2, "attn": (1,), "dropout": 0.0, "init_scale": 1.0}
+    net = sf.nn.ddpm(3, **(settings | options))
+    return awake(net)
+
+
+OWN = {
+    "t": (lambda: own(), "noise", None),
+    "999 t": (lambda: own(time_scale=1.0, centered=False), "noise", 999.0),
+    "data": (lambda: own(attn=(0, 1)), "data", None),
+    "ladder": (lambda: DDPMScore(own(time_scale=1.0)), "score", "t"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_network_of_ours_is_a_pipeline_of_theirs(name, tmp_path):
+    build, predict, clock = OWN[name]
+    model = sf.ScoreModel(build(), sf.VP(), predict, shape=(3, 8, 8), clock=clock)
+    save_diffusers(model, tmp_path)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    images = pipeline(
+        batch_size=1, num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)
+    ).images
+    assert images.shape == (1, 8, 8, 3)
+    net = getattr(model.net, "net", model.net)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    rate = net.config["time_scale"] * (999.0 if clock == 999.0 or name == "ladder" else 1.0)
+    label = 400.0 if net.config["time_scale"] == 1 else 0.4
+    with torch.no_grad():
+        theirs = pipeline.unet.eval()(x, 400.0).sample
+        torch.testing.assert_close(
+            net(x, torch.full((2,), label)), theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max())
+        )
+    back = from_diffusers(tmp_path)
+    with torch.no_grad():
+        for i in (1, 400, 999):
+            ours, again = model.score(x, i / rate), back.score(x, (i + 1) / len(back.sde.table))
+            torch.testing.assert_close(again, ours, rtol=2e-4, atol=2e-4 * float(ours.abs().max()))
+    # weights come back bit for bit, under the names of diffusers
+    state, weights = net.state_dict(), pipeline.unet.state_dict()
+    rules = diffusers_rules(net)
+    assert {rule.ours for rule in rules} == set(state)
+    assert all(torch.equal(rule.pick(state[rule.ours]), weights[rule.theirs]) for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resblock": "biggan"}, "resblock='biggan': the diffusers layout of DDPM has only 'ddpm'"),
+        ({"num_classes": 3}, "num_classes=3"),
+        ({"dims": 1}, "dims=1"),
+        ({"max_groups": 3}, None),
+        ({"nf": 8, "max_groups": None}, "max_groups=None: the normalisations have 2 and 4"),
+        ({"nonlinearity": "elu"}, "nonlinearity='elu'"),
+        ({"out_channels": 6}, "out_channels=6"),
+    ],
+    ids=str,
+)
+def test_networks_of_ours_that_diffusers_lacks(options, message, tmp_path):
+    net = sf.nn.ddpm(**({"in_channels": 3, "nf": 9, "ch_mult": (1, 2), "num_res_blocks": 1, "attn": ()} | options))
+    model = sf.ScoreModel(net, sf.VP(), shape=(3, 8, 8))
+    if message is None:
+        save_diffusers(model, tmp_path)
+        return
+    with pytest.raises(ValueError, match=message):
+        save_diffusers(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sde", "predict", "message"),
+    [
+        (sf.SubVP(), "noise", "SubVP.*need a variance-preserving SDE"),
+        (sf.VP(), "edm", "predict='edm', clock='log_sigma': the DDPM layout"),
+        (sf.RectifiedFlow(), "velocity", "predict='velocity'"),
+    ],
+    ids=str,
+)
+def test_processes_of_ours_that_diffusers_lacks(sde, predict, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_diffusers(sf.ScoreModel(own(), sde, predict, shape=(3, 8, 8)), tmp_path)
+    with pytest.raises(ValueError, match="for a UNet, not MLP"):
+        save_diffusers(sf.ScoreModel(sf.nn.MLP(2), sf.VP()), tmp_path)
 
 
 # --- refusals

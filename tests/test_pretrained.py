@@ -353,7 +353,7 @@ def test_a_folder_for_diffusers_is_written_and_comes_back(tmp_path):
     )  # fmt: skip
     model = ScoreModel(net, VE(0.01, 348.0), "score", shape=(3, 16, 16), clock="sigma").eval()
     pretrained.save_diffusers(model, tmp_path)
-    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
+    theirs = diffusers.ScoreSdeVePipeline.from_pretrained(tmp_path).unet.eval()
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.7])
     sigma = model.sde.sigma(t).float()
     with torch.no_grad():
@@ -362,7 +362,7 @@ def test_a_folder_for_diffusers_is_written_and_comes_back(tmp_path):
         back = pretrained.load_diffusers(tmp_path)
         torch.testing.assert_close(back.score(x, t), expected, rtol=1e-6, atol=1e-6)
     assert back.sde == model.sde
-    scheduler = diffusers.ScoreSdeVeScheduler.from_pretrained(tmp_path)
+    scheduler = diffusers.ScoreSdeVeScheduler.from_pretrained(tmp_path / "scheduler")
     assert scheduler.config.sigma_max == 348.0
 
 

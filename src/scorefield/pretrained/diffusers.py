@@ -47,15 +47,17 @@ class DiffusersNet(nn.Module):
     the channels of a network that also learns a variance the first half is returned.
 
     Main arguments:
-        model: the module of diffusers.
+        model: the module of diffusers. scheduler: that of the model.
         sign: factor on what it returns.
     """
 
     exact_time = True
+    model: Any
 
-    def __init__(self, model: nn.Module, sign: float = 1.0) -> None:
+    def __init__(self, model: Any, scheduler: Any, sign: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self.scheduler = scheduler
         self.sign = sign
         self.kind = _kind(model)
         self.whole = getattr(model.config, "time_embedding_type", None) == "learned"
@@ -119,7 +121,7 @@ def from_diffusers(source: Any, scheduler: Any = None) -> ScoreModel:
     model, plan = _parts(source, scheduler)
     process = _process(plan)
     _check_fit(model, plan, process)
-    net = DiffusersNet(model, process.sign)
+    net = DiffusersNet(model, plan, process.sign)
     size = getattr(model.config, "sample_size", None)
     sides = (size, size) if isinstance(size, int) else size
     shape = None if sides is None else (model.config.in_channels, *sides)

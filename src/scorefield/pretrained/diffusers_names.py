@@ -1,15 +1,17 @@
-"""NCSN++ as the `diffusers` package writes it: a UNet2DModel of Skip blocks, with its own names and its own options."""
+"""U-Nets of ours in the layout of diffusers: UNet2DModel with its names and options, of Skip blocks (NCSN++) or plain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from scorefield.nn.blocks import Attention, Combine, Head, ResidualBlock
-from scorefield.nn.embeddings import FourierFeatures
+from scorefield.nn.embeddings import FourierFeatures, PositionalFeatures
+from scorefield.nn.resample import ConvDown, ConvUp
 from scorefield.nn.unet import UNet
 from scorefield.pretrained.official_names import Rule
 
@@ -74,55 +76,92 @@ def unet_from_diffusers(config: Mapping[str, Any]) -> UNet:
     )
 
 
+_SKIP: dict[str, Any] = {
+    "in_channels": (3,),
+    "out_channels": (None, 3),
+    "embedding": ("fourier",),
+    "resblock": ("biggan",),
+    "skip_rescale": (True,),
+    "progressive": ("output_skip",),
+    "progressive_input": ("input_skip",),
+    "combine": ("sum",),
+    "scale_by_sigma": (True,),
+    "scales": (None,),
+    "max_groups": (None,),
+    "fir": ((1, 3, 3, 1),),
+}
+_PLAIN: dict[str, Any] = {
+    "embedding": ("positional",),
+    "resblock": ("ddpm",),
+    "resamp_with_conv": (True,),
+    "skip_rescale": (False,),
+    "progressive": ("none",),
+    "progressive_input": ("none",),
+    "scale_by_sigma": (False,),
+    "fir": (None,),
+}
+_BOTH: dict[str, Any] = {
+    "dims": (2,),
+    "conditional": (True,),
+    "num_classes": (0,),
+    "cond_channels": (0,),
+    "nonlinearity": ("swish",),
+}
+
+
 def diffusers_config(net: UNet, size: int | None = None) -> dict[str, Any]:
-    """The UNet2DModel configuration of a network.
+    """The UNet2DModel configuration of a network: of Skip blocks where it reads noise levels, else of plain ones.
 
     Raises:
         ValueError: diffusers has no blocks for it; one line names the option.
     """
-    options = net.config
-    expected: dict[str, Any] = {
-        "in_channels": 3,
-        "out_channels": (None, 3),
-        "dims": 2,
-        "embedding": "fourier",
-        "conditional": True,
-        "num_classes": 0,
-        "cond_channels": 0,
-        "resblock": "biggan",
-        "skip_rescale": True,
-        "progressive": "output_skip",
-        "progressive_input": "input_skip",
-        "combine": "sum",
-        "scale_by_sigma": True,
-        "scales": None,
-        "nonlinearity": "swish",
-        "max_groups": None,
-    }
-    for key, value in expected.items():
-        if options[key] not in (value if isinstance(value, tuple) else (value,)):
-            raise ValueError(f"{key}={options[key]!r}: the diffusers layout of NCSN++ has only {value!r}")
-    if options["fir"] is None or tuple(options["fir"]) != (1, 3, 3, 1):
-        raise ValueError(f"fir={options['fir']!r}: the diffusers layout of NCSN++ has only (1, 3, 3, 1)")
+    options, skip = net.config, net.config["embedding"] == "fourier"
+    kind = "NCSN++" if skip else "DDPM"
+    for key, allowed in ((_SKIP if skip else _PLAIN) | _BOTH).items():
+        got = tuple(options[key]) if isinstance(options[key], list | tuple) else options[key]
+        if got not in allowed:
+            raise ValueError(f"{key}={options[key]!r}: the diffusers layout of {kind} has only {allowed[-1]!r}")
+    channels, exit_channels = options["in_channels"], options["out_channels"] or options["in_channels"]
+    if exit_channels != channels or options["ch_mult"][0] != 1:
+        raise ValueError(
+            f"out_channels={exit_channels}, ch_mult={options['ch_mult']}: diffusers needs out_channels="
+            f"{channels} and a first multiple of 1"
+        )
     widths = [options["nf"] * m for m in options["ch_mult"]]
-    attn = set(options["attn"])
+    attn, levels = set(options["attn"]), range(len(widths))
+    block = "SkipDownBlock2D" if skip else "DownBlock2D"
+    kinds = [f"{'Attn' if i in attn else ''}{block}" for i in levels]
     config = {
         "_class_name": "UNet2DModel",
-        **_FIXED,
+        **(_FIXED if skip else _FIXED | {"mid_block_scale_factor": 1, "time_embedding_type": "positional"}),
         "attention_head_dim": None,
         "block_out_channels": widths,
         "center_input_sample": not options["centered"],
-        "down_block_types": [f"{'Attn' if i in attn else ''}SkipDownBlock2D" for i in range(len(widths))],
+        "down_block_types": kinds,
         "dropout": options["dropout"],
-        "in_channels": 3,
+        "in_channels": channels,
         "layers_per_block": options["num_res_blocks"],
-        "norm_num_groups": None,
-        "out_channels": 3,
+        "norm_num_groups": None if skip else _groups(net),
+        "out_channels": channels,
         "sample_size": size,
-        "up_block_types": [f"{'Attn' if i in attn else ''}SkipUpBlock2D" for i in reversed(range(len(widths)))],
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(kinds)],
     }
-    _check_groups(config, [widths[i] for i in attn], widths)
+    if skip:
+        _check_groups(config, [widths[i] for i in attn], widths)
+    else:
+        config |= {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1}
     return config
+
+
+def _groups(net: UNet) -> int:
+    """The one number of groups that all normalisations have."""
+    found = {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
+    if len(found) > 1:
+        said = " and ".join(map(str, sorted(found)))
+        raise ValueError(
+            f"max_groups={net.config['max_groups']}: the normalisations have {said} groups, diffusers one number"
+        )
+    return found.pop()
 
 
 def _check_groups(config: Mapping[str, Any], attended: Sequence[int], widths: Sequence[int]) -> None:
@@ -142,6 +181,20 @@ def diffusers_rules(net: UNet) -> list[Rule]:
     return [rule for theirs, ours, module in _modules(net) for rule in _rules(theirs, ours, module)]
 
 
+def idle_attention(net: UNet) -> dict[str, Tensor]:
+    """Attentions that diffusers has and we do not, one after every block on the way up but the last: they change nothing."""
+    weights: dict[str, Tensor] = {}
+    skip, blocks = net.head is None, net.config["num_res_blocks"]
+    for i, level in enumerate(net.up):
+        width = net.config["nf"] * net.config["ch_mult"][net.levels - 1 - i]
+        for j in range(blocks if not skip and len(cast(nn.ModuleList, level.attns)) else 0):
+            at = f"up_blocks.{i}.attentions.{j}"
+            for name in ("to_q", "to_k", "to_v", "to_out.0"):
+                weights |= {f"{at}.{name}.weight": torch.zeros(width, width), f"{at}.{name}.bias": torch.zeros(width)}
+            weights |= {f"{at}.group_norm.weight": torch.ones(width), f"{at}.group_norm.bias": torch.zeros(width)}
+    return weights
+
+
 def _modules(net: UNet) -> Iterator[tuple[str, str, nn.Module]]:
     assert net.conditioning is not None
     assert net.conditioning.features is not None
@@ -154,20 +207,31 @@ def _modules(net: UNet) -> Iterator[tuple[str, str, nn.Module]]:
     yield "mid_block.resnets.1", "middle2", net.middle2
     for side in ("down", "up"):
         for i, level in enumerate(getattr(net, side)):
-            theirs, ours = f"{side}_blocks.{i}", f"{side}.{i}"
-            for j, block in enumerate(level.blocks):
-                yield f"{theirs}.resnets.{j}", f"{ours}.blocks.{j}", block
-            for j, attn in enumerate(level.attns):
-                yield f"{theirs}.attentions.{j}", f"{ours}.attns.{j}", attn
-            if level.resample is not None:
-                yield f"{theirs}.resnet_{side}", f"{ours}.resample", level.resample
-            if isinstance(level.merge, Combine):
-                yield f"{theirs}.skip_conv", f"{ours}.merge.conv", level.merge.conv
-            elif isinstance(level.merge, Head):
-                last = i == net.levels - 1  # what the topmost level adds to the pyramid is the exit of UNet2DModel
-                norm, conv = ("conv_norm_out", "conv_out") if last else (f"{theirs}.skip_norm", f"{theirs}.skip_conv")
-                yield norm, f"{ours}.merge.norm", level.merge.norm
-                yield conv, f"{ours}.merge.conv", level.merge.conv
+            yield from _level(net, side, i, level)
+    if net.head is not None:
+        yield "conv_norm_out", "head.norm", net.head.norm
+        yield "conv_out", "head.conv", net.head.conv
+
+
+def _level(net: UNet, side: str, i: int, level: Any) -> Iterator[tuple[str, str, nn.Module]]:
+    theirs, ours = f"{side}_blocks.{i}", f"{side}.{i}"
+    for j, block in enumerate(level.blocks):
+        yield f"{theirs}.resnets.{j}", f"{ours}.blocks.{j}", block
+    # Plain blocks of diffusers have an attention after each block on the way up; ours, one a level, is the last of them.
+    first = len(level.blocks) - len(level.attns) if side == "up" and net.head is not None else 0
+    for j, attn in enumerate(level.attns):
+        yield f"{theirs}.attentions.{first + j}", f"{ours}.attns.{j}", attn
+    if isinstance(level.resample, ConvDown | ConvUp):
+        yield f"{theirs}.{side}samplers.0.conv", f"{ours}.resample.conv", level.resample.conv
+    elif level.resample is not None:
+        yield f"{theirs}.resnet_{side}", f"{ours}.resample", level.resample
+    if isinstance(level.merge, Combine):
+        yield f"{theirs}.skip_conv", f"{ours}.merge.conv", level.merge.conv
+    elif isinstance(level.merge, Head):
+        last = i == net.levels - 1  # what the topmost level adds to the pyramid is the exit of UNet2DModel
+        norm, conv = ("conv_norm_out", "conv_out") if last else (f"{theirs}.skip_norm", f"{theirs}.skip_conv")
+        yield norm, f"{ours}.merge.norm", level.merge.norm
+        yield conv, f"{ours}.merge.conv", level.merge.conv
 
 
 def _rules(theirs: str, ours: str, module: nn.Module) -> Iterator[Rule]:
@@ -175,6 +239,8 @@ def _rules(theirs: str, ours: str, module: nn.Module) -> Iterator[Rule]:
     match module:
         case FourierFeatures():
             yield Rule(f"{theirs}.weight", f"{ours}.weight")
+            return
+        case PositionalFeatures():
             return
         case ResidualBlock():
             pairs = [("norm1", "norm1"), ("conv1", "conv1"), ("time_emb_proj", "embed"), ("norm2", "norm2")]
