@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.analytic import GaussianMixture as GaussianMixture
     from scorefield.data import digits as digits
     from scorefield.data import images as images
+    from scorefield.empirical import Empirical as Empirical
     from scorefield.evaluation.evaluate import evaluate as evaluate
     from scorefield.guide import ClassifierFree as ClassifierFree
     from scorefield.guide import ClassifierGuidance as ClassifierGuidance
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "analytic": "GaussianMixture",
     "data": "digits images",
+    "empirical": "Empirical",
     "evaluation": "evaluate",
     "guide": "ClassifierFree ClassifierGuidance",
     "implicit": "ssm_loss",
@@ -78,6 +80,8 @@ _PLACES = {name: module for module, names in _NAMES.items() for name in names.sp
 _ROOMS = (
     "data",
     "discrete",
+    "dynamics",
+    "empirical",
     "evaluation",
     "guide",
     "implicit",

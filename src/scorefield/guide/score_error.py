@@ -24,18 +24,16 @@ class ScoreError:
 
     def __call__(self, model: ScoreModel) -> ScoreModel:
         """The model with the error."""
-        return _Wrong(model, self.error)
+        return _Wrong(model, self)
 
 
 class _Wrong(Guided):
-    def __init__(self, base: ScoreModel, error: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(base)
-        self.error = error
+    guidance: ScoreError
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         """The view of that name from the wrong score."""
         time = batch_time(t, x)
-        score = self.base.view("score", x, t, cond) + self.error(x, time).to(x)
+        score = self.base.view("score", x, t, cond) + self.guidance.error(x, time).to(x)
         if name == "score":
             return score
         if not isinstance(self.sde, GaussianSDE):

@@ -1,0 +1,267 @@
+"""Unknown stochastic dynamics from pairs of states: a map of a state and noise to the next state, drift and diffusion.
+
+A time series X_0, X_dt, X_2dt, ... of an unknown dX = b(X) dt + s(X) dW gives pairs (x, x + d). The law of d given x is that of
+an `Empirical` model with a kernel over x, which needs no training; its probability flow carries noise z to an increment, and a
+small network learns that map once and for all (Liu et al. 2024, "Training-free conditional diffusion model for learning
+stochastic dynamical systems").
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.empirical import neighbours, posterior_mean
+from scorefield.errors import ScorefieldWarning
+from scorefield.minimize import minimize
+from scorefield.model import ScoreModel, View, convert
+from scorefield.randomness import generator
+from scorefield.sampling import sample
+from scorefield.sde import Time, batch_time
+from scorefield.sdes import VP
+from scorefield.solve import Dopri5
+
+END = 1e-3
+"""Where the flow of the labels stops, with E[x_0 | x_t]: noise of a hundredth of the standardised increments."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Drift and diffusion of a process at states (n, d).
+
+    Attributes:
+        drift: b(x), (n, d), per unit of time. diffusion: standard deviation of the increments over dt^(1/2), (n, d).
+        stderr: standard error of the drift by the number of pairs near x, (n, d): an error of this size is no fault.
+        pairs: effective number of pairs near x, (n,).
+    """
+
+    drift: Tensor
+    diffusion: Tensor
+    stderr: Tensor
+    pairs: Tensor
+
+    def __repr__(self) -> str:
+        return f"Moments({len(self.drift)} states, stderr of the drift about {float(self.stderr.median()):.3g})"
+
+
+class StochasticMap(nn.Module):
+    """X_{t + dt} = x + G(x, z), z standard normal: one call a step (Liu et al. 2024, eq. 8).
+
+    Attributes:
+        dt: time between states. states, increments: the pairs it was learned from, (N, d).
+        bandwidth: of the kernel over states, (d,). centre, scale, mean, spread: of states and increments, (d,).
+    """
+
+    states: Tensor
+    increments: Tensor
+    bandwidth: Tensor
+    centre: Tensor
+    scale: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, states: Tensor, increments: Tensor, dt: float, bandwidth: Tensor, width: int = 50) -> None:
+        super().__init__()
+        d = states.shape[1]
+        self.dt = dt
+        self.body = nn.Sequential(
+            nn.Linear(2 * d, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, d)
+        )
+        for name, value in (
+            ("states", states),
+            ("increments", increments),
+            ("bandwidth", bandwidth),
+            ("centre", states.mean(0)),
+            ("scale", states.std(0).clamp_min(1e-12)),
+            ("mean", increments.mean(0)),
+            ("spread", increments.std(0).clamp_min(1e-12)),
+        ):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """The next state from x (B, d) and standard-normal z (B, d), like x."""
+        return x + self.increment(x, z)
+
+    def increment(self, x: Tensor, z: Tensor) -> Tensor:
+        """G(x, z), like x."""
+        inner = torch.cat([(x - self.centre) / self.scale, z], 1)
+        learned: Tensor = self.body(inner)
+        return self.mean + self.spread * (z + learned)
+
+    @torch.no_grad()
+    def rollout(self, x0: Tensor, steps: int, seed: int | None = None) -> Tensor:
+        """Paths from x0 (B, d): (steps + 1, B, d), the first being x0."""
+        draws, x = generator(seed), torch.as_tensor(x0).to(self.states)
+        path = [x]
+        for _ in range(steps):
+            x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype))
+            path.append(x)
+        return torch.stack(path)
+
+    @torch.no_grad()
+    def moments(self, x: Tensor, draws: int = 4096, seed: int = 0) -> Moments:
+        """Drift and diffusion at states x (n, d), over pairs of opposite noises; with the error that the data leaves."""
+        at = torch.as_tensor(x).to(self.states).reshape(-1, self.states.shape[1])
+        half = torch.randn(draws // 2, at.shape[1], generator=generator(seed), dtype=at.dtype)
+        z = torch.cat([half, -half])
+        first, second = torch.zeros_like(at), torch.zeros_like(at)
+        for i, state in enumerate(at):
+            moved = self.increment(state.expand(len(z), -1), z)
+            first[i], second[i] = moved.mean(0), moved.std(0, correction=0)
+        pairs = self.effective_pairs(at)
+        diffusion = second / math.sqrt(self.dt)
+        return Moments(first / self.dt, diffusion, diffusion / torch.sqrt(self.dt * pairs).unsqueeze(1), pairs)
+
+    def effective_pairs(self, x: Tensor) -> Tensor:
+        """(sum w)^2 / sum w^2 of the kernel over states, (n,)."""
+        squared = torch.square((x.unsqueeze(1) - self.states.unsqueeze(0)) / self.bandwidth).sum(2)
+        w = torch.exp(-0.5 * squared)
+        return (torch.square(w.sum(1)) / torch.square(w).sum(1).clamp_min(1e-300)).clamp_min(1.0)
+
+
+def pairs_of(series: Tensor, dt: float, time: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(x, x_next), each (N, d), of a series (T,) or (T, d), or of paths (T, P, d); with `time` (T,) pairs across gaps go.
+
+    Raises:
+        ValueError: fewer than two states, entries that are not numbers, times that do not rise, or dt that is not theirs.
+    """
+    values = torch.as_tensor(series)
+    values = (
+        values.reshape(len(values), -1, 1) if values.ndim == 1 else values.reshape(len(values), -1, values.shape[-1])
+    )
+    if len(values) < 2 or not bool(torch.isfinite(values).all()):
+        raise ValueError(f"series has {len(values)} states and must have at least 2, all of them numbers")
+    if not dt > 0:
+        raise ValueError(f"dt={dt}: the time between states is positive")
+    keep = torch.ones(len(values) - 1, dtype=torch.bool)
+    if time is not None:
+        gaps = torch.as_tensor(time).double().diff()
+        if len(gaps) != len(values) - 1 or not bool((gaps > 0).all()):
+            raise ValueError("time: one rising number for each state is needed, without duplicates")
+        keep = (gaps / dt - 1).abs() < 0.05
+        if not bool(keep.any()):
+            raise ValueError(f"dt={dt} is not the time between the states, which is {float(gaps.median()):.6g}")
+    d = values.shape[2]
+    return values[:-1][keep].reshape(-1, d), values[1:][keep].reshape(-1, d)
+
+
+def learn_flow_map(
+    x: Tensor,
+    x_next: Tensor,
+    dt: float,
+    *,
+    bandwidth: float | None = None,
+    neighbours: int | None = None,
+    labels: int = 4000,
+    steps: int = 800,
+    width: int = 50,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> StochasticMap:
+    """The map of an unknown process from pairs of states a time dt apart (Liu et al. 2024, Alg. 1).
+
+    Main arguments:
+        x, x_next: states before and after, (N, d) or (N,); `pairs_of` makes them of a series. dt: the time between.
+        bandwidth: of the kernel over states, in standard deviations of each entry; by default what holds about `neighbours`.
+        seed: decides everything.
+
+    Other arguments:
+        neighbours: nearest pairs that speak for a state, 1,536 or a tenth of the pairs.
+        labels: pairs (z, increment) that the network learns from, by `sample` with Dopri5. steps: of its training.
+
+    Raises:
+        ValueError: arrays that do not fit, entries that are not numbers, dt that is not positive, or too few pairs.
+    """
+    states, after = (torch.as_tensor(v, dtype=torch.float64).reshape(len(v), -1) for v in (x, x_next))
+    if states.shape != after.shape:
+        raise ValueError(f"x has shape {tuple(states.shape)} and x_next {tuple(after.shape)}; give pairs of states")
+    if not bool(torch.isfinite(states).all() and torch.isfinite(after).all()):
+        raise ValueError("x and x_next have entries that are not numbers; remove these pairs")
+    if not dt > 0:
+        raise ValueError(f"dt={dt}: the time between states is positive")
+    count = min(1536, max(16, len(states) // 10)) if neighbours is None else neighbours
+    if not 8 <= count <= len(states):
+        raise ValueError(
+            f"{len(states)} pairs for neighbours={count}: give at least as many pairs, and 8 neighbours or more"
+        )
+    increments = after - states
+    scale = states.std(0).clamp_min(1e-12)
+    width_of = scale * (bandwidth or _bandwidth(states / scale, count))
+    draws = torch.Generator().manual_seed(seed)
+    pick = torch.randint(len(states), (labels,), generator=draws)
+    z = torch.randn(labels, states.shape[1], generator=draws, dtype=torch.float64)
+    targets = _labels(states, increments, states[pick], z, width_of, count, progress)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fitted = StochasticMap(states, increments, dt, width_of, width).double()
+    nn.init.zeros_(fitted.body[-1].weight)  # type: ignore[arg-type]
+    here, spread = states[pick], fitted.spread
+
+    def loss(step: int) -> Tensor:
+        return torch.square((fitted.increment(here, z) - targets) / spread).mean()
+
+    minimize(loss, fitted.parameters(), steps, lr=0.01, progress=progress, name="learning the map")
+    return fitted.eval()
+
+
+def _bandwidth(states: Tensor, count: int) -> float:
+    """Half the typical distance of the farthest of `count` neighbours."""
+    some = states[torch.linspace(0, len(states) - 1, min(200, len(states))).long()]
+    _, squared = neighbours(states, some, torch.ones(states.shape[1], dtype=states.dtype), count)
+    return 0.5 * float(squared.amax(1).sqrt().median())
+
+
+def _labels(
+    states: Tensor, increments: Tensor, at: Tensor, z: Tensor, bandwidth: Tensor, count: int, progress: bool | None
+) -> Tensor:
+    """Increments to which the flow carries z at each of the states `at`, (n, d).
+
+    The points are standardised by the weighted mean and deviation of each neighbourhood: a Gaussian one then does not move at
+    all in the angle, and loose tolerances do.
+    """
+    parts, size = [], max(1, 2**23 // (count * states.shape[1]))
+    for here, noise in zip(at.split(size), z.split(size), strict=True):
+        index, squared = neighbours(states, here, bandwidth, count)
+        logs = torch.log_softmax(-0.5 * squared, 1)
+        points, w = increments[index], logs.exp().unsqueeze(2)
+        mean = (w * points).sum(1, keepdim=True)
+        std = torch.sqrt((w * torch.square(points - mean)).sum(1, keepdim=True)).clamp_min(1e-12)
+        model = _Local((points - mean) / std, logs)
+        y = sample(model, len(here), Dopri5(1e-3, 1e-3), x_init=noise, t_min=END, denoise=True, progress=progress)
+        if not bool(torch.isfinite(y).all()):
+            warnings.warn(
+                "some labels left the finite numbers; they are replaced by the noise", ScorefieldWarning, stacklevel=3
+            )
+            y = torch.where(torch.isfinite(y), y, noise)
+        parts.append(mean[:, 0] + std[:, 0] * y)
+    return torch.cat(parts)
+
+
+class _Local(ScoreModel):
+    """An empirical model with points of its own for each sample, (B, K, d), and their log-weights (B, K)."""
+
+    local: Tensor
+
+    def __init__(self, points: Tensor, logs: Tensor) -> None:
+        super().__init__(nn.Identity(), VP(), "score", shape=points.shape[2:])
+        self.register_buffer("local", points)
+        self.logs = logs
+
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        """The view of that name from E[x_0 | x_t]."""
+        time = batch_time(t, x)
+        data = posterior_mean(x, self.local, self.logs, self.sde, time)
+        return data if name == "denoise" else convert(name, "denoise", data, x, time, self.sde)
+
+    def take(self, index: Tensor, ndim: int = 0) -> _Local:
+        """The model of some of the samples."""
+        return _Local(self.local[index], self.logs[index])
+
+    def held(self, ndim: int = 0) -> int | None:
+        """Number of samples that it holds points for."""
+        return len(self.local)
