@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.objective import dsm_loss as dsm_loss
     from scorefield.phase import CLD as CLD
     from scorefield.publish import from_pretrained as from_pretrained
+    from scorefield.reflected import ReflectedVE as ReflectedVE
     from scorefield.sampling import decode as decode
     from scorefield.sampling import encode as encode
     from scorefield.sampling import sample as sample
@@ -70,6 +71,7 @@ _NAMES = {
     "objective": "dsm_loss",
     "phase": "CLD",
     "publish": "from_pretrained",
+    "reflected": "ReflectedVE",
     "sampling": "decode encode sample slerp",
     "sde": "SDE GaussianSDE",
     "sdes": "RectifiedFlow SubVP VE VP",
@@ -78,6 +80,7 @@ _NAMES = {
 }
 _PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _ROOMS = (
+    "bridge",
     "data",
     "discrete",
     "dynamics",
@@ -96,6 +99,7 @@ _ROOMS = (
     "pretrained",
     "prior",
     "publish",
+    "reflected",
     "sde",
     "solve",
     "times",

@@ -20,7 +20,7 @@ TOGETHER = 2**24
 class Empirical(ScoreModel):
     r"""Data that is one of N points, pushed through an SDE exactly: p_t = mean_m N(alpha x_m, sigma^2 I).
 
-    E[x_0 | x_t] = sum_m w_m x_m, w = softmax(-|x_t - alpha x_m|^2 / (2 sigma^2)): a step of a mean shift (Comaniciu & Meer 2002).
+    E[x_0 | x_t] = sum_m w_m x_m, w = softmax(-|x_t - alpha x_m|^2 / (2 sigma^2)): a mean shift (Comaniciu & Meer 2002).
     With `given` the points belong to conditions: w_m is then also weighted by the Gaussian kernel exp(-|g - g_m|^2 / (2 nu^2)),
     and only the nearest conditions count (Liu et al. 2024, "Training-free conditional diffusion", sec. 3).
 

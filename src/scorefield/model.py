@@ -171,6 +171,11 @@ class ScoreModel(nn.Module):
         return guidance(self)
 
     @property
+    def denoises(self) -> bool:
+        """Whether it has E[x_0 | x_t], with which a sampler may end."""
+        return not isinstance(self.sde, SDE) or self.sde.tweedie
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the network's weights; torch's default where it has none."""
         tensor = self._weight()

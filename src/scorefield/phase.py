@@ -43,6 +43,7 @@ class CLD(SDE):
 
     T: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
+    tweedie: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (self.beta > 0 and self.mass > 0 and self.gamma >= 0):
@@ -272,6 +273,7 @@ class SSCS(Solver):
 
     grid: ClassVar[str] = "quadratic"
     default_steps: ClassVar[int] = 150
+    gaussian: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):

@@ -22,6 +22,29 @@ class PriorLike(Protocol):
 
 
 @dataclass(frozen=True)
+class SamplePrior:
+    """The law of x_T by a sample of it (N, *), such as a long simulation; draws are its rows, with replacement."""
+
+    points: Tensor
+
+    def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """One row for each sample of a running source of noise."""
+        u = torch.special.ndtr(noise.normal((noise.size, 1), torch.float64, torch.device("cpu")))[:, 0]
+        index = (u * len(self.points)).long().clamp_max(len(self.points) - 1)
+        return self.points[index.to(self.points.device)].to(dtype).to(device)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """A sample has no density.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "prior is a sample, which has no density: give an object with log_prob, such as a GaussianMixture"
+        )
+
+
+@dataclass(frozen=True)
 class Prior:
     """Isotropic Gaussian N(0, std^2 I) over batches of shape (B, *)."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scorefield.dtypes import check_real, warn_of_units
 from scorefield.model import ScoreModel
-from scorefield.prior import PriorLike
+from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, NoNoise, Seed, chunks
 from scorefield.rows import bound, held, take
@@ -49,7 +49,7 @@ def sample(
     t_start: float | None = None,
     t_min: float | None = None,
     denoise: bool | None = None,
-    prior: PriorLike | Literal["nominal", "exact"] = "nominal",
+    prior: PriorLike | Tensor | Literal["nominal", "exact"] = "nominal",
     hooks: Sequence[Hook] = (),
     full: bool = False,
     progress: bool | None = None,
@@ -80,7 +80,7 @@ def sample(
         x_init: states at t_start, (n, *), in place of a draw from the prior.
         t_start: where to start, T by default. t_min: where to stop, `sde.t_min` by default.
         denoise: end with E[x_0 | x] (Tweedie); by default what the solver's method does (ODE solvers: no).
-        prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, or an object with `draw`.
+        prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, an object with `draw`, or samples (N, *).
         hooks: functions (x, t, field, noise) -> x, called at the start and after every stage of the fixed-grid loop; if
             a hook has a method `finish(x) -> x`, it is called on the denoised result; what a
             hook or a solver holds for single samples follows them (see `scorefield.rows`).
@@ -99,7 +99,8 @@ def sample(
     solver, hooks = bound(solver, event), [bound(hook, event) for hook in hooks]
     _check_rows(n, event, model, solver, *hooks)
     span = _span(model.sde, t_start, t_min, grid, x_init is None)
-    whole, first = Field(model, cond, n), resolve_prior(model, prior, (n, *event))
+    whole = Field(model, cond, n)
+    first = SamplePrior(x_init) if x_init is not None else resolve_prior(model, prior, (n, *event))
     own_states = x_init is not None or held(model) is not None or any(map(whole.per_sample, cond.values()))
     task = Task(
         whole,
@@ -115,7 +116,8 @@ def sample(
     )
     with torch.no_grad(), Bar("following pilots of the sampler", progress) as bar:
         solver = (Fitted() if solver is None else solver).prepare(task, bar)
-    times, final = task.times(solver), solver.denoises if denoise is None else denoise
+    solver.check_process(model.sde)
+    times, final = task.times(solver), solver.denoises and model.denoises if denoise is None else denoise
     parts: list[Solution] = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()), Bar("sampling", progress) as bar:
         for rows, draws in chunks(seed, noise, n, batch_size or n):
@@ -301,12 +303,22 @@ def _event_shape(model: ScoreModel, shape: Sequence[int] | None, x_init: Tensor 
     return tuple(event)
 
 
-def resolve_prior(model: ScoreModel, prior: PriorLike | str, shape: tuple[int, ...]) -> PriorLike:
-    """The prior that a user named, or the object itself; a mixture stands for its own p_T."""
-    if prior == "nominal":
+def resolve_prior(model: ScoreModel, prior: PriorLike | Tensor | str, shape: tuple[int, ...]) -> PriorLike:
+    """The prior that a user named, or the object itself; a mixture stands for its own p_T, a tensor for a sample of it."""
+    if isinstance(prior, str) and prior == "nominal":
         return model.sde.prior(shape)
-    if prior == "exact":
+    if isinstance(prior, str) and prior == "exact":
         return model.exact_prior()
     if isinstance(prior, str):
         raise ValueError(f"prior={prior!r} is unknown; choose nominal, exact or an object with draw and log_prob")
+    if isinstance(prior, Tensor):
+        if prior.shape[1:] != shape[1:] or len(prior) == 0:
+            raise ValueError(
+                f"prior has shape {tuple(prior.shape)}; give samples of x_T, (N, *), of event shape {shape[1:]}"
+            )
+        return SamplePrior(prior)
+    if not isinstance(prior, ScoreModel) and not hasattr(prior, "draw"):
+        raise ValueError(
+            f"prior={prior!r}: give an object with draw(noise, dtype, device) and log_prob(x), or samples (N, *)"
+        )
     return prior.exact_prior() if isinstance(prior, ScoreModel) else prior

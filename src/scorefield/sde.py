@@ -60,11 +60,13 @@ class SDE(ABC):
         T: end time.
         t_min: where sampling stops by default.
         range: interval in which data is expected.
+        tweedie: whether a model under it has E[x_0 | x_t], with which samplers may end.
     """
 
     T: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    tweedie: ClassVar[bool] = False
 
     @abstractmethod
     def drift(self, x: Tensor, t: Time) -> Tensor:
@@ -187,7 +189,7 @@ class SDE(ABC):
     def _forward_step(self, x: Tensor, t: Tensor, h: Tensor, noise: Noise, milstein: bool) -> Tensor:
         g = checked_diffusion(self, x, t)
         ahead = x + expand(h, x) * checked_drift(self, x, t)
-        z = noise.like(x) if _like(g, x) else noise.normal(_noise_shape(g, x), x.dtype, x.device)
+        z = noise.normal(noise_shape(g, x), x.dtype, x.device)
         moved = ahead + expand(torch.sqrt(h), x) * spread_by(g, z, x)
         if milstein:
             if not _like(g, x):
@@ -201,7 +203,8 @@ def _like(g: float | Tensor, x: Tensor) -> bool:
     return not isinstance(g, Tensor) or g.ndim < 2 or g.shape == x.shape
 
 
-def _noise_shape(g: float | Tensor, x: Tensor) -> tuple[int, ...]:
+def noise_shape(g: float | Tensor, x: Tensor) -> tuple[int, ...]:
+    """Shape of the noise that a diffusion spreads: that of x, or (B, M) for matrices (B, D, M)."""
     return tuple(x.shape) if _like(g, x) or not isinstance(g, Tensor) else (x.shape[0], g.shape[2])
 
 
@@ -274,6 +277,8 @@ class GaussianSDE(SDE):
         t_min: where sampling stops by default (Song et al. 2021, App. C).
         range: interval in which data is expected.
     """
+
+    tweedie: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

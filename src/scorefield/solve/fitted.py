@@ -18,6 +18,7 @@ from scorefield.rows import held
 from scorefield.sde import GaussianSDE
 from scorefield.solve.exponential import DPMSolver
 from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
+from scorefield.solve.reverse import EulerMaruyama
 from scorefield.solve.unipc import UniPC
 from scorefield.times import FittedGrid, sampling_grid
 
@@ -229,6 +230,8 @@ class Fitted(Solver):
 
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """The fitted solver, or the general one."""
+        if not isinstance(task.field.sde, GaussianSDE):
+            return EulerMaruyama()
         model, steps = task.field.model, self.default_steps if task.steps is None else task.steps
         if model.own_solver is not None:
             solver: Solver = model.own_solver.prepare(task, tick)

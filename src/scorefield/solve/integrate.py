@@ -15,7 +15,7 @@ from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, generator, source
 from scorefield.rows import take
-from scorefield.sde import GaussianSDE, Time
+from scorefield.sde import SDE, GaussianSDE, Time
 from scorefield.times import GridFn, GridName, sampling_grid
 
 PILOT_SEED = 0x5C0EF1E1D
@@ -114,6 +114,10 @@ class Field:
         self.calls += 1
         return self.model.velocity(x, t, **self.cond)
 
+    def project(self, x: Tensor) -> Tensor:
+        """x where the process lives: folded back into its box, where it has walls."""
+        return self.sde.project(x) if isinstance(self.sde, SDE) else x
+
     def rows(self, index: Tensor) -> Field:
         """The field for a subset of the samples."""
         cond = {k: v[index.to(v.device)] if self.per_sample(v) else v for k, v in self.cond.items()}
@@ -166,6 +170,7 @@ class Solver(ABC):
         default_steps: number of steps on it.
         denoises: whether a final denoising step belongs to the method.
         adapts: whether it chooses its own steps where neither steps nor a grid are given.
+        gaussian: whether it needs alpha and sigma, which only a `GaussianSDE` has.
     """
 
     order: ClassVar[float]
@@ -173,6 +178,7 @@ class Solver(ABC):
     default_steps: ClassVar[int] = 500
     denoises: ClassVar[bool] = True
     adapts: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = True
 
     @property
     def flow(self) -> bool:
@@ -186,6 +192,18 @@ class Solver(ABC):
     def risen(self, state: Any) -> Any:
         """What is still true of a state after fresh noise was added to x; nothing by default, and the method starts anew."""
         return None
+
+    def check_process(self, sde: SDE) -> None:
+        """Refuse a process that lacks what the step needs.
+
+        Raises:
+            ValueError: the step needs alpha and sigma, and the process has none.
+        """
+        if self.gaussian and isinstance(sde, SDE) and not isinstance(sde, GaussianSDE):
+            raise ValueError(
+                f"{type(self).__name__} needs a GaussianSDE, with alpha and sigma; for {type(sde).__name__} give one that "
+                "uses drift and diffusion alone, such as sf.EulerMaruyama(), sf.Heun() or sf.Dopri5()"
+            )
 
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """The solver with whatever it measures before sampling."""
@@ -309,6 +327,7 @@ def integrate(
         for k, (stage, a, b) in enumerate(() if rise else solver.stages(t, s)):
             state = stage.risen(states.get(k)) if risen else states.get(k)
             x, states[k] = stage.step(field, x, a, b, state, noise)
+            x = field.project(x)
             for hook in hooks:
                 x = hook(x, b, field, noise)
         risen = rise

@@ -29,6 +29,7 @@ class RungeKutta(Solver):
 
     denoises: ClassVar[bool] = False
     default_steps: ClassVar[int] = 100
+    gaussian: ClassVar[bool] = False
     a: ClassVar[tuple[Row, ...]]
     b: ClassVar[Row]
     c: ClassVar[Row]
@@ -132,7 +133,7 @@ class EmbeddedRungeKutta(RungeKutta):
             return super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
         refuse_hooks(hooks)
         times = self.saved_times(field.sde, span) if save else torch.zeros(0, dtype=torch.float64)
-        if self.variable == "t":
+        if self.variable == "t" or not isinstance(field.sde, GaussianSDE):
             return integrate_adaptive(self, field, x, span, times, tick)
         sde = field.sde
         ends = torch.tensor(span, dtype=torch.float64)

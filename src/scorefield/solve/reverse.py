@@ -9,25 +9,31 @@ import torch
 from torch import Tensor
 
 from scorefield.randomness import Noise
-from scorefield.sde import expand
+from scorefield.sde import GaussianSDE, checked_diffusion, expand, noise_shape, spread_by
 from scorefield.solve.integrate import Field, Solver
 
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
-    """Euler-Maruyama on the reverse SDE dx = (f x - g^2 score) dt + g dw (Song et al. 2021, eq. 6).
+    """Euler-Maruyama on the reverse SDE dx = (f - div G G^T - G G^T score) dt + G dw (Song et al. 2021, eq. 6), for any SDE.
 
     Where f is infinite, as at T with alpha(T) = 0, the step is that of `ReverseDiffusion`.
     """
 
     order: ClassVar[float] = 1
+    gaussian: ClassVar[bool] = False
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        h, f, g2 = t - s, field.sde.f(t), field.sde.g2(t)
-        if not bool(torch.isfinite(f)):
+        sde, h = field.sde, t - s
+        if isinstance(sde, GaussianSDE) and not bool(torch.isfinite(sde.f(t))):
             return ReverseDiffusion().step(field, x, t, s, state, noise)
-        drift = expand(f, x) * x - expand(g2, x) * field.score(x, t)
-        return x - expand(h, x) * drift + expand(torch.sqrt(g2 * h), x) * noise.like(x), None
+        moved = x - expand(h, x) * sde.reverse_drift(x, t, field.score(x, t))
+        g = checked_diffusion(sde, x, t)
+        if isinstance(g, Tensor) and g.ndim < 2 and g.shape != x.shape:
+            g = g * torch.sqrt(h)  # float64 on the CPU still
+        else:
+            g = g * float(torch.sqrt(h))
+        return moved + spread_by(g, noise.normal(noise_shape(g, x), x.dtype, x.device), x), None
 
 
 @dataclass(frozen=True)
