@@ -105,7 +105,9 @@ TASKS: dict[str, tuple[Any, str, Callable[[Any, Tensor, Tensor], Tensor]]] = {
 METHODS = ("mmps", "pigdm", "dps", "diffpir", "ddrm", "repaint")
 
 
-def restore(method: str, model: sf.ScoreModel, operator: Any, y: Tensor, steps: int, iterations: int) -> Tensor | None:
+def restore(
+    method: str, model: sf.ScoreModel, operator: Any, y: Tensor, steps: int, iterations: int | None
+) -> Tensor | None:
     """One posterior sample for each row of y; None where the method does not apply."""
     options: dict[str, Any] = {"steps": steps, "seed": 1, "batch_size": 100, "progress": False}
     noisy = sf.DDIM(eta=1.0)
@@ -118,7 +120,9 @@ def restore(method: str, model: sf.ScoreModel, operator: Any, y: Tensor, steps: 
         if isinstance(operator, sf.inverse.PhaseRetrieval):
             return None
         return sf.sample(model, len(y), sf.inverse.DDRM(operator, y, NOISE), **options)
-    extra: dict[str, Any] = {"dps": {"zeta": 0.3}, "mmps": {"iterations": iterations}}.get(method, {})
+    extra: dict[str, Any] = {"dps": {"zeta": 0.3}, "mmps": {"iterations": iterations} if iterations else {}}.get(
+        method, {}
+    )
     return sf.sample(model | sf.Posterior(operator, y, NOISE, method, **extra), len(y), noisy, **options)
 
 
@@ -160,7 +164,7 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=20)
     parser.add_argument("--samples", type=int, default=19)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--iterations", type=int, default=3, help="conjugate gradients of mmps")
+    parser.add_argument("--iterations", type=int, help="conjugate gradients of mmps; the library's own")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--out", type=Path, default=Path("runs/restoration"))

@@ -130,6 +130,8 @@ def sample(
             parts.append(_denoised(solution, field, span[1], own, full) if final else solution)
     result = Solution.joined(parts)
     result.warn()
+    if span[1] <= model.sde.t_min:
+        model.inspect(result.x, 0.0 if final else float(model.sde.sigma(span[1])))
     return result if full else result.x
 
 

@@ -143,7 +143,7 @@ def test_effective_sample_size_is_reported():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"y": torch.zeros(2, 2)}, "y has 2 rows"),
+        ({"y": torch.zeros(2, 3)}, r"y has shape \(2, 3\)"),
         ({"particles": 1}, "particles=1"),
         ({"noise": 0.0}, "noise=0.0"),
         ({"covariance": "fulll"}, "covariance='fulll'"),
@@ -153,3 +153,32 @@ def test_errors_name_the_argument(bad, message):
     good = {"y": torch.zeros(1, 2), "noise": 0.1} | bad
     with pytest.raises(ValueError, match=message):
         inverse.twisted_smc(mixture()[0], inverse.Mask(torch.ones(2)), **good)
+
+
+def test_several_measurements_are_taken_in_turn():
+    prior, *_ = mixture()
+    y = torch.tensor([[0.9, 0.4], [-0.6, 0.1], [0.2, 0.2]])
+    masks = inverse.Mask(torch.tensor([[1, 1], [1, 0], [0, 1]]))
+    settings = {"noise": 0.2, "particles": 32, "steps": 10, "seed": 3}
+    found = inverse.twisted_smc(prior, masks, y, **settings)
+    first = inverse.twisted_smc(prior, inverse.Mask(torch.ones(2)), y[0], **settings)
+    assert found.x.shape == (3, 32, 2)
+    assert found.weights.shape == (3, 32)
+    assert found.log_evidence.shape == (3,)
+    assert found.ess.shape == (3, 11)
+    torch.testing.assert_close(found.x[0], first.x)
+    torch.testing.assert_close(found.log_evidence[0], first.log_evidence)
+    assert found.mean().shape == found.std().shape == (3, 2)
+    torch.testing.assert_close(found.mean()[0], first.mean())
+    torch.testing.assert_close(found.std()[0], first.std())
+    torch.testing.assert_close(found.draw(5)[0], first.draw(5))
+    assert not torch.equal(found.x[1], found.x[2])
+
+
+def test_restoration_repeats_masks_with_their_measurements():
+    """Three masks, two samples each: an entry that was measured without noise to speak of is found."""
+    gm = sf.GaussianMixture(torch.zeros(1, 3), 0.3, None, sf.VP())
+    mask, truth = torch.eye(3).bool(), torch.tensor([[0.7, 0.0, 0.0], [0.0, -0.5, 0.0], [0.0, 0.0, 0.3]])
+    for method in ("mmps", "ddrm", "replace", "smc"):
+        found = inverse.restore(gm, inverse.Mask(mask), truth, 0.01, n=2, method=method, steps=30)
+        assert (found.samples - truth.unsqueeze(1))[mask.unsqueeze(1).expand(3, 2, 3)].abs().max() < 0.06

@@ -2,6 +2,7 @@
 
 from scorefield.guide.classifier import Classifier, ClassifierGuidance, accuracy, classifier_loss
 from scorefield.guide.classifier_free import Autoguidance, ClassifierFree
+from scorefield.guide.limits import Clip, Threshold
 from scorefield.guide.score_error import ScoreError
 from scorefield.model import Guided
 
@@ -10,8 +11,10 @@ __all__ = [
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
+    "Clip",
     "Guided",
     "ScoreError",
+    "Threshold",
     "accuracy",
     "classifier_loss",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -23,6 +24,7 @@ from scorefield.inverse.measurement import (
     from_real_rows,
     in_rows,
     linearize,
+    parts,
     read_measurement,
     real_rows,
 )
@@ -33,6 +35,8 @@ from scorefield.tweedie import Tweedie, tweedie
 Method: TypeAlias = Literal["dps", "pigdm", "tmpd", "mmps", "diffpir"]
 METHODS: tuple[str, ...] = ("dps", "pigdm", "tmpd", "mmps", "diffpir")
 
+MISFIT = 2.0
+"""Root mean square of (y - A x) / noise from which samples are said not to explain a measurement."""
 CHEAP_ITERATIONS = 100
 """Of conjugate gradients where an iteration costs an operator and its adjoint, but no network."""
 
@@ -62,7 +66,8 @@ class Posterior:
 
     Other arguments:
         iterations, tolerance: of conjugate gradients in "mmps": at most so many network products at each evaluation, fewer
-            where the residual has fallen by the tolerance.
+            where the residual has fallen by the tolerance, or the network's Jacobian proves not to be a covariance (see
+            `conjugate_gradients`).
         zeta: the step size of Chung et al. 2023, Alg. 1 for "dps", at its 1000 steps: gradients of zeta |y - A D| in place
             of |y - A D|^2 / (2 noise^2). Biased, but stable for any noise.
         weight: the lambda of Zhu et al. 2023 for "diffpir".
@@ -102,6 +107,32 @@ class Posterior:
         return PosteriorModel(model, replace(self, y=in_rows(self.operator, self.y, model.shape)))
 
 
+def misfit(operator: Measurement, y: Tensor, noise: float | Tensor, x: Tensor) -> float:
+    """Root mean square of (y - A x) / noise over all entries; about 1 for samples of the posterior.
+
+    Main arguments:
+        y: (B, *) or (1, *). noise: standard deviation, broadcasts with y. x: samples (B, *).
+    """
+    with torch.no_grad():
+        value = parts(operator)[0](x)
+        gap = (y.to(device=value.device, dtype=value.dtype) - value) / torch.as_tensor(noise).to(x)
+        return float(torch.sqrt(torch.square(real_rows(gap)).mean()))
+
+
+def warn_of_misfit(operator: Measurement, y: Tensor, noise: float | Tensor, x: Tensor) -> None:
+    """Warn of samples x (B, *) that do not explain the measurement: it lies farther from them than its noise allows."""
+    if x.is_meta or not bool(torch.isfinite(x).all()):
+        return
+    found = misfit(operator, y, noise, x)
+    if found > MISFIT:
+        warnings.warn(
+            f"the samples do not explain the measurement: |y - A x| is {found:.3g} times its noise where 1 is right; take more "
+            "steps, method='pigdm', or a larger noise=",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 class PosteriorModel(Guided):
     """What `model | Posterior(...)` is; every view derives from its denoised estimate."""
 
@@ -127,6 +158,12 @@ class PosteriorModel(Guided):
         with differentiation():
             shifted = law.data + self._shift(law, as_time(t))
         return shifted if track else shifted.detach()
+
+    def inspect(self, x: Tensor, spread: float = 0.0) -> None:
+        p = self.guidance
+        noise = torch.sqrt(torch.square(torch.as_tensor(p.noise, dtype=torch.float64)) + spread**2)
+        warn_of_misfit(p.operator, p.y, noise, x)
+        super().inspect(x, spread)
 
     def _shift(self, law: Tweedie, t: Tensor) -> Tensor:
         """E[x_0 | x_t, y] - E[x_0 | x_t] by the method, like x."""

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from scorefield.errors import closest
 from scorefield.inverse.ddrm import DDRM
-from scorefield.inverse.measurement import Measurement
-from scorefield.inverse.posterior import Posterior
+from scorefield.inverse.measurement import Measurement, in_rows, read_measurement
+from scorefield.inverse.posterior import Posterior, warn_of_misfit
 from scorefield.inverse.replace import Replace, repaint
 from scorefield.inverse.smc import twisted_smc
 from scorefield.model import ScoreModel
+from scorefield.rows import take
 from scorefield.sampling import sample
 from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Solution
@@ -85,13 +86,17 @@ def restore(
     the errors of earlier ones; docs/inverse.md says which method to trust when.
 
     Main arguments:
-        operator: A, any object with a call (see `linearize`). y: (M, *). noise: its standard deviation, in units of y.
+        operator: A, any object with a call (see `linearize`). y: (M, *), or one measurement without that axis; a tensor, an
+            array or a data frame. noise: its standard deviation, in units of y.
 
     Other arguments:
         steps: of the sampler; `METHOD_STEPS` unless given. seed, batch_size, progress, cond: as in `sample`.
 
     Raises:
-        ValueError: an unknown method, one that needs a linear operator or noise where there is none.
+        ValueError: an unknown method, one that needs a linear operator or noise where there is none, a measurement of another
+            shape or that is not finite.
+
+    Warns where the samples do not explain the measurement.
     """
     if method not in METHOD_STEPS:
         raise ValueError(f"method={method!r} is unknown{closest(str(method), METHOD_STEPS)}")
@@ -100,29 +105,30 @@ def restore(
     if n < 1:
         raise ValueError(f"n={n}: at least one sample is needed")
     count = METHOD_STEPS[method] if steps is None else steps
+    y = in_rows(operator, read_measurement(y), model.shape)
     m = y.shape[0]
+    index = torch.arange(m).repeat_interleave(n)
+    rows, of_rows = (
+        (y[index.to(y.device)], take(operator, index, 1 + len(model.shape or ()))) if m > 1 else (y, operator)
+    )
     if method == "smc":
         particles = max(PARTICLES, 4 * n)
-        drawn = [
-            twisted_smc(model, operator, row, noise, particles=particles, steps=count, seed=seed + i, **cond).draw(
-                n, seed
-            )
-            for i, row in enumerate(y.split(1))  # type: ignore[no-untyped-call]
-        ]
-        return Restored(torch.stack(drawn), float(count + 1))
-    rows = y if m == 1 else y.repeat_interleave(n, 0)
+        cloud = twisted_smc(model, operator, y, noise, particles=particles, steps=count, seed=seed, **cond)
+        drawn = cloud.draw(n, seed) if m > 1 else cloud.draw(n, seed).unsqueeze(0)
+        warn_of_misfit(of_rows, rows, noise, drawn.flatten(0, 1))
+        return Restored(drawn, float(count + 1))
     options: dict[str, Any] = {"grid": "log_snr", "hooks": ()}
     solver: Any = ExponentialSDE() if method in ("mmps", "tmpd", "pigdm") else Ancestral()
     target = model
     if method in NOISELESS:
-        options["hooks"] = [Replace(operator, rows)]  # type: ignore[arg-type]
+        options["hooks"] = [Replace(of_rows, rows)]  # type: ignore[arg-type]
         if method == "repaint":
             options["grid"] = repaint(JUMP, RESAMPLES, "log_snr")
     elif method == "ddrm":
-        solver = DDRM(operator, rows, noise)
+        solver = DDRM(of_rows, rows, noise)
     else:
         solver = DDIM(eta=1.0) if method == "diffpir" else solver
-        target = model | Posterior(operator, rows, noise, method, zeta=DPS_ZETA if method == "dps" else None)  # type: ignore[arg-type]
+        target = model | Posterior(of_rows, rows, noise, method, zeta=DPS_ZETA if method == "dps" else None)  # type: ignore[arg-type]
     done: Solution = sample(
         target,
         m * n,
@@ -135,4 +141,6 @@ def restore(
         **options,
         **cond,
     )
+    if method == "ddrm" and noise > 0:
+        warn_of_misfit(of_rows, rows, noise, done.x)
     return Restored(done.x.reshape(m, n, *done.x.shape[1:]), float(done.nfe.double().mean()))

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from scorefield.differentiate import differentiation, variable
 from scorefield.dtypes import exact, onto, wide
-from scorefield.inverse.measurement import Measurement, dot, from_real_rows, linearize, matrix_of, parts, real_rows
+from scorefield.inverse.measurement import (
+    Measurement,
+    dot,
+    from_real_rows,
+    in_rows,
+    linearize,
+    matrix_of,
+    parts,
+    read_measurement,
+    real_rows,
+)
 from scorefield.model import ScoreModel
-from scorefield.randomness import Noise, Seed, source
+from scorefield.randomness import Noise, Seed, SeedRows, source
 from scorefield.rows import take
 from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, integrate
@@ -28,34 +38,41 @@ FULL = 64
 
 @dataclass(frozen=True)
 class Particles:
-    """Weighted samples of a posterior.
+    """Weighted samples of a posterior, or of one for each of M measurements.
 
     Attributes:
-        x: states, (P, *).
+        x: states, (P, *), or (M, P, *) of several measurements; likewise an axis of M before all that follows.
         weights: their probabilities, (P,) float64 on the CPU, of sum 1.
         ess: effective sample size 1 / sum(weights^2) before each possible resampling, (steps + 1,): where it is a small
             share of P, so are the effective particles, and more of them are needed.
-        log_evidence: estimate of log p(y), in nats.
+        log_evidence: estimate of log p(y), in nats, () float64.
     """
 
     x: Tensor
     weights: Tensor
     ess: Tensor
-    log_evidence: float
+    log_evidence: Tensor
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """n equally weighted samples, (n, *), drawn from the particles with replacement."""
         g = torch.Generator().manual_seed(seed)
-        return self.x[torch.multinomial(self.weights.cpu(), n, replacement=True, generator=g).to(self.x.device)]
+        index = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=g).to(self.x.device)
+        if index.ndim == 1:
+            return self.x[index]
+        return self.x[torch.arange(len(index), device=index.device).unsqueeze(1), index]
 
     def mean(self) -> Tensor:
         """Posterior mean, (*)."""
-        mean: Tensor = torch.tensordot(onto(self.weights, self.x), self.x, 1)
-        return mean
+        return self._average(self.x)
 
     def std(self) -> Tensor:
         """Posterior standard deviation of each entry, (*)."""
-        return torch.sqrt(torch.tensordot(onto(self.weights, self.x), torch.square(self.x - self.mean()), 1))
+        return torch.sqrt(self._average(torch.square(self.x - self.mean().unsqueeze(self.weights.ndim - 1))))
+
+    def _average(self, value: Tensor) -> Tensor:
+        weights = onto(self.weights, value)
+        mean: Tensor = torch.einsum("...p,...pd->...d", weights, value.flatten(weights.ndim))
+        return mean.reshape(*value.shape[: weights.ndim - 1], *value.shape[weights.ndim :])
 
 
 def twisted_smc(
@@ -84,8 +101,9 @@ def twisted_smc(
     random probe of each particle finds (Bao et al. 2022, Theorem 1), and the proposal moves by the guess's score.
 
     Main arguments:
-        operator: A, linear or not. y: one measurement, (1, *). noise: its standard deviation.
-        particles: number of particles; memory goes with it.
+        operator: A, linear or not. y: one measurement, (1, *) or of the shape of one, or M of them, (M, *), which are taken
+            in turn. noise: its standard deviation.
+        particles: number of particles for each measurement; memory goes with it.
         steps: ancestral steps.
 
     Other arguments:
@@ -94,35 +112,40 @@ def twisted_smc(
         grid: as in `sample`; uniform with the full covariance, which needs no small steps but where modes part, and
             "log_snr" with an isotropic one. resample_below: share of
             effective particles under which they are resampled.
-        seed: as in `sample`. cond: passed to the network.
+        seed: as in `sample`; under an int, particle j of measurement i is sample i * particles + j of that seed.
+        cond: passed to the network.
 
     Raises:
-        ValueError: more than one measurement, fewer than two particles, or noise that is not positive.
+        ValueError: a measurement of another shape, or that is not finite, fewer than two particles, noise that is not positive.
     """
-    if y.shape[0] != 1:
-        raise ValueError(f"y has {y.shape[0]} rows; all particles belong to one measurement (1, *)")
     if particles < 2:
         raise ValueError(f"particles={particles}: at least two are needed")
-    if not noise > 0:
+    if not 0 < noise < math.inf:
         raise ValueError(f"noise={noise}: the measurement noise is positive")
     if covariance not in ("auto", "full", "isotropic"):
         raise ValueError(f"covariance={covariance!r} is unknown; choose auto, full or isotropic")
     if model.shape is None:
         raise ValueError("the model does not know its event shape; build it with shape=")
+    y = in_rows(operator, read_measurement(y), model.shape)
     sde = model.sde
     full = covariance == "full" or (covariance == "auto" and math.prod(model.shape) <= FULL)
     times = sampling_grid(sde, steps, sde.T, sde.t_min, grid or ("uniform" if full else "log_snr"))
-    flow = Field(model, cond, particles)
-    draws = source(seed, particles)
-    with torch.no_grad():
-        x = sde.prior((particles, *model.shape)).draw(draws, model.dtype, model.device)
-        kind = _Full if full else _Isotropic
-        _, states = integrate(kind(operator, y, noise, resample_below, float(times[-1])), flow, x, times, draws)
-    cloud: _Cloud = states[0][1]
-    assert cloud.data is not None
-    weights = torch.softmax(cloud.log_weights, 0)
-    evidence = cloud.log_evidence + float(_log_mean(cloud.log_weights))
-    return Particles(cloud.data, weights, torch.stack(cloud.ess), evidence)
+    kind = _Full if full else _Isotropic
+    found = []
+    for i, row in enumerate(y.unsqueeze(1)):
+        index = torch.tensor([i])
+        part = take(operator, index, 1 + len(model.shape)) if len(y) > 1 else operator
+        numbers = range(i * particles, (i + 1) * particles)
+        draws = source(SeedRows(seed, numbers) if isinstance(seed, int) else seed, particles)
+        with torch.no_grad():
+            x = sde.prior((particles, *model.shape)).draw(draws, model.dtype, model.device)
+            solver = kind(part, row, noise, resample_below, float(times[-1]))
+            _, states = integrate(solver, Field(model, cond, particles), x, times, draws)
+        cloud: _Cloud = states[0][1]
+        found.append(cloud.particles())
+    if len(found) == 1:
+        return found[0]
+    return Particles(*(torch.stack([getattr(each, name) for each in found]) for name in Particles.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -150,6 +173,12 @@ class _Cloud:
         index = _systematic(self.log_weights, noise)
         evidence = self.log_evidence + float(_log_mean(self.log_weights))
         return replace(self, log_weights=torch.zeros_like(self.log_weights), log_evidence=evidence), index
+
+    def particles(self) -> Particles:
+        """What is known at the end."""
+        assert self.data is not None
+        evidence = (self.log_evidence + _log_mean(self.log_weights)).double().cpu()
+        return Particles(self.data, torch.softmax(self.log_weights, 0), torch.stack(self.ess), evidence)
 
     def weighed(self, log_ratio: Tensor, data: Tensor | None) -> _Cloud:
         """The cloud after a step."""
