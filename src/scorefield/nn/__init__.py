@@ -7,6 +7,8 @@ from scorefield.nn.histogram import HistogramUNet, cell_edges
 from scorefield.nn.mlp import MLP
 from scorefield.nn.precision import low_precision
 from scorefield.nn.refinenet import NCSN, NCSNv2
+from scorefield.nn.states import StateMLP, StateUNet
+from scorefield.nn.transformer import HollowTransformer, Transformer
 from scorefield.nn.unet import UNet, levels_at
 
 __all__ = [
@@ -14,8 +16,12 @@ __all__ = [
     "NCSN",
     "FourierFeatures",
     "HistogramUNet",
+    "HollowTransformer",
     "NCSNv2",
     "NoiseScales",
+    "StateMLP",
+    "StateUNet",
+    "Transformer",
     "UNet",
     "VectorClassifier",
     "WideResNet",
