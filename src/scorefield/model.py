@@ -142,6 +142,9 @@ class ScoreModel(nn.Module):
     own_solver: Any = None
     """The solver that `sample` takes by default, for a kind of model that none is fitted to."""
 
+    own_loss: Any = None
+    """The loss that `train` takes by default in place of `dsm_loss`, for a kind of model that has another."""
+
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse what is no batch of states of this model's process.
 

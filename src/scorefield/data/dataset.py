@@ -39,6 +39,7 @@ class Dataset:
         span: values of deep pixels that became 0 and 255, where pictures had more than 8 bits.
         random: reading an item draws random numbers (augmentation), so that it differs each time.
         groups: sizes of the runs of items that lie together (shards), which training visits a few at a time.
+        codec: what integers stand for, where they are text or categories (see `data.states`).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Dataset:
     span: Range | None = None
     random: bool = False
     groups: tuple[int, ...] = ()
+    codec: Any = None
 
     def __len__(self) -> int:
         return self.size
@@ -100,7 +102,8 @@ class Dataset:
 
         Items that are random differ each time and do not count.
         """
-        about = (self.size, self.shape, self.levels, self.range, self.groups, self.classes, self.random, self.columns)
+        about: tuple[object, ...] = (self.size, self.shape, self.levels, self.range, self.groups, self.classes)
+        about = (*about, self.random, self.columns, *([] if self.codec is None else [self.codec]))
         digest = hashlib.sha256(repr(about).encode())  # the groups, since the order of training depends on them
         if self.labels is not None:
             digest.update(self.labels.contiguous().numpy().tobytes())
@@ -110,14 +113,21 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def to_range(raw: Tensor, data: Dataset, to: Range, uniform: Tensor | None = None) -> Tensor:
-    """Raw items (B, *) as float32, their lowest value at to[0] and their highest at to[1].
+def to_range(raw: Tensor, data: Dataset, to: Range | None, uniform: Tensor | None = None) -> Tensor:
+    """Raw items (B, *) as float32, their lowest value at to[0] and their highest at to[1]; with to=None, as int64 states.
 
     With `uniform`, numbers in [0, 1) like raw, integers are dequantised: level k goes to its place in the cell
     [k, k + 1) / levels of the range (Theis et al. 2016, sec. 3.1), so that a density of the result bounds the
     probability of the integers. Without, level k sits at k / (levels - 1). A table is standardised; other float data of
     unknown range stays as it is.
+
+    Raises:
+        InputError: states are wanted of data that is not of integers.
     """
+    if to is None:
+        if raw.is_floating_point():
+            raise InputError(f"{data.name} holds floating-point numbers; a jump process takes states, integers from 0")
+        return raw.long()
     low, high = to
     if data.levels is not None:
         if uniform is None:
@@ -137,12 +147,12 @@ def flip_where(chosen: Tensor, x: Tensor) -> Tensor:
     return torch.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
-def as_dataset(data: Any) -> Dataset:
+def as_dataset(data: Any, levels: int | None = None) -> Dataset:
     """A Dataset from one, from a tensor, array or list (N, *), a pandas table, a path or name as on the command line, a
     Hugging Face dataset, or anything with a length and an index that gives x or (x, label), x being a tensor or a Pillow
     image, as torch and torchvision datasets do.
 
-    Float values are taken as they are; uint8 has 256 levels.
+    Float values are taken as they are; integers have `levels`, where that is given, else 256 if they are uint8.
 
     Raises:
         InputError: something else, or nothing in it.
@@ -157,7 +167,8 @@ def as_dataset(data: Any) -> Dataset:
             raise InputError(f"{data.name} is empty; give at least one item")
         return data
     if isinstance(data, Tensor | np.ndarray):
-        return array(data)
+        whole = not torch.is_floating_point(data) if isinstance(data, Tensor) else data.dtype.kind in "iu"
+        return array(data, levels=levels if whole else None)
     if isinstance(data, str | Path):
         return open_data(str(data))
     if hasattr(data, "to_numpy") and (hasattr(data, "columns") or hasattr(data, "index")):

@@ -138,6 +138,15 @@ class JumpModel(ScoreModel):
 
         return Tweedie() if self.process.mask is None else Ancestral()
 
+    @property
+    def own_loss(self) -> Any:
+        """`masked_loss` where there is a mask, `ratio_matching` for a hollow network, else `score_entropy`."""
+        from scorefield.discrete import objective
+
+        if self.predict in ("hollow", "marginal"):
+            return objective.ratio_matching
+        return objective.score_entropy if self.process.mask is None else objective.masked_loss
+
     def check(self, x: Tensor, name: str = "x") -> None:
         self.process.check(x, name)
 
@@ -175,7 +184,7 @@ class JumpModel(ScoreModel):
         else:
             clock = self._read(time).to(device=x.device, dtype=torch.float32).expand(x.shape[0])
             out = self.net(x, clock, **cond)
-        data = states - (self.process.mask is not None)
+        data = self.process.data_states
         if out.shape[:-1] != x.shape or out.shape[-1] not in (states, data):
             raise ValueError(
                 f"the network returned shape {tuple(out.shape)}; expected {(*x.shape, data)}, one logit for each state"

@@ -54,6 +54,11 @@ class JumpProcess(ABC):
         return None
 
     @property
+    def data_states(self) -> int:
+        """Number of states that data can have."""
+        return self.S - (self.mask is not None)
+
+    @property
     @abstractmethod
     def generator(self) -> Tensor:
         """R, (S, S) float64: off-diagonal entries are rates from row to column, rows sum to zero."""

@@ -28,7 +28,7 @@ class Table(JumpModel):
 
     def __init__(self, joint: Tensor, process: JumpProcess) -> None:
         joint = torch.as_tensor(joint, dtype=torch.float64)
-        data = process.S - (process.mask is not None)
+        data = process.data_states
         if joint.ndim < 1 or any(size != data for size in joint.shape):
             raise ValueError(
                 f"joint has shape {tuple(joint.shape)}; the process has {data} data states at every position"

@@ -61,7 +61,7 @@ class StateMLP(nn.Module):
         h = h + self.body(h, _time(t, self.time, h), label)
         logits = self.exit(nn.functional.silu(h)).reshape(len(x), -1, self.outputs)
         floor = torch.finfo(logits.dtype).min / 4
-        out = logits.masked_fill(~cast(Tensor, self.allowed), floor)
+        out: Tensor = logits.masked_fill(~cast(Tensor, self.allowed), floor)
         return out.reshape(*x.shape, -1)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from scorefield.discrete.model import JumpModel
+from scorefield.discrete.process import JumpProcess
 from scorefield.errors import CheckpointError, InputError
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
@@ -142,10 +144,13 @@ def build_model(
                 raise InputError(f"{where} has a {part} of its own ({described['custom']}); load it with {part}=")
         parts = {part: from_json(description[part]) if value is None else value for part, value in given.items()}
         shape = description["shape"]
-        if not callable(parts["net"]) or not isinstance(parts["sde"], GaussianSDE):
+        if not callable(parts["net"]) or not isinstance(parts["sde"], GaussianSDE | JumpProcess):
             raise TypeError("its net is no network or its sde no SDE")
         if shape is not None and not all(type(n) is int and n > 0 for n in shape):
             raise TypeError(f"shape {shape}")
+        if isinstance(parts["sde"], JumpProcess):
+            predict: Any = description["predict"]
+            return JumpModel(parts["net"], parts["sde"], shape, predict=predict, clock=parts["clock"])
         return ScoreModel(
             parts["net"],
             parts["sde"],

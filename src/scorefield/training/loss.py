@@ -33,7 +33,7 @@ class Objective(nn.Module):
         self.model = model
         self._sum = config.reduce == "sum"
         self._weighting: Any = config.weighting
-        self._loss = loss
+        self._loss = loss or model.own_loss
 
     def forward(self, batch: Batch) -> Tensor:
         cond: dict[str, Any] = {} if batch.label is None else {"label": batch.label}

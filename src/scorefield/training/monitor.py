@@ -81,7 +81,7 @@ class Observer:
         self._run, self._at, self._plan, self._config, self._accelerator = run, at, plan, config, accelerator
         self._main: bool = accelerator.is_main_process
         self._range = model.sde.range if data.scaled else None
-        self._shape = data.shape
+        self._shape, self._codec = data.shape, data.codec
         self._levels = Levels(model.sde)
         self._watch = Watch(at, plan, shown if self._main else False)
         self._trackers = Trackers(config.trackers, run, at.step) if self._main else None
@@ -153,10 +153,13 @@ class Observer:
             cond["label"] = torch.arange(count, device=self._accelerator.device) % classes
         x = sample(averaged, count, shape=self._shape, seed=self._config.seed, progress=False, **cond)
         place = self._run / SAMPLES / f"step-{step:06d}"
-        if len(self._shape) == 3 and self._shape[0] in (1, 3):
+        if self._codec is not None:
+            with atomic_file(place.with_suffix(".txt"), "w") as file:
+                file.write("\n".join(self._codec.write(x)) + "\n")
+        elif len(self._shape) == 3 and self._shape[0] in (1, 3):
             side = max(self._shape[1:])
             low, high = self._range or (float(x.min()), float(x.max()))
-            grid = image_grid(x, None, low, high, zoom=max(1, 64 // side))
+            grid = image_grid(x.float(), None, low, high, zoom=max(1, 64 // side))
             save_image(grid, place.with_suffix(".png"))
             if self._trackers is not None:
                 self._trackers.picture(step, grid)

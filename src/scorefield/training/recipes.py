@@ -31,6 +31,7 @@ class Recipe:
         shape: event shape that the data must have; None for any.
         data: the data, where the recipe has some of its own.
         loss: the objective, where it is not `dsm_loss`.
+        open: opens data by its name, where `open_data` does not; called with the name and whether it is to be trained on.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Recipe:
     shape: tuple[int, ...] | None = None
     data: str | None = None
     loss: Loss | None = None
+    open: Callable[[str, bool], Dataset] | None = None
 
     def build(self, data: Dataset, seed: int, labels: bool = False) -> ScoreModel:
         """The model with the fresh weights of a seed; the global generator stays as it was.
@@ -66,7 +68,7 @@ class Recipe:
         return model
 
 
-OWN = ("digits", "density", "vectors")
+OWN = ("digits", "density", "vectors", "text", "binary", "categories")
 DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
 """First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
 SHOWN = 4096
@@ -92,6 +94,8 @@ def recipe(name: str) -> Recipe:
         return _density()
     if name == "vectors":
         return _vectors()
+    if name in ("text", "binary", "categories"):
+        return _states(name)
     return _paper(name)
 
 
@@ -138,6 +142,42 @@ def _vectors() -> Recipe:
 
     config = TrainConfig(steps=10_000, batch_size=256, optim=OptimConfig(lr=1e-3, warmup=100, schedule="cosine"))
     return Recipe("vectors", model, config)
+
+
+def _states(name: str) -> Recipe:
+    """Masked diffusion of text, of binarised images, or of a table of categories."""
+    from scorefield import nn
+    from scorefield.data.states import open_states
+    from scorefield.discrete import Absorbing, JumpModel, JumpTimes
+
+    def network(data: Dataset, states: int) -> torch.nn.Module:
+        if name == "text":
+            return nn.Transformer(states + 1, states, width=128, depth=4)
+        if name == "binary":
+            if len(data.shape) != 3 or any(side % 4 for side in data.shape[1:]):
+                raise InputError(
+                    f"{data.name} has items of shape {data.shape}; preset binary takes images, sides divisible by 4"
+                )
+            return nn.StateUNet(states + 1, data.shape[0], states, nf=32, dropout=0.0)
+        sizes = getattr(data.codec, "sizes", None)
+        return nn.StateMLP(states + 1, math.prod(data.shape), states, width=256, depth=3, sizes=sizes)
+
+    def model(data: Dataset) -> ScoreModel:
+        if data.levels is None:
+            raise InputError(f"{data.name} holds floating-point numbers; preset {name} takes states, integers from 0")
+        return JumpModel(network(data, data.levels), Absorbing(data.levels), data.shape, clock=None)
+
+    config = TrainConfig(
+        steps={"text": 6000, "binary": 3000, "categories": 4000}[name],
+        batch_size={"text": 64, "binary": 32, "categories": 256}[name],
+        optim=OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=50, schedule="linear"),
+        ema=0.99,
+        times=JumpTimes(),
+        checkpoint_every=500,
+        log_every=25,
+    )
+    own = {"text": None, "binary": "digits", "categories": None}[name]
+    return Recipe(name, model, config, data=own, open=lambda source, train: open_states(source, train=train))
 
 
 def _paper(name: str) -> Recipe:

@@ -84,6 +84,8 @@ def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels:
         "fingerprint": data.fingerprint(),
         "range": None if data.range is None else list(data.range),
     }
+    if data.codec is not None:
+        about["codec"] = to_json(data.codec)
     if data.span is not None:
         about["span"] = list(data.span)
     if data.scale is not None:

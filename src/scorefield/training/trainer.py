@@ -122,7 +122,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the run is saved.
     """
     settings = (config or TrainConfig()).updated(**options)
-    items, held_items = as_dataset(data), None if held_out is None else as_dataset(held_out)
+    states = getattr(model.sde, "data_states", None)  # of a jump process, which says what integers there are
+    items, held_items = as_dataset(data, states), None if held_out is None else as_dataset(held_out, states)
     if model.shape is None:
         model.shape = items.shape
     for part in (items, held_items):
