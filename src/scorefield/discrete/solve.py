@@ -49,6 +49,7 @@ class JumpSolver(Solver, ABC):
     grid: ClassVar[Any] = staticmethod(jump_grid)
     default_steps: ClassVar[int] = 128
     denoises: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
 
 
 class Independent(JumpSolver):

@@ -230,12 +230,12 @@ class Fitted(Solver):
 
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """The fitted solver, or the general one."""
-        if not isinstance(task.field.sde, GaussianSDE):
-            return EulerMaruyama()
         model, steps = task.field.model, self.default_steps if task.steps is None else task.steps
         if model.own_solver is not None:
             solver: Solver = model.own_solver.prepare(task, tick)
             return solver
+        if not isinstance(task.field.sde, GaussianSDE):
+            return EulerMaruyama()
         whole = task.grid is None and task.span == (model.sde.T, model.sde.t_min) and not task.altered
         # A guided model, which reads another one, is too stiff to be fitted to.
         single = held(model) is None and not isinstance(model.net, ScoreModel) and not task.field.cond
