@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.inverse import Mask as Mask
     from scorefield.inverse import Posterior as Posterior
     from scorefield.inverse import Replace as Replace
+    from scorefield.likelihood import as_distribution as as_distribution
     from scorefield.likelihood import log_prob as log_prob
     from scorefield.model import ScoreModel as ScoreModel
     from scorefield.objective import dsm_loss as dsm_loss
@@ -66,7 +67,7 @@ _NAMES = {
     "guide": "ClassifierFree ClassifierGuidance",
     "implicit": "ssm_loss",
     "inverse": "Blur Downsample Grayscale Mask Posterior Replace",
-    "likelihood": "log_prob",
+    "likelihood": "as_distribution log_prob",
     "model": "ScoreModel",
     "objective": "dsm_loss",
     "phase": "CLD",

@@ -1,6 +1,7 @@
 """How probable: log-densities by the probability flow, bounds on them, and what turns integers into densities."""
 
 from scorefield.likelihood.dequantize import dequantize, levels_width
+from scorefield.likelihood.distribution import ModelDistribution, as_distribution
 from scorefield.likelihood.elbo import elbo
 from scorefield.likelihood.log_prob import log_prob
 from scorefield.likelihood.moments import moments
@@ -20,8 +21,10 @@ __all__ = [
     "Hutchinson",
     "Linearizer",
     "LogProb",
+    "ModelDistribution",
     "TraceMethod",
     "VariationalDequantizer",
+    "as_distribution",
     "dequantization_loss",
     "dequantize",
     "discrete_log_prob",
