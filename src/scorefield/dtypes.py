@@ -58,6 +58,21 @@ def check_not_integers(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} has dtype {x.dtype}; give data in the model's range, in floating point{hint}")
 
 
+def check_finite(x: Tensor, name: str = "x") -> None:
+    """Refuse samples (B, *) that are not finite.
+
+    Raises:
+        ValueError: some are; the first is named.
+    """
+    if x.is_meta:
+        return
+    bad = (~torch.isfinite(x.detach()).flatten(1).all(1)).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"{name} holds NaN or infinity in {len(bad)} of {len(x)} samples, first in sample {int(bad[0])}"
+        )
+
+
 def warn_of_units(x: Tensor, low: float, high: float, name: str = "x") -> None:
     """Warn of data that can hardly be in the model's range [low, high]: 8-bit levels, or twenty times too large.
 

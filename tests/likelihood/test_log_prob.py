@@ -9,7 +9,7 @@ import torch
 
 import scorefield as sf
 from scorefield.errors import ScorefieldWarning
-from scorefield.likelihood import LogProb, moments
+from scorefield.likelihood import LogProb, elbo, moments
 
 TIGHT = sf.Dopri5(rtol=1e-9, atol=1e-9)
 LOOSE = sf.Dopri5(rtol=1e-3, atol=1e-3)
@@ -205,6 +205,7 @@ def test_draws_from_the_moments_prior_have_its_moments(cov):
         ({"prior": "moments", "data": torch.zeros(1, 4)}, "at least 2"),
         ({"batch_size": 0}, "at least one sample"),
         ({"steps": 0}, "at least one step"),
+        ({"solver": "rk4"}, "solver object"),
     ],
 )
 def test_bad_arguments_are_named(mixture, options, message):
@@ -255,3 +256,67 @@ def test_one_line_says_a_likelihood(mixture):
     assert re.fullmatch(
         r"LogProb\(3 samples of 4 dims: mean -\d\.\d{4} ± \d\.\d{4} nats, nfe=.*, unfinished=0\)", repr(lp)
     )
+
+
+# --- what does not arrive ---
+
+
+def broken_late(dtype=torch.float64):
+    """A network of NaN for t > 1/2, where the first of two samples goes alone."""
+
+    def net(x, t):
+        lost = (t > 0.5)[:, None] & (x[:, :1] > 0)
+        return torch.where(lost, torch.nan, x)
+
+    return sf.ScoreModel(net, sf.VP(), shape=(2,)), torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"solver": sf.Dopri5(1e-2, 1e-2, min_step=1e-3)}, {"solver": sf.solve.RK4(), "steps": 20}],
+    ids=["adaptive", "fixed"],
+)
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_a_sample_that_does_not_arrive_has_no_likelihood(options, trace):
+    model, x = broken_late()
+    with pytest.warns(RuntimeWarning, match="1 of 2 samples left the finite numbers"):
+        lp = sf.log_prob(model, x, trace, seed=0, **options)
+    assert lp.status.tolist() == [3, 0]
+    assert lp.nats.isnan().tolist() == [True, False]
+    assert lp.bits_per_dim().isnan().tolist() == [True, False]
+    assert lp.draws.isnan().any(1).tolist() == [True, False]
+    assert "unfinished=1" in repr(lp)
+
+
+def test_a_sample_that_was_given_up_has_no_likelihood(gaussian):
+    with pytest.warns(RuntimeWarning, match="2 of 2 samples stopped after max_steps"):
+        lp = sf.log_prob(gaussian, gaussian.sample(2, seed=0), "exact", solver=sf.Dopri5(max_steps=3))
+    assert lp.status.tolist() == [1, 1]
+    assert bool(lp.nats.isnan().all())
+
+
+def test_a_bound_of_a_broken_network_is_none():
+    model, x = broken_late()
+    with pytest.warns(RuntimeWarning, match="left the finite numbers"):
+        lp = elbo(model, x, 20, seed=0)
+    assert lp.status[0] == 3
+    assert bool(lp.nats[0].isnan())
+
+
+@pytest.mark.parametrize("door", [lambda m, x: sf.log_prob(m, x, seed=0), lambda m, x: elbo(m, x, 2, seed=0)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_samples_that_are_not_finite_are_refused_by_number(gaussian, door, bad):
+    x = gaussian.sample(4, seed=0)
+    x[2, 1] = bad
+    with pytest.raises(ValueError, match="1 of 4 samples, first in sample 2"):
+        door(gaussian, x)
+
+
+def test_progress_goes_with_the_time_of_the_samples(gaussian, monkeypatch):
+    """All samples arrive nearly together: counting arrivals would say nothing until the end."""
+    said = []
+    monkeypatch.setattr("scorefield.progress.Bar.__call__", lambda self, fraction: said.append(fraction))
+    sf.log_prob(gaussian, gaussian.sample(3, seed=0), seed=0, solver=LOOSE)
+    assert said == sorted(said)
+    assert said[-1] == 1
+    assert sum(0.05 < f < 0.95 for f in said) > 5

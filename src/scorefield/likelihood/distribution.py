@@ -104,7 +104,8 @@ class ModelDistribution(Distribution):
         seed = int(torch.randint(2**62, ()))
         with torch.no_grad():
             found = sample(self.model, n, shape=self.event_shape, seed=seed, **self._flow, **self._cond(places))
-        return found.reshape(places + self.event_shape)
+        draws: Tensor = found.reshape(places + self.event_shape)
+        return draws
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Refused: `sample` of scorefield takes `grad=True` where a graph through the flow is wanted."""

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scorefield.dtypes import check_real, onto, warn_of_units, wide
+from scorefield.dtypes import check_finite, check_real, onto, warn_of_units, wide
 from scorefield.likelihood.result import LogProb
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, Seed, chunks
 from scorefield.sampling import LIKELIHOOD_T_MIN, resolve_prior
 from scorefield.sde import expand
-from scorefield.solve.integrate import Field
+from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution
 from scorefield.times import ImportanceTimes, Proposal
 
 
@@ -58,6 +58,7 @@ def elbo(
     if samples < 1:
         raise ValueError(f"samples={samples}: at least one draw is needed")
     check_real(x)
+    check_finite(x)
     warn_of_units(x, *model.sde.range)
     n = len(x)
     end = resolve_prior(model, prior, tuple(x.shape))
@@ -68,8 +69,10 @@ def elbo(
             field = whole.rows(torch.arange(n)[rows])
             proposal = ImportanceTimes(t_min) if times is None else times
             parts.append(torch.stack([_draw(field, x[rows], draws, proposal, end, t_min) for _ in range(samples)], 1))
-    nfe = torch.full((n,), samples, device=x.device)
-    found = LogProb.of_draws(torch.cat(parts), nfe, torch.zeros_like(nfe), math.prod(x.shape[1:]))
+    estimates, nfe = torch.cat(parts), torch.full((n,), samples, device=x.device)
+    status = torch.where(torch.isfinite(estimates.detach()).all(1), SUCCESS, NOT_FINITE)
+    Solution(x, nfe, status, x[:0], x[:0]).warn()
+    found = LogProb.of_draws(estimates, nfe, status, math.prod(x.shape[1:]))
     return replace(found, levels=model.data_levels, range=model.data_range)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scorefield.dtypes import check_real, warn_of_units, wide
+from scorefield.dtypes import check_finite, check_real, warn_of_units, wide
 from scorefield.likelihood.moments import moments
 from scorefield.likelihood.result import LogProb
 from scorefield.likelihood.trace import Distribution, Divergence, Linearizer, Mode, TraceMethod, estimator
@@ -19,7 +19,7 @@ from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
 from scorefield.sampling import LIKELIHOOD_T_MIN, Grid, resolve_prior
 from scorefield.sde import GaussianSDE, Time
-from scorefield.solve.integrate import Field, Solution, Solver
+from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution, Solver
 from scorefield.solve.ode import Dopri5
 
 
@@ -75,16 +75,22 @@ def log_prob(
         grad: keep the graph, for gradients of the log-likelihood with respect to x or to parameters.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or samples that are not finite.
+
+    Warns:
+        RuntimeWarning: samples whose trajectory did not arrive; their nats are NaN, and `status` says why.
     """
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
     check_real(x)
+    check_finite(x)
     warn_of_units(x, *model.sde.range)
     n = x.shape[0]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
     solver = Dopri5() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Dopri5()")
     end = _prior(model, prior, data, x)
     span = (t_min, model.sde.T)
     times = solver.plan(model.sde, span, steps, grid)
@@ -107,9 +113,11 @@ def log_prob(
             part_of = solver.solve(flow, y, span, source(0, len(y)), grid=times, tick=bar.part(rows, n))  # type: ignore[arg-type]
             parts.append(part_of)
     solution = Solution.joined(parts)
-    solution.warn()
     latent = solution.x[:, :-columns].reshape(x.shape)
     values = end.log_prob(latent).unsqueeze(1) + solution.x[:, -columns:]
+    lost = (solution.status == SUCCESS) & ~torch.isfinite(values).all(1)
+    solution = replace(solution, status=torch.where(lost, NOT_FINITE, solution.status))
+    solution.warn()
     found = LogProb.of_draws(values, solution.nfe, solution.status, math.prod(x.shape[1:]), exact=trace == "exact")
     return replace(found, latent=latent.to(x.dtype), levels=model.data_levels, range=model.data_range)
 
