@@ -170,6 +170,12 @@ class AugmentedFlow:
 
     denoise = noise = score = _refuse
 
+    def project(self, y: Tensor) -> Tensor:
+        """y with its state where the process lives; a fold has no divergence, being an isometry."""
+        d = math.prod(self.event)
+        x = self.field.project(y[:, :d].reshape(-1, *self.event))
+        return torch.cat([x.flatten(1), y[:, d:]], 1)
+
     @property
     def sde(self) -> GaussianSDE:
         """The forward process."""
