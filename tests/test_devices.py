@@ -62,7 +62,9 @@ def each_time():
 
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize("predict", PREDICTIONS)
-@pytest.mark.parametrize("clock", ["t", "sigma", "log_sigma", 999.0, lambda t: t**2], ids=str)
+@pytest.mark.parametrize(
+    "clock", ["t", "sigma", "log_sigma", 999.0, lambda t: t**2], ids=["t", "sigma", "log_sigma", "999", "function"]
+)
 def test_every_view_of_every_prediction(device, sde, predict, clock):
     if clock != "t" and predict != "noise":
         return

@@ -183,6 +183,39 @@ def _components(arrows: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def picture(root: Path = ROOT) -> str:
+    """The arrows between the entries of the table of floors, as a mermaid flowchart, without those that longer ways imply."""
+    table = floors(root)
+    entry = {word: k for k, row in enumerate(table) for word in row}
+
+    def name(module: str) -> str | None:
+        parts = module.split(".")[1:]
+        return next((w for n in range(len(parts), 0, -1) if (w := "/".join(parts[:n])) in entry), None)
+
+    arrows: dict[str, set[str]] = {word: set() for word in entry}
+    for module, targets in imports(root).items():
+        here = name(module)
+        if here is not None:
+            arrows[here] |= {there for t in targets if (there := name(t)) not in (None, here)}
+    lines = ["flowchart TD"]
+    for word in sorted(arrows, key=lambda w: (-entry[w], w)):
+        indirect = set().union(*(_reach(arrows, t) for t in arrows[word])) if arrows[word] else set()
+        lines += [f"    {word} --> {there}" for there in sorted(arrows[word] - indirect)]
+    return "\n".join(lines)
+
+
+def _reach(arrows: dict[str, set[str]], start: str) -> set[str]:
+    """Everything below an entry."""
+    seen: set[str] = set()
+    left = list(arrows[start])
+    while left:
+        word = left.pop()
+        if word not in seen:
+            seen.add(word)
+            left += arrows[word]
+    return seen
+
+
 def public_names(root: Path = ROOT) -> int:
     """Names in `__all__` of the package."""
     tree = ast.parse((root / "src" / PACKAGE / "__init__.py").read_text("utf-8"))
@@ -244,7 +277,15 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="a checkout; this one unless given")
     parser.add_argument("--arrows", action="store_true")
     parser.add_argument("--widest", action="store_true")
+    parser.add_argument("--picture", action="store_true", help="draw the arrows anew in docs/architecture.md")
     options = parser.parse_args()
+    if options.picture:
+        page = options.root / "docs" / "architecture.md"
+        text = page.read_text("utf-8")
+        page.write_text(
+            re.sub(r"```mermaid\n.*?```", f"```mermaid\n{picture(options.root)}\n```", text, flags=re.S), "utf-8"
+        )
+        return 0
     rows = table(options.root)
     width = max(len(what) for what, _ in rows)
     print("\n".join(f"{what:{width}}  {value}" for what, value in rows))
