@@ -40,7 +40,7 @@ LATE = 128
 """Samples beyond 50 evaluations, where errors are smooth."""
 GROUPS = 4
 TOLERANCES = [10 ** (-k / 2) for k in range(-1, 15)]
-DEFAULT = "scorefield default"
+DEFAULT = "scorefield default, pilots"
 
 
 @dataclass
@@ -130,7 +130,8 @@ def ours(solver: sf.Solver | None, grid: object = None) -> Peer:
         keywords = {"x_init": x, "full": True, "progress": False, "seed": torch.Generator().manual_seed(2)}
         if solver is None:
             steps = budget if budget <= 64 else budget - 1  # beyond, it is a method that ends with one evaluation more
-            result = sf.sample(problem.model, len(x), steps=steps, **keywords)
+            pilots = granted(problem) if steps <= 64 else None
+            result = sf.sample(problem.model, len(x), steps=steps, pilots=pilots, **keywords)
         elif isinstance(solver, sf.solve.AdaptiveSDE | sf.Dopri5 | sf.solve.Tsit5 | sf.solve.Bosh3):
             result = adaptive(problem, type(solver), x, budget)
         else:
@@ -140,6 +141,11 @@ def ours(solver: sf.Solver | None, grid: object = None) -> Peer:
         return result.x
 
     return run
+
+
+def granted(problem: Problem) -> int:
+    """Pilots for the fit: 16,384 numbers, from 8 to 512 trajectories."""
+    return max(8, min(512, 16_384 // math.prod(problem.model.shape or ())))
 
 
 def adaptive(problem: Problem, kind: type, x: Tensor, budget: int) -> sf.solve.Solution:
@@ -344,7 +350,7 @@ def figure(ode: Table, sde: Table, path: Path) -> None:
 
 def pilots(over: Iterable[Problem]) -> str:
     """What the default's fit costs, which is paid once and not part of the evaluations above."""
-    from scorefield.solve.fitted import _KEPT, PILOT
+    from scorefield.solve.fitted import _KEPT
 
     lines = ["| problem | pilots | evaluations of each, 20 steps | seconds |", "|-|-|-|-|"]
     for problem in over:
@@ -359,9 +365,9 @@ def pilots(over: Iterable[Problem]) -> str:
             return inside(x, t, **cond)  # type: ignore[operator]
 
         problem.model.denoise = count  # type: ignore[method-assign]
-        sf.sample(problem.model, 1, steps=20, x_init=problem.start[:1])
+        sf.sample(problem.model, 1, steps=20, x_init=problem.start[:1], pilots=granted(problem))
         del problem.model.denoise
-        number = max(8, min(512, PILOT // math.prod(problem.model.shape or ())))
+        number = granted(problem)
         spent = time.monotonic() - begin
         lines.append(f"| {problem.name} | {number} | {(counted[0] - 20) / number:.0f} | {spent:.1f} |")
     return "\n".join(lines)

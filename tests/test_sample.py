@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import pytest
 import torch
 
@@ -219,3 +222,125 @@ def test_a_model_without_a_shape_asks_for_it():
     with pytest.raises(ValueError, match="give shape="):
         sf.sample(model, 2)
     assert sf.sample(model, 2, shape=(5,), steps=2, seed=0).shape == (2, 5)
+
+
+class Half(torch.nn.Module):
+    """The exact noise prediction of N(0.5, 0.1^2) under VE, cast as users cast networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(1, 1))
+
+    def forward(self, x, t):
+        a, s = sf.VE().alpha(t)[:, None], sf.VE().sigma(t)[:, None]
+        return (s * (x.double() - 0.5 * a) / (0.01 * a**2 + s**2)).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("solver", [sf.DDIM(), sf.Ancestral(), sf.EulerMaruyama()], ids=name)
+def test_the_state_of_a_half_precision_network_is_single(solver, dtype):
+    model = sf.ScoreModel(Half().to(dtype), sf.VE(), shape=(64,))
+    r = sf.sample(model, 16, solver, steps=300, seed=0, full=True)
+    assert r.x.dtype == r.path.dtype == dtype
+    assert r.x.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert r.x.float().std() == pytest.approx(0.1, abs=0.02)  # 0.63 for DDIM where the state was bfloat16
+    codes = sf.encode(model, r.x, sf.DDIM(), steps=50)
+    assert codes.dtype == dtype
+
+
+def test_dropout_in_train_mode_is_said():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net
+
+        def forward(self, x, t):
+            return self.body(x)
+
+    model = sf.ScoreModel(Net(), sf.VP(), shape=(2,))
+    with pytest.warns(UserWarning, match="in train mode, so dropout"):
+        sf.sample(model, 2, sf.DDIM(), steps=2, seed=0)
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sf.sample(model, 2, sf.DDIM(), steps=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: sf.sample(nan_weights(), 2, sf.DDIM(), steps=2, seed=0), "the weights net.w are not finite"),
+        (lambda: sf.sample(flat(), 2, sf.DDIM(), steps=2, x_init=torch.full((2, 2), math.nan)), "states to start from"),
+        (
+            lambda: sf.sample(flat(Linear()), 2, sf.Euler(), steps=2, seed=0),
+            "alpha is 0 at t=1.0, where noise prediction",
+        ),
+    ],
+)
+def test_nan_says_its_cause(make, words):
+    with pytest.warns(RuntimeWarning, match=words):
+        make()
+
+
+class Linear(sf.GaussianSDE):
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return t
+
+
+def nan_weights() -> sf.ScoreModel:
+    net = Half()
+    torch.nn.init.constant_(net.w, math.nan)
+    return sf.ScoreModel(lambda_net(net), sf.VP(), shape=(2,))
+
+
+def lambda_net(net: torch.nn.Module) -> torch.nn.Module:
+    net.forward = lambda x, t: x * net.w  # type: ignore[method-assign]
+    return net
+
+
+def flat(sde: sf.GaussianSDE | None = None) -> sf.ScoreModel:
+    return sf.ScoreModel(lambda x, t: 0.1 * x, sde or sf.VP(), shape=(2,))
+
+
+def test_a_score_of_zero_sets_no_infinite_step():
+    model = sf.ScoreModel.from_score(lambda x, t: torch.zeros_like(x), sf.VE(), shape=(300,))
+    x = sf.sample(model, 2, sf.PC(), steps=5, seed=0)
+    assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda gm: sf.sample(gm, (4, 3)), "give the number of samples"),
+        (lambda gm: sf.sample(gm, 2.5), "give the number of samples"),
+        (lambda gm: sf.sample(gm, 2, sf.Heun), "is a class: give an object, Heun"),
+        (lambda gm: sf.PC(sf.ReverseDiffusion), "predictor=.*give a solver object"),
+        (lambda gm: sf.PC(corrector=0.16), "corrector=0.16: give a solver object"),
+        (
+            lambda gm: torch.func.vmap(lambda x: sf.sample(gm, 2, x_init=x))(torch.zeros(3, 2, 3)),
+            "takes batches itself",
+        ),
+        (lambda gm: torch.func.vmap(lambda x: sf.encode(gm, x))(torch.zeros(3, 2, 3)), "takes batches itself"),
+    ],
+)
+def test_what_is_no_argument_is_refused_in_one_line(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(gaussian(sf.VP()))
+
+
+def test_slerp_of_opposite_vectors_goes_round():
+    a = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    path = sf.slerp(a, -2 * a, 9)
+    torch.testing.assert_close(path.norm(dim=1), torch.linspace(1, 2, 9) * a.norm())
+    torch.testing.assert_close(path[0], a)
+    torch.testing.assert_close(path[-1], -2 * a)
+    assert float((path[4] * a).sum()) == pytest.approx(0.0, abs=1e-4)
+    near = sf.slerp(a, -a + 1e-3 * a.roll(1), 9)
+    torch.testing.assert_close(near.norm(dim=1), a.norm().expand(9), rtol=2e-3, atol=0.0)
+    with pytest.raises(ValueError, match="dtype torch"):
+        sf.slerp(torch.tensor([1, 0]), torch.tensor([0, 1]), 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
@@ -9,7 +11,8 @@ from typing import Any, Literal, TypeAlias, overload
 import torch
 from torch import Tensor
 
-from scorefield.dtypes import check_real, warn_of_units
+from scorefield.conditions import warn_of_dropout
+from scorefield.dtypes import check_real, exact, onto, warn_of_units
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
@@ -19,7 +22,7 @@ from scorefield.sde import GaussianSDE
 from scorefield.solve.fitted import Fitted
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Hook, Solution, Solver, Task
 from scorefield.solve.ode import Dopri5
-from scorefield.times import GridFn, GridName
+from scorefield.times import GridFn, GridName, as_grid
 
 LIKELIHOOD_T_MIN = 1e-5
 """Where likelihoods and codes start (Song et al. 2021, App. C)."""
@@ -54,24 +57,22 @@ def sample(
     full: bool = False,
     progress: bool | None = None,
     batch_size: int | None = None,
+    pilots: int | None = None,
     grad: bool = False,
     **cond: Any,
 ) -> Tensor | Solution:
     """n samples of a model, (n, *shape), in the dtype and on the device of `x_init`, else of the model.
 
     Main arguments:
-        solver: by default one fitted to the model (see below); adaptive ones choose their own steps unless `steps` or
-            `grid` is given.
+        solver: by default `UniPC(3)`, or `DEIS(3)` for a guided model (see `solve.Fitted`); adaptive ones choose their own
+            steps unless `steps` or `grid` is given.
         steps: number of steps; the solver's own default.
         seed: an int, one int for each sample, or a torch.Generator. Sample i of an int seed depends on (seed, i) alone,
             so neither batch size nor batch-mates matter; a sample with a seed of its own is sample 0 of that seed.
         batch_size: samples at a time; all at once by default.
-
-    Without `solver`, the first call follows a few pilot trajectories with random numbers of their own, fits a grid and the
-    weights of a multistep method to them (see `solve.tune`), and keeps them until a weight of
-    the model changes. That costs about as much as sampling eight times the pilots, which are 8 for images and up to 512 for
-    vectors; it is not part of `nfe`, and `steps` steps are `steps` evaluations. Where a fit would not be for what is asked
-    (guidance, hooks, cond, t_start, t_min, grid, denoise, grad; steps outside 2 to 64) it is DPMSolver(order=2).
+        pilots: number of trajectories, with random numbers of their own, that are followed before sampling: the default
+            solver is then fitted to the model, grid and weights (see `solve.tune`), `Langevin` measures the norm that sets
+            its steps, `AnalyticAncestral` its variance. They are not part of `nfe`. By default there are none.
 
     Other arguments:
         grid: name, function or tensor of times (see `scorefield.times.sampling_grid`).
@@ -87,49 +88,44 @@ def sample(
         full: return a `Solution` with nfe, status and path.
         progress: True, False, or None for a bar on a terminal after two seconds.
         grad: keep the graph, to differentiate through the sampler.
-        cond: passed to the network; tensors with n rows go with the samples.
+        cond: passed to the network. What has n rows goes with the samples, unless the network takes it whole for one of
+            them (see `scorefield.conditions`); label=3 is one class for all.
 
     Raises:
-        ValueError: an argument out of range, or a shape that does not fit.
+        ValueError: an argument out of range, a shape that does not fit, or a keyword that the network does not take.
     """
-    _check(n, solver, batch_size)
+    n = _check(n, solver, batch_size, x_init)
     if x_init is not None:
         model.check(x_init, "x_init")
-    event = _event_shape(model, shape, x_init, n)
+    event, span = _event_shape(model, shape, x_init, n), _span(model.sde, t_start, t_min, grid, x_init is None)
     solver, hooks = bound(solver, event), [bound(hook, event) for hook in hooks]
     _check_rows(n, event, model, solver, *hooks)
-    span = _span(model.sde, t_start, t_min, grid, x_init is None)
-    whole = Field(model, cond, n)
     first = SamplePrior(x_init) if x_init is not None else resolve_prior(model, prior, (n, *event))
-    own_states = x_init is not None or held(model) is not None or any(map(whole.per_sample, cond.values()))
-    task = Task(
-        whole,
-        event,
-        model.dtype if x_init is None else x_init.dtype,
-        model.device if x_init is None else x_init.device,
-        span,
-        first,
-        steps,
-        grid,
-        shared=not own_states,
-        altered=bool(hooks) or grad or denoise is not None,
-    )
+    chosen = Fitted() if solver is None else solver
+    outer, inner = _dtypes(model, x_init)
+    device = model.device if x_init is None else x_init.device
+    apart = (batch_size or n) < n or pilots is not None or (chosen.adapts and steps is None and grid is None)
+    whole = Field.of(model, cond, n, torch.zeros(1, *event, dtype=inner, device=device) if apart else None)
+    own_states = x_init is not None or held(model) is not None or bool(whole.own)
+    altered = bool(hooks) or grad or denoise is not None
+    task = Task(whole, event, inner, device, span, first, steps, grid, not own_states, altered, pilots)
     with torch.no_grad(), Bar("following pilots of the sampler", progress) as bar:
-        solver = (Fitted() if solver is None else solver).prepare(task, bar)
-    solver.check_process(model.sde)
-    times, final = task.times(solver), solver.denoises and model.denoises if denoise is None else denoise
+        chosen = chosen.prepare(task, bar)
+    chosen.check_process(model.sde)
+    times, final = task.times(chosen), chosen.denoises and model.denoises if denoise is None else denoise
+    warn_of_dropout(model)
     parts: list[Solution] = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()), Bar("sampling", progress) as bar:
         for rows, draws in chunks(seed, noise, n, batch_size or n):
             index = torch.arange(n)[rows]
-            x = first.draw(draws, task.dtype, task.device) if x_init is None else x_init[rows]
+            x = first.draw(draws, inner, device) if x_init is None else x_init[rows].to(inner)
             field, own = whole.rows(index), [take(hook, index, x.ndim) for hook in hooks]
-            solution = take(solver, index, x.ndim).solve(
-                field, x, span, draws, grid=times, hooks=own, save=full, tick=bar.part(rows, n)
-            )
+            part = take(chosen, index, x.ndim)
+            solution = part.solve(field, x, span, draws, grid=times, hooks=own, save=full, tick=bar.part(rows, n))
             parts.append(_denoised(solution, field, span[1], own, full) if final else solution)
     result = Solution.joined(parts)
-    result.warn()
+    result = result if inner == outer else result.to(outer)
+    result.warn(lambda: _cause(model, x_init, span))
     if span[1] <= model.sde.t_min:
         model.inspect(result.x, 0.0 if final else float(model.sde.sigma(span[1])))
     return result if full else result.x
@@ -208,17 +204,27 @@ def decode(
 
 def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
     """n points on the great circle from a to b, both of shape (*), ends included: (n, *). Norms are interpolated linearly."""
-    u = torch.linspace(0, 1, n, dtype=torch.float64, device=a.device).reshape(-1, *[1] * a.ndim)
-    x, y = a.double(), b.double()
+    for end, name in ((a, "a"), (b, "b")):
+        check_real(end, name)
+    u = torch.linspace(0, 1, n, dtype=torch.float64, device="cpu").reshape(-1, *[1] * a.ndim)
+    x, y = exact(a), exact(b)
     length_x, length_y = torch.linalg.vector_norm(x), torch.linalg.vector_norm(y)
-    angle = torch.acos(((x * y).sum() / (length_x * length_y)).clamp(-1, 1))
-    if not float(angle) >= 1e-6:  # also where one end is zero and the angle NaN
-        return ((1 - u) * x + u * y).to(a.dtype)
-    direction: Tensor = (torch.sin((1 - u) * angle) * x / length_x + torch.sin(u * angle) * y / length_y) / torch.sin(
-        angle
-    )
-    points: Tensor = ((1 - u) * length_x + u * length_y) * direction
-    return points.to(a.dtype)
+    if not (length_x > 0 and length_y > 0):
+        return onto((1 - u) * x + u * y, a)
+    along, to = x / length_x, y / length_y
+    cosine = (along * to).sum()
+    aside = to - cosine * along
+    if float(cosine) < 0 and float(torch.linalg.vector_norm(aside)) < 1e-9:
+        # Opposite ends lie on many great circles; this one goes by the axis that is most nearly square to both.
+        axis = torch.zeros_like(along).flatten()
+        axis[along.flatten().abs().argmin()] = 1.0
+        aside = axis.reshape(along.shape) - (axis.reshape(along.shape) * along).sum() * along
+        aside, angle = aside / torch.linalg.vector_norm(aside), torch.tensor(math.pi, dtype=torch.float64)
+    else:
+        angle = torch.atan2(torch.linalg.vector_norm(aside), cosine)
+        aside = aside / torch.linalg.vector_norm(aside).clamp_min(1e-300)
+    direction = torch.cos(u * angle) * along + torch.sin(u * angle) * aside
+    return onto(((1 - u) * length_x + u * length_y) * direction, a)
 
 
 def _flow(
@@ -236,13 +242,20 @@ def _flow(
         raise ValueError(
             f"solver={solver!r}: codes follow the probability flow in both directions; give a solver without noise, as Dopri5()"
         )
+    _refuse_vmap(x)
     check_real(x)
     if span[0] < span[1]:
         warn_of_units(x, *model.sde.range)
-    field, times = Field(model, cond, x.shape[0]), solver.plan(model.sde, span, *along)
+    warn_of_dropout(model)
+    times = solver.plan(model.sde, span, *along)
+    if times is not None and len(set(torch.sign(times.diff()).tolist())) > 1:
+        raise ValueError("grid turns round: codes need times that only rise or only fall")
+    outer, inner = _dtypes(model, x)
+    x = x.to(inner)
+    field = Field.of(model, cond, x.shape[0], torch.zeros_like(x[:1]) if times is None else None)
     with Bar("following the flow", progress) as bar:
-        result = solver.solve(field, x, span, NoNoise(x.shape[0]), grid=times, save=full, tick=bar)
-    result.warn()
+        result = solver.solve(field, x, span, NoNoise(x.shape[0]), grid=times, save=full, tick=bar).to(outer)
+    result.warn(lambda: _cause(model, x, span))
     return result
 
 
@@ -260,13 +273,49 @@ def _denoised(solution: Solution, field: Field, t: float, hooks: Sequence[Hook],
     return replace(solution, path=torch.cat([solution.path, x.unsqueeze(0)]), times=at)
 
 
-def _check(n: int, solver: Solver | None, batch_size: int | None) -> None:
+def _check(n: int, solver: Solver | None, batch_size: int | None, x_init: Tensor | None) -> int:
+    if isinstance(solver, type) and issubclass(solver, Solver):
+        raise ValueError(f"solver={solver.__name__} is a class: give an object, {solver.__name__}()")
     if solver is not None and not isinstance(solver, Solver):
         raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Heun()")
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise ValueError(f"n={n!r}: give the number of samples; the shape of one goes to shape=") from None
     if n < 1:
         raise ValueError(f"n={n}: at least one sample is needed")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+    if x_init is not None:
+        _refuse_vmap(x_init)
+    return n
+
+
+def _refuse_vmap(x: Tensor) -> None:
+    if torch._C._functorch.is_batchedtensor(x):
+        raise ValueError("torch.func.vmap over a sampler: it takes batches itself; give all states at once, (n, *)")
+
+
+def _dtypes(model: ScoreModel, x: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
+    """(of the result, of the state): a state in half precision would lose what small steps add to it."""
+    outer = model.dtype if x is None else x.dtype
+    return outer, torch.promote_types(outer, torch.float32) if outer.is_floating_point else outer
+
+
+def _cause(model: ScoreModel, x: Tensor | None, span: tuple[float, float]) -> str:
+    """What may be why samples left the finite numbers."""
+    if x is not None and not bool(torch.isfinite(x).all()):
+        return "the states to start from are not finite"
+    weights = {name: p for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())}
+    if weights:
+        return f"the weights {next(iter(weights))} are not finite"
+    if (
+        isinstance(model.sde, GaussianSDE)
+        and float(model.sde.alpha(max(span))) == 0
+        and model.predict in ("noise", "score")
+    ):
+        return f"alpha is 0 at t={max(span)}, where {model.predict} prediction knows nothing of x_0; start later by t_start="
+    return "the network, or steps that are too long for it"
 
 
 def _check_rows(n: int, event: tuple[int, ...], *holders: Any) -> None:
@@ -287,9 +336,17 @@ def _span(
         raise ValueError(f"t_start={start} is before T={sde.T}: give the states there as x_init=")
     if not 0 <= end < start <= sde.T:
         raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={end}, t_start={start}")
-    if isinstance(grid, Tensor) and grid.ndim == 1 and len(grid):
-        return float(grid[0]), float(grid[-1])
-    return start, end
+    if grid is None or isinstance(grid, str) or callable(grid):
+        return start, end
+    times = as_grid(grid, sde.T)
+    first, last = float(times[0]), float(times[-1])
+    if last > first:
+        raise ValueError(f"grid rises from {first} to {last}: sampling goes down in time; sf.encode goes up")
+    if t_start is not None and abs(first - start) > 1e-6 * sde.T:
+        raise ValueError(f"grid starts at {first}, not at t_start={start}")
+    if from_prior and abs(first - sde.T) > 1e-6 * sde.T:
+        raise ValueError(f"grid starts at {first}, before T={sde.T}: give the states there as x_init=")
+    return first, last
 
 
 def _event_shape(model: ScoreModel, shape: Sequence[int] | None, x_init: Tensor | None, n: int) -> tuple[int, ...]:

@@ -18,6 +18,10 @@ GridName: TypeAlias = Literal["uniform", "log_snr", "karras", "quadratic"]
 GridFn: TypeAlias = "Callable[[GaussianSDE, int, float, float], Tensor]"
 
 
+NEAREST = 1e-12
+"""Least distance between neighbours of a grid, relative to T: closer ones are equal to rounding, and no step."""
+
+
 class Proposal(Protocol):
     """Draws training times: u in (0, 1) -> (t, weight), both (B,) float64, on the CPU like u.
 
@@ -187,19 +191,38 @@ def sampling_grid(
     Raises:
         ValueError: steps < 1, times that leave [0, T], or a grid of fewer than two times.
     """
-    if isinstance(grid, Tensor):
-        times = grid.to(device="cpu", dtype=torch.float64)
-    else:
-        if steps < 1:
-            raise ValueError(f"steps={steps}: at least one step is needed")
-        if not 0 <= t_min < t_start <= sde.T:
-            raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={t_min}, t_start={t_start}")
-        times = _named_grid(sde, steps, t_start, t_min, grid)
-    if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"grid has shape {tuple(times.shape)}; give at least two times in one dimension")
-    if not bool(((times >= 0) & (times <= sde.T)).all()):
-        raise ValueError(f"grid leaves the interval [0, {sde.T}]")
-    return times
+    if not isinstance(grid, str) and not callable(grid):
+        return as_grid(grid, sde.T)
+    if steps < 1:
+        raise ValueError(f"steps={steps}: at least one step is needed")
+    if not 0 <= t_min < t_start <= sde.T:
+        raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={t_min}, t_start={t_start}")
+    times = _named_grid(sde, steps, t_start, t_min, grid)
+    return as_grid(times, sde.T) if callable(grid) else times
+
+
+def as_grid(times: Tensor | Sequence[float] | np.ndarray, end: float) -> Tensor:
+    """Times that a user gave, float64 on the CPU; what rounding to float32 put beyond [0, end] is put back.
+
+    Raises:
+        ValueError: fewer than two times, NaN, times outside [0, end], or neighbours that are equal or nearly so.
+    """
+    given = times if isinstance(times, Tensor) else torch.from_numpy(np.array(times, dtype=np.float64))
+    grid = given.detach().to(device="cpu").to(torch.float64)
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"grid has shape {tuple(grid.shape)}; give at least two times in one dimension")
+    if not bool(torch.isfinite(grid).all()):
+        raise ValueError("grid holds NaN or infinity; give finite times")
+    if not bool(((grid >= -1e-6 * end) & (grid <= (1 + 1e-6) * end)).all()):
+        raise ValueError(f"grid leaves the interval [0, {end}]")
+    grid = grid.clamp(0.0, end)
+    near = torch.nonzero(grid.diff().abs() < NEAREST * end).flatten()
+    if len(near):
+        at = int(near[0])
+        raise ValueError(
+            f"grid has two times that are equal or nearly so, number {at} and {at + 1} at {float(grid[at])}"
+        )
+    return grid
 
 
 def _named_grid(sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid: GridName | GridFn) -> Tensor:

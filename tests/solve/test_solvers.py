@@ -175,9 +175,10 @@ def test_analytic_covariance_is_exact_on_gaussians_in_any_number_of_steps(sde, s
     torch.testing.assert_close(cov, exact_cov, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("pilots", [None, 16_384])
 @pytest.mark.parametrize("sde", PAPER, ids=name)
-def test_mean_analytic_variance_is_exact_on_isotropic_gaussians(sde):
-    """Only the pilot's sampling error is left: 0.6 % of the mean square of eps."""
+def test_mean_analytic_variance_is_exact_on_isotropic_gaussians(sde, pilots):
+    """By a probe for each sample, and by pilots; of these the sampling error is left: 0.6 % of the mean square of eps."""
     gm = sf.GaussianMixture(torch.full((1, 4), 0.7, dtype=torch.float64), 0.3, None, sde)
     x = sf.sample(
         gm,
@@ -187,6 +188,7 @@ def test_mean_analytic_variance_is_exact_on_isotropic_gaussians(sde):
         denoise=False,
         seed=torch.Generator().manual_seed(0),
         prior="exact",
+        pilots=pilots,
     )
     _, cov = moments(gm, sde.t_min)
     assert abs(float(x.var(0).mean() / cov[0, 0]) - 1) < 4 * (2 / 80_000) ** 0.5 + 0.02

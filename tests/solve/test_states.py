@@ -52,7 +52,7 @@ def test_fresh_noise_starts_a_method_anew_unless_it_says_otherwise():
 @pytest.mark.parametrize("solver", [sf.PC(), sf.PC(correct_first=True), sf.solve.AnalyticAncestral()], ids=repr)
 def test_what_is_measured_on_a_pilot_outlives_a_rise_of_the_grid(solver):
     plan = Restart(low=0.2, high=0.5, repeats=2, steps=3, base="uniform")
-    x = sf.sample(gaussian(sf.VP()), 2, solver, steps=6, grid=plan, seed=0)
+    x = sf.sample(gaussian(sf.VP()), 2, solver, steps=6, grid=plan, seed=0, pilots=16)
     assert torch.isfinite(x).all()
 
 

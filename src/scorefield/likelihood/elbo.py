@@ -62,7 +62,7 @@ def elbo(
     warn_of_units(x, *model.sde.range)
     n = len(x)
     end = resolve_prior(model, prior, tuple(x.shape))
-    whole = Field(model, cond, n)
+    whole = Field.of(model, cond, n, torch.zeros_like(x[:1]) if (batch_size or n) < n else None)
     parts = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         for rows, draws in chunks(seed, None, n, batch_size or max(n, 1)):

@@ -94,7 +94,8 @@ def log_prob(
     end = _prior(model, prior, data, x)
     span = (t_min, model.sde.T)
     times = solver.plan(model.sde, span, steps, grid)
-    whole = Field(model, cond, n)
+    apart = (batch_size or n) < n or times is None or mode == "lean"
+    whole = Field.of(model, cond, n, torch.zeros_like(x[:1]) if apart else None)
     parts: list[Solution] = []
     columns = 1
     keep = grad and torch.is_grad_enabled()

@@ -41,5 +41,16 @@ __all__ = [
     "Tsit5",
     "Tuned",
     "UniPC",
+    "solvers",
     "tune",
 ]
+
+
+def solvers() -> dict[str, type[Solver]]:
+    """Every solver that is listed above, by its name: what the command line offers and the test grids go through."""
+    found = {name: globals()[name] for name in __all__}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if isinstance(kind, type) and issubclass(kind, Solver) and kind is not Solver
+    }

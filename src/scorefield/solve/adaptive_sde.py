@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from scorefield.randomness import Noise
 from scorefield.sde import Time, as_time, expand
 from scorefield.solve.adaptive import Control, Flow, integrate_adaptive, refuse_hooks
 from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
+from scorefield.solve.reverse import Ancestral
 
 
 @dataclass(frozen=True, init=False)
@@ -60,7 +61,14 @@ class AdaptiveSDE(Solver):
             return super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
         refuse_hooks(hooks)
         times = self.saved_times(field.sde, span) if save else None
-        return integrate_adaptive(self, ReverseFlow(field, BrownianPath(noise)), x, span, times, tick)
+        begin, sde = span[0], field.sde
+        if crossed := not bool(torch.isfinite(sde.f(begin))):
+            # At alpha = 0 the drift is infinite; an ancestral step, which is exact there to first order in alpha, leaves it.
+            t, s = (torch.tensor(v, dtype=torch.float64) for v in (begin, begin - 1e-3 * (begin - span[1])))
+            x, begin = Ancestral().step(field, x, t, s, None, noise)[0], float(s)
+        flow = ReverseFlow(field, BrownianPath(noise))
+        found = integrate_adaptive(self, flow, x, (begin, span[1]), times, tick)
+        return replace(found, nfe=found.nfe + 1) if crossed else found
 
     def attempt(self, flow: Flow, x: Tensor, t: Tensor, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """One step with error estimate; see `adaptive.Pair`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -16,9 +15,6 @@ from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
 from scorefield.tweedie import tweedie
 
-PILOT = 65_536
-"""Numbers in the pilot ensemble: the mean variance is known to about sqrt(2 / PILOT) = 0.6 %."""
-
 
 @dataclass(frozen=True)
 class AnalyticAncestral(Solver):
@@ -29,11 +25,10 @@ class AnalyticAncestral(Solver):
 
     Main arguments:
         covariance: what is known of Cov[x_0 | x_t].
-            "mean": a multiple of the identity, its mean over dimensions and over the sampler's own path, measured once,
-                before sampling, on a pilot ensemble, by (sigma^2 / alpha) tr(dD/dx) / d with one random probe for each
-                member. (The paper's 1 - E|eps|^2 / d is the same number, but a difference of near equals where the noise
-                is large: under VE its sampling error made variances five times too large.) Where no pilot can stand for
-                the samples (a condition or start for each), each has a probe of its own.
+            "mean": a multiple of the identity, its mean over dimensions, by (sigma^2 / alpha) tr(dD/dx) / d with one random
+                probe for each sample; or, with `sample(..., pilots=)`, also over those trajectories, once, before sampling,
+                which then takes no derivatives. (The paper's 1 - E|eps|^2 / d is the same number, but a difference of near
+                equals where the noise is large: under VE its sampling error made variances five times too large.)
             "full": (sigma^2 / alpha) times the Jacobian of the denoiser, one reverse pass for each dimension and step;
                 for vectors.
     """
@@ -65,9 +60,11 @@ class AnalyticAncestral(Solver):
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """Measure the mean variance along the grid where `covariance` is "mean"."""
         grid = task.times(self)
-        if self.covariance == "full" or not task.shared or grid is None:
+        if task.pilots is None:
             return self
-        field, x, noise = task.pilots(max(8, min(PILOT // math.prod(task.shape), 16_384)))
+        if self.covariance == "full" or not task.shared or grid is None:
+            return super().prepare(task)
+        field, x, noise = task.ensemble()
         _, states = integrate(_Measuring(), field, x, grid, noise, tick=tick)
         found: dict[float, list[float]] = {}
         for t, variance in states[0]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from scorefield.conditions import Where, complete, per_sample, split, with_rows
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, generator, source
@@ -64,13 +65,18 @@ class Solution:
         x, nfe, status = (torch.cat([getattr(p, name) for p in parts]) for name in ("x", "nfe", "status"))
         return cls(x, nfe, status, torch.cat([p.path for p in parts], dim=1), parts[0].times)
 
-    def warn(self) -> None:
-        """Say how many samples did not finish, and why."""
+    def to(self, dtype: torch.dtype) -> Solution:
+        """The same with states of that dtype."""
+        return self if self.x.dtype == dtype else replace(self, x=self.x.to(dtype), path=self.path.to(dtype))
+
+    def warn(self, cause: Callable[[], str] | None = None) -> None:
+        """Say how many samples did not finish, and why; `cause` knows more where they are not finite."""
         if self.status.is_meta:
             return
         for code, count in zip(*(v.tolist() for v in torch.unique(self.status, return_counts=True)), strict=True):
             if code != SUCCESS:
                 text = f"{count} of {len(self.status)} samples {STATUS[code]}"
+                text += f": {cause()}" if cause is not None and code == NOT_FINITE else ""
                 warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
@@ -78,16 +84,35 @@ class Solution:
 class Field:
     """A model with its condition filled in, which counts evaluations. This is all that a solver sees.
 
-    `cond` entries that are tensors with the batch as first dimension follow the samples when some leave the batch.
+    What of `cond` belongs to single samples (see `scorefield.conditions`) follows them when some leave the batch.
     """
 
     model: ScoreModel
     cond: dict[str, Any] = field(default_factory=dict)
     size: int = 0
+    own: frozenset[Where] | None = None
+    """Places of the conditions with a row for each sample; by default, of those with `size` rows."""
     calls: int = 0
 
     integrals: ClassVar[int] = 0
     """Trailing columns of the state that are integrals of a divergence (see `likelihood.log_prob.AugmentedFlow`)."""
+
+    def __post_init__(self) -> None:
+        if self.own is None:
+            self.own = with_rows(self.cond, self.size)
+
+    @classmethod
+    def of(cls, model: ScoreModel, cond: dict[str, Any], n: int, x: Tensor | None = None) -> Field:
+        """A field for n samples, its conditions completed and checked.
+
+        Main arguments:
+            x: a state (1, *) to try the network with, where samples will be separated.
+
+        Raises:
+            ValueError: a condition that the network does not take.
+        """
+        cond = complete(model, cond, n)
+        return cls(model, cond, n, None if x is None else per_sample(model, cond, x, n))
 
     @property
     def sde(self) -> GaussianSDE:
@@ -120,12 +145,8 @@ class Field:
 
     def rows(self, index: Tensor) -> Field:
         """The field for a subset of the samples."""
-        cond = {k: v[index.to(v.device)] if self.per_sample(v) else v for k, v in self.cond.items()}
-        return Field(take(self.model, index), cond, len(index))
-
-    def per_sample(self, value: Any) -> bool:
-        """Whether a condition has one row per sample."""
-        return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.size
+        own = self.own or frozenset()
+        return Field(take(self.model, index), split(self.cond, index, own), len(index), own)
 
 
 @dataclass(frozen=True)
@@ -137,7 +158,7 @@ class Task:
         span: times of start and end. steps, grid: as given, None for the solver's own.
         prior: what draws the start. shared: whether one start law and one condition hold for all samples, so that pilots can
             stand for them. altered: whether something changes the way on which a fit rests: hooks, a graph to be kept, or a
-            choice about the final denoising.
+            choice about the final denoising. pilots: trajectories that the solver may follow first; None for none.
     """
 
     field: Field
@@ -150,14 +171,16 @@ class Task:
     grid: GridName | GridFn | Tensor | None = None
     shared: bool = True
     altered: bool = False
+    pilots: int | None = None
 
     def times(self, solver: Solver) -> Tensor | None:
         """The grid that the solver is to follow; None where it chooses its own steps."""
         return solver.plan(self.field.sde, self.span, self.steps, self.grid)
 
-    def pilots(self, size: int) -> tuple[Field, Tensor, Noise]:
-        """A field, `size` states at the start, and random numbers of their own."""
-        noise = source(generator(PILOT_SEED), size)
+    def ensemble(self) -> tuple[Field, Tensor, Noise]:
+        """A field, the states of the pilots at the start, and random numbers of their own."""
+        assert self.pilots is not None
+        noise = source(generator(PILOT_SEED), self.pilots)
         return Field(self.field.model, self.field.cond), self.prior.draw(noise, self.dtype, self.device), noise
 
 
@@ -206,7 +229,15 @@ class Solver(ABC):
             )
 
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
-        """The solver with whatever it measures before sampling."""
+        """The solver with whatever it fits or measures before sampling, on `task.pilots` trajectories.
+
+        Raises:
+            ValueError: pilots are given to a solver that has no use for them.
+        """
+        if task.pilots is not None:
+            raise ValueError(
+                f"pilots={task.pilots}: {type(self).__name__} measures nothing before sampling; leave it out"
+            )
         return self
 
     def plan(

@@ -12,6 +12,7 @@ from torch import Tensor
 from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE, Time, as_time, expand
 from scorefield.solve.adaptive import Control, Flow, Norm, integrate_adaptive, refuse_hooks
+from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
 
 Row = tuple[float, ...]
@@ -39,6 +40,8 @@ class RungeKutta(Solver):
         return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        if _at_once(field, t):
+            return DDIM().step(field, x, t, s, None, noise)
         h = s - t
         slopes = [field.velocity(x, t)]
         for c, row in zip(self.c[1 : len(self.b)], self.a, strict=False):
@@ -214,6 +217,14 @@ class Tsit5(EmbeddedRungeKutta):
         -0.45808210592918697,
         0.015151515151515152,
     )
+
+
+def _at_once(field: Field, t: Tensor) -> bool:
+    """Whether the flow is infinitely fast at t, as where alpha leaves 0 like a root; a step of DDIM then crosses it."""
+    sde = field.sde
+    if not isinstance(sde, GaussianSDE) or float(sde.alpha(t)) != 0.0:
+        return False
+    return not all(bool(torch.isfinite(rate)) for rate in sde.derivatives(t))
 
 
 def _combine(weights: Row, slopes: list[Tensor]) -> Tensor:

@@ -18,8 +18,6 @@ from scorefield.solve.reverse import ReverseDiffusion
 
 CONCENTRATED = 256
 """Dimensions from which on |score|^2 of one sample is within sqrt(2 / d) < 9 % of its mean."""
-PILOT = 65_536
-"""Numbers in the pilot ensemble: its mean-square norm is known to sqrt(2 / PILOT) = 0.6 %."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Langevin(Solver):
         steps: corrections at each noise level.
         norm: which norm of the score sets the step.
             "expected": root mean square over the sampler's own path, which couples no samples and is not heavy-tailed.
-                Below 256 dimensions it is measured once, before sampling, on a pilot ensemble with random numbers of
-                its own; beyond, the norm of a single sample is within a few percent of it and is used. Where no pilot
-                can stand for the samples (a condition or start for each) it is 1 / sigma, an upper bound.
+                From 256 dimensions on, the norm of a single sample is within a few percent of it and is used. Below, it is
+                measured on the trajectories that `sample(..., pilots=)` grants (N numbers in all know it to sqrt(2 / N));
+                without pilots it is d^(1/2) / sigma, its upper bound, which makes the smaller steps of `AnnealedLangevin`.
             "batch": the paper's mean over the batch, which makes samples depend on their batch-mates.
             "sample": each sample's own; 1 / |score|^2 is heavy-tailed in few dimensions, and the samples come out wrong
                 (40 % too much covariance in 3 dimensions).
@@ -89,7 +87,8 @@ class Langevin(Solver):
             if self.expected is None:
                 return torch.square(field.sde.sigma(s))
             return d / self.expected[float(t), float(s)][i]
-        return d / squared
+        # A score of exactly 0 sets no step size; the bound stands in for it.
+        return torch.where(squared > 0, d / squared, float(field.sde.sigma(s)) ** 2)
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,12 @@ class PC(Solver):
     order: ClassVar[float] = 1
     default_steps: ClassVar[int] = 1000
 
+    def __post_init__(self) -> None:
+        for name in ("predictor", "corrector"):
+            part = getattr(self, name)
+            if not isinstance(part, Solver):
+                raise ValueError(f"{name}={part!r}: give a solver object, such as sf.ReverseDiffusion()")
+
     @property
     def grid(self) -> Any:  # type: ignore[override]
         """That of the predictor."""
@@ -178,12 +183,18 @@ class PC(Solver):
 
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """Measure the corrector's expected score norms on a pilot ensemble where `Langevin` wants them."""
-        corrector, grid, d = self.corrector, task.times(self), math.prod(task.shape)
-        if not isinstance(corrector, Langevin) or corrector.norm != "expected" or corrector.steps == 0:
+        corrector, grid = self.corrector, task.times(self)
+        if task.pilots is None:
             return self
-        if not task.shared or grid is None or d >= CONCENTRATED:
+        if not isinstance(corrector, Langevin) or corrector.norm != "expected" or corrector.steps == 0 or grid is None:
+            return super().prepare(task)
+        if not task.shared:
+            raise ValueError(
+                f"pilots={task.pilots}: no pilot can stand for samples with conditions or starts of their own; leave it out"
+            )
+        if math.prod(task.shape) >= CONCENTRATED:
             return self
-        field, x, noise = task.pilots(min(PILOT // d, 16_384))
+        field, x, noise = task.ensemble()
         pilot = replace(self, corrector=_Measuring(corrector.snr, corrector.steps))
         _, states = integrate(pilot, field, x, grid, noise, tick=tick)
         seen = states[0 if self.correct_first else max(states)]  # corrected first, it is the first stage, else the last
