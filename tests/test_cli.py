@@ -103,7 +103,7 @@ def test_train_reads_proposals_by_name(cli, cloud, tmp_path):
 
 
 def test_sample_writes_a_grid(cli, run_folder):
-    status, out, _ = cli("sample", run_folder, "-n", 5, "--steps", 2, "--columns", 3)
+    status, out, _ = cli("sample", run_folder, "-n", 5, "--steps", 2, "--columns", 3, "--sampler", "ddim")
     assert status == 0
     assert "5 samples" in out
     with Image.open(run_folder / "samples.png") as picture:
@@ -121,7 +121,9 @@ def test_sample_writes_arrays_of_what_the_library_samples(cli, run_folder, tmp_p
     np.testing.assert_allclose(np.asarray(read[suffix](out)), expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["pc", "pc-ancestral", "reverse-diffusion", "euler-maruyama", "heun", "dopri5"])
+@pytest.mark.parametrize(
+    "sampler", ["pc:predictor=ancestral,snr=0.1", "dpm", "unipc:order=2", "euler-maruyama", "heun", "dopri5:rtol=0.01"]
+)
 def test_every_sampler_name_samples(cli, run_folder, tmp_path, sampler):
     status, out, _ = cli(
         "sample", run_folder, "-n", 1, "--sampler", sampler, "--steps", 2, "--out", tmp_path / "x.npy", "--json"
@@ -311,7 +313,7 @@ def cut_to_half(path):
 
 def test_checkpoint_cut_to_half_is_passed_over_in_one_line(cli, run_folder):
     cut_to_half(run_folder / "step-000002" / "ema.safetensors")
-    status, _, err = cli("sample", run_folder, "-n", 1, "--steps", 1)
+    status, _, err = cli("sample", run_folder, "-n", 1, "--steps", 1, "--sampler", "ddim")
     assert status == 0
     assert_one_line(err, "step-000002 is damaged (checksum of ema.safetensors differs); continuing from step-000001")
 
@@ -351,7 +353,9 @@ def assert_last_checkpoint_is_intact(cli, run):
     kept = list_checkpoints(run)
     assert kept
     assert not list(run.glob(".tmp-*"))
-    status, _, err = cli("sample", run, "-n", 1, "--steps", 1, "--out", run.parent.parent / "x.npy")
+    status, _, err = cli(
+        "sample", run, "-n", 1, "--steps", 1, "--sampler", "ddim", "--out", run.parent.parent / "x.npy"
+    )
     assert (status, err) == (0, "")
 
 
@@ -398,7 +402,9 @@ def test_full_disk_leaves_the_last_checkpoint(cli, cloud, small_disk, tmp_path):
 
 def test_sample_on_a_full_disk_leaves_no_half_written_file(cli, run_folder, small_disk):
     (small_disk / "filler").write_bytes(b"0" * (3 * 2**20 - 8192))
-    status, _, err = cli("sample", run_folder, "-n", 100, "--steps", 1, "--out", small_disk / "x.npy")
+    status, _, err = cli(
+        "sample", run_folder, "-n", 100, "--steps", 1, "--sampler", "ddim", "--out", small_disk / "x.npy"
+    )
     assert status == 1
     assert_one_line(err, "the disk is full")
     assert [p.name for p in small_disk.iterdir()] == ["filler"]
@@ -412,7 +418,7 @@ def test_debug_shows_the_traceback_and_the_line(cli):
 
 
 def test_fault_of_the_program_is_still_one_line(cli, run_folder, monkeypatch):
-    monkeypatch.setattr(sys.modules["scorefield.sampling"], "sample", lambda *a, **k: {}["missing"])
+    monkeypatch.setattr(sf, "sample", lambda *a, **k: {}["missing"])
     status, _, err = cli("sample", run_folder)
     assert status == 1
     assert_one_line(err, "KeyError", "--debug shows where")
@@ -422,7 +428,7 @@ def test_ctrl_c_is_status_130(cli, run_folder, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["scorefield.sampling"], "sample", interrupted)
+    monkeypatch.setattr(sf, "sample", interrupted)
     status, _, err = cli("sample", run_folder)
     assert status == 130
     assert_one_line(err, "interrupted")

@@ -87,7 +87,7 @@ def place(tmp_path_factory):
 COMMANDS = [
     "train vectors --data {0}/cloud.npy --out {0}/new --steps 1 --batch-size 2 --device cpu --report False",
     "sample {0}/run -n 1 --steps 1 --sampler heun --seed 1 --out {0}/new.npy",
-    "sample {0}/labelled -n 1 --steps 1 --sampler pc --label 1 --snr 0.1 --out {0}/new.png",
+    "sample {0}/labelled -n 1 --steps 1 --sampler pc:snr=0.1 --label 1 --out {0}/new.png",
     "likelihood {0}/run --data {0}/x.npy -n 1 --tolerance 0.5 --probes 1 --out {0}/new.csv",
     "encode {0}/run --data {0}/x.npy -n 1 --tolerance 0.5 --out {0}/new.npz",
     "decode {0}/run {0}/codes.npz --temperature 0.5 --tolerance 0.5 --out {0}/new.png",

@@ -10,7 +10,22 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py holds it and _PLACES equal
+if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py holds it and the tables below equal
+    from scorefield import data as data
+    from scorefield import evaluation as evaluation
+    from scorefield import guide as guide
+    from scorefield import inverse as inverse
+    from scorefield import latent as latent
+    from scorefield import likelihood as likelihood
+    from scorefield import nn as nn
+    from scorefield import official as official
+    from scorefield import presets as presets
+    from scorefield import pretrained as pretrained
+    from scorefield import publish as publish
+    from scorefield import sde as sde
+    from scorefield import solve as solve
+    from scorefield import times as times
+    from scorefield import training as training
     from scorefield.analytic import GaussianMixture as GaussianMixture
     from scorefield.data import digits as digits
     from scorefield.data import images as images

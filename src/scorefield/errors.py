@@ -7,6 +7,9 @@ import errno
 import os
 from collections.abc import Iterable
 
+MOST, FEW = 24, 8
+"""More names than `MOST` are not listed in a message, but `FEW` of them."""
+
 
 class ScorefieldError(Exception):
     """An error whose one-line message is all that the reader needs; the command line prints it and exits."""
@@ -36,7 +39,8 @@ def closest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: '; did you mean X?', or the names when none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(names)}"
+    shown = names if len(names) <= MOST else [*names[:FEW], f"{len(names) - FEW} others"]
+    return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(shown)}"
 
 
 def cannot_write(what: object, error: OSError) -> OutputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,24 +23,34 @@ def cache_folder() -> Path:
     """Where what can be made again is kept: $SCOREFIELD_CACHE, else scorefield in the user's cache folder."""
     if own := os.environ.get("SCOREFIELD_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "scorefield"
+    try:
+        return Path.home() / ".cache" / "scorefield"
+    except RuntimeError:  # a user without a home, as in some containers and services
+        return Path(tempfile.gettempdir()) / f"scorefield-{os.getuid()}"
 
 
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """A file object whose content appears under `path` when the block ends well, and not at all otherwise.
 
+    What a link names is replaced, not the link; a device or a pipe is written to.
+
     Raises:
         OutputError: the folder cannot be created or written to, or the disk is full.
     """
-    target = Path(path)
+    if is_special(path):
+        with _opened(path, mode) as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
     part = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder")
-        text = None if "b" in mode else "utf-8"
-        with open(part, mode, encoding=text, newline="" if text else None) as file:
+        with _open(part, mode) as file:
             yield file
             flush(file)
         os.replace(part, target)
@@ -49,6 +60,29 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path names a device, a pipe or a socket, which is written to and never replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _open(path: str | Path, mode: str) -> IO:
+    text = None if "b" in mode else "utf-8"
+    return open(path, mode, encoding=text, newline="" if text else None)
+
+
+@contextmanager
+def _opened(path: str | Path, mode: str) -> Iterator[IO]:
+    try:
+        with _open(path, mode) as file:
+            yield file
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from scorefield.errors import InputError
+
 Item = TypeVar("Item")
 
 
@@ -53,8 +55,15 @@ class Processes:
 
 def launched() -> Processes:
     """Rank and number of processes as the launcher states them, without joining the others."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    return Processes(int(os.environ.get("RANK", 0)), count) if count > 1 else Processes()
+    count = _number("WORLD_SIZE", 1)
+    return Processes(_number("RANK", 0), count) if count > 1 else Processes()
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "").strip()
+    if text and not text.isdecimal():
+        raise InputError(f"the environment variable {variable}={text!r} is no number; unset it, or start with torchrun")
+    return int(text) if text else default
 
 
 def join(device: str | None = None) -> Processes:

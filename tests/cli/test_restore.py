@@ -10,7 +10,7 @@ from PIL import Image
 import scorefield as sf
 from cli_tools import assert_one_line, tiny_run
 from scorefield import inverse
-from scorefield.cli.operators import read_operator
+from scorefield.cli.restore import Seen, read_operator
 from scorefield.inverse.restore import METHOD_STEPS
 
 SHAPE = (1, 8, 8)
@@ -44,31 +44,31 @@ def colour_image(tmp_path):
 
 @pytest.mark.parametrize("span", [(-1.0, 1.0), (0.0, 1.0)])
 @pytest.mark.parametrize(
-    "word", ["downsample:4", "blur:1", "mask", "gray", "fourier:0.5", "phase", "clip:0.6"], ids=lambda w: w
+    "word", ["downsample:4", "blur:1", "mask", "grayscale", "fourier:0.5", "phase", "clip:0.6"], ids=lambda w: w
 )
 def test_a_measurement_means_the_same_in_intensities_and_in_the_models_range(word, span, mask):
     """What is read from a file, brought to the model's range, is what the operator makes of the model's image."""
-    shape = (3, 8, 8) if word == "gray" else SHAPE
+    shape = (3, 8, 8) if word == "grayscale" else SHAPE
     low, high = span
-    seen = read_operator(f"mask:{mask}" if word == "mask" else word, shape, low, high, 0)
+    seen = Seen(read_operator(f"mask:{mask}" if word == "mask" else word, shape, 0), shape, span)
     intensity = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    y = seen.seen(intensity)
-    assert tuple(y.shape[1:]) == seen.shape
-    assert y.is_complex() == seen.complex
-    assert torch.allclose(seen.to_model(y), seen.operator(low + (high - low) * intensity), atol=1e-5)
+    y, like = seen.operator(intensity), seen.empty()
+    assert y.shape[1:] == like.shape[1:]
+    assert y.dtype == like.dtype
+    assert torch.allclose(seen.to_model(y), seen.in_model(low + (high - low) * intensity), atol=1e-5)
     shifted = seen.to_model(y + 0.01 * seen.measured(torch.ones_like(y))) - seen.to_model(y)
     assert float(shifted.abs().max()) == pytest.approx(0.01 * seen.scale, rel=1e-3)
-    assert seen.show(y).shape[-2:] in ((8, 8), (2, 2))
+    assert seen.shown(y).shape[-2:] in ((8, 8), (2, 2))
 
 
 def test_clip_makes_the_brightest_white():
-    seen = read_operator("clip:0.5", SHAPE, -1.0, 1.0, 0)
+    seen = Seen(read_operator("clip:0.5", SHAPE, 0), SHAPE, (-1.0, 1.0))
     x = torch.tensor([-1.0, -0.5, 0.0, 0.5])  # intensities 0, 1/4, 1/2, 3/4
-    assert torch.allclose((seen.operator(x) + 1) / 2, torch.tensor([0.0, 0.5, 1.0, 1.0]))
+    assert torch.allclose(seen.in_model(x), torch.tensor([0.0, 0.5, 1.0, 1.0]))
 
 
 def test_fourier_measures_the_middle_and_the_wanted_share_of_columns():
-    mask = read_operator("fourier:0.25", (1, 8, 32), -1.0, 1.0, 3).operator.mask
+    mask = read_operator("fourier:0.25", (1, 8, 32), 3).mask
     assert mask.shape == (8, 32)
     assert mask[0].sum() == 8
     assert bool(mask[0, [0, 1, -1]].all())

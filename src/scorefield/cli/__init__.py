@@ -6,6 +6,6 @@ import os
 # needs, and beside other work on a machine with two cores training was ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from scorefield.cli.app import main
+from scorefield.cli.app import entry, main
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
-from scorefield.errors import InputError, ScorefieldWarning, closest
+from scorefield.errors import InputError, ScorefieldError, ScorefieldWarning, closest
 from scorefield.parallel import launched
 
 COMMANDS = {
@@ -48,6 +49,19 @@ example:
 `scorefield COMMAND --help` lists the options of a command."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+NO_MEMORY = "there is not enough memory for this; choose a smaller -n or --batch-size"
+ASCII = {"±": "+/-", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "‘": "'", "’": "'"}
+
+
+def entry() -> int:
+    """The program `scorefield`: `main` with what concerns a process of its own, Ctrl-C and the encoding of its output."""
+    # Libraries that are interrupted while they load raise whatever they like: until a command runs, Ctrl-C just leaves.
+    signal.signal(signal.SIGINT, _leave)
+    for stream in (sys.stdout, sys.stderr):
+        _make_printable(stream)
+    status = main()
+    signal.signal(signal.SIGINT, _leave)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
-    from scorefield.cli.parse import parse
-
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(USAGE.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
@@ -84,22 +96,54 @@ def _run(args: list[str]) -> int:
         return 0
     if args[0] not in COMMANDS:
         raise InputError(f"unknown command {args[0]!r}{closest(args[0], COMMANDS)}")
+    from scorefield.cli.options import finite
+    from scorefield.cli.parse import parse
+
     command = importlib.import_module(f"scorefield.cli.{args[0]}")
     options = parse(command, args[1:], f"scorefield {args[0]}")
     if options is None:
         return 0
-    result = command.run(options)
-    text = json.dumps(result.values) if options.json else result.text
+    result = _interruptible(command.run, options)
+    text = json.dumps(finite(result.values), allow_nan=False) if options.json else result.text
     if text and launched().main:
         print(text)
     return 0
 
 
-def _describe(error: Exception) -> str:
-    from scorefield.errors import ScorefieldError
+def _interruptible(run: Any, options: Any) -> Any:
+    """The command with Ctrl-C as KeyboardInterrupt, so that it cleans up; torch is loaded before."""
+    if signal.getsignal(signal.SIGINT) is not _leave:
+        return run(options)
+    import torch  # noqa: F401
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return run(options)
+
+
+def _leave(*_: Any) -> None:
+    os.write(2, b"scorefield: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+def _make_printable(stream: TextIO | None) -> None:
+    """Let a stream of few characters, such as ASCII, replace the others in place of failing."""
+    import codecs
+
+    def nearest(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        part = error.object[error.start : error.end]
+        return "".join(ASCII.get(c, "?") for c in part), error.end
+
+    codecs.register_error("scorefield", nearest)
+    if stream is not None and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="scorefield")
+
+
+def _describe(error: Exception) -> str:
     if isinstance(error, ScorefieldError):
         return str(error)
+    if isinstance(error, MemoryError | OverflowError) or "can't allocate memory" in str(error):
+        return NO_MEMORY
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":
@@ -110,10 +154,11 @@ def _describe(error: Exception) -> str:
 def _report(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"scorefield: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"scorefield: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
 def _one_line(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
-    if issubclass(category, ScorefieldWarning) or category is RuntimeWarning:
+    if sys.stderr is not None and (issubclass(category, ScorefieldWarning) or category is RuntimeWarning):
         print(f"scorefield: {' '.join(str(message).split())}", file=sys.stderr)

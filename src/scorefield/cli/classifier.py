@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, pick_device
+import scorefield as sf
+from scorefield.cli.options import COUNT, Arrays, Name, OfRun, Reading, Result, pick_device
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ LOOKED_AT = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Reading, Arrays, OfRun):
     """Train a classifier of noised data, with which a run draws samples of a class (Song et al. 2021, App. I.1).
 
     Example: scorefield classifier runs/digits --data digits --out runs/digits-classifier
@@ -32,41 +33,28 @@ class Options(Common):
     """digits, a folder with a sub-folder for each class, or a .npz file with labels."""
     out: Annotated[str, Name("FOLDER")]
     """Folder of the classifier's run; the same command again goes on where the last one ended."""
-    steps: int = 2000
+    steps: Annotated[int, COUNT] = 2000
     """Optimiser steps."""
-    batch_size: int = 128
+    batch_size: Annotated[int, COUNT] = 128
     """Items per step."""
     lr: float = 2e-3
     """Largest learning rate."""
     depth: int = 10
     """Layers of the wide residual network, 6 n + 4; the paper's is 28."""
-    width: int = 2
+    width: Annotated[int, COUNT] = 2
     """Its width; the paper's is 10."""
-    seed: int = 0
-    """Decides weights, data order, times and noise."""
-    checkpoint_every: int = 500
+    checkpoint_every: Annotated[int, COUNT] = 500
     """Steps between checkpoints."""
-    levels: Annotated[int | None, Unset("INT")] = None
-    """Number of values of integer data; 256 for 8-bit data."""
-    range: Annotated[tuple[float, float] | None, Unset("LOW HIGH")] = None
-    """Values of float data that go to the ends of the model's range; unscaled unless given."""
-    grey: Flag = False
-    """Turn colour images to grey where the run is grey."""
-    skip_broken: Flag = False
-    """Leave out files that are not images."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.data import open_data
     from scorefield.guide.classifier import accuracy
-    from scorefield.training import read_run
     from scorefield.training.classifier import class_count, load_classifier, train_classifier
     from scorefield.training.describe import from_json
 
-    for name in ("steps", "batch_size", "width", "checkpoint_every"):
-        check_count("--" + name.replace("_", "-"), getattr(options, name))
-    info = read_run(options.run)
+    info = sf.training.read_run(options.run)
 
     def read(train: bool) -> Dataset:
         return open_data(

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from scorefield.cli.options import Common, Name, Result, Unset, check_count, pick_device
+from scorefield.cli.options import COUNT, Common, Name, Result, Unset, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +20,14 @@ class Options(Common):
 
     out: Annotated[str, Name("FOLDER")] = "runs/demo"
     """Folder for report.html, the pictures and the run."""
-    steps: Annotated[int | None, Unset("INT")] = None
+    steps: Annotated[int | None, Unset("INT"), COUNT] = None
     """Training steps; about three minutes on two cores unless given."""
-    seed: int = 0
-    """Decides everything."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.demo import main
 
-    check_count("--steps", options.steps)
     if options.device is not None:
         use_everywhere(pick_device(options.device))
     # The table that demo prints would spoil the one JSON object.

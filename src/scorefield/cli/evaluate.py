@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from scorefield.cli.names import SamplerName, make_sampler
-from scorefield.cli.options import Common, Name, Result, Unset, check_count, check_writable, pick_device
+import scorefield as sf
+from scorefield.bundled import results_folder
+from scorefield.cli.names import read_solver
+from scorefield.cli.options import (
+    COUNT,
+    Drawing,
+    Name,
+    OfRun,
+    Result,
+    Unset,
+    check_writable,
+    finite,
+    pick_device,
+)
 from scorefield.errors import InputError
+from scorefield.files import atomic_file, cache_folder
+from scorefield.parallel import launched
+from scorefield.training.describe import from_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Drawing, OfRun):
     """Judge a run: Frechet distance, KID, precision, recall, density, coverage, Inception score, each with its error.
 
-    Samples stay in RUN/evaluation, so that the same command goes on after a kill, and a larger -n adds to them. Features
+    Samples stay, so that the same command goes on after a kill, and a larger -n adds to them. Features
     of the data stay in the cache folder. With torchrun or accelerate launch, all processes draw.
 
     Example: scorefield evaluate runs/digits --data digits -n 2000 --likelihood 100
     """
 
-    run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote, or digits for the bundled model."""
     data: Annotated[str, Name("DATA")] = "digits"
     """digits (the held-out ones), a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME."""
+    sampler: Annotated[str | None, Unset("NAME[:OPTION=VALUE,...]")] = None
+    """As for sample; dpm-solver unless given."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000
     """Samples; 0 draws none. Published distances are of 50000; figures of different n cannot be compared."""
-    reference: Annotated[int | None, Unset("INT")] = None
+    reference: Annotated[int | None, Unset("INT"), COUNT] = None
     """Compare with only the first so many items of the data."""
     features: Annotated[str | None, Unset("NAME")] = None
     """digits, inception, inception:WEIGHTS.pth, raw, or a TorchScript file that you trust; by the shape unless given."""
@@ -37,43 +55,26 @@ class Options(Common):
     """Items of the data whose bits per dimension are averaged."""
     loss: int = 0
     """Items of the data whose loss is averaged."""
-    neighbours: int = 5
+    neighbours: Annotated[int, COUNT] = 5
     """Neighbours that set the radii of precision, recall, density and coverage."""
-    sampler: SamplerName = "dpm"
-    """As for sample."""
-    steps: Annotated[int | None, Unset("INT")] = None
-    """Steps; the sampler's own number unless given."""
-    snr: Annotated[float | None, Unset("FLOAT")] = None
-    """Signal-to-noise ratio of the corrector."""
-    seed: int = 0
-    """Decides the samples, the probes and the times of the loss."""
-    batch_size: int = 64
-    """Samples at a time."""
     out: Annotated[str | None, Unset("FILE")] = None
     """The figures as JSON; RUN/evaluation.json unless given."""
+    samples: Annotated[str | None, Unset("FOLDER")] = None
+    """Where the samples stay; RUN/evaluation unless given, or the cache folder where RUN may only be read."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.bundled import results_folder
-    from scorefield.evaluation import evaluate
-    from scorefield.files import atomic_file
-    from scorefield.parallel import launched
-    from scorefield.training import read_run
-    from scorefield.training.describe import from_json
-
-    for name in ("reference", "steps", "batch_size", "neighbours"):
-        check_count("--" + name.replace("_", "-"), getattr(options, name))
     for name in ("n", "likelihood", "loss"):
         if (value := getattr(options, name)) < 0 or (name == "n" and value == 1):
             raise InputError(f"--{name}={value} is impossible; expected 0, or {'2' if name == 'n' else '1'} or more")
     if not options.n and not options.likelihood and not options.loss:
         raise InputError("nothing to do; give -n, --likelihood or --loss a positive number")
-    info = read_run(options.run)
+    info = sf.training.read_run(options.run)
     out = options.out or str(results_folder(options.run) / "evaluation.json")
+    sampler = read_solver(options.sampler, from_json(info.model["sde"])) or sf.DPMSolver()
     check_writable(out)
-    sampler = make_sampler(options.sampler, from_json(info.model["sde"]), options.snr)
-    found = evaluate(
+    found = sf.evaluate(
         options.run,
         options.data,
         options.n,
@@ -86,6 +87,7 @@ def run(options: Options) -> Result:
         seed=options.seed,
         batch_size=options.batch_size,
         neighbours=options.neighbours,
+        samples=options.samples or _samples_folder(results_folder(options.run)),
         device=pick_device(options.device),
     )
     if not launched().main:
@@ -93,5 +95,14 @@ def run(options: Options) -> Result:
     about = {"data": options.data, "sampler": repr(sampler), "steps": options.steps, "seed": options.seed}
     values = {**found.values(), **about}
     with atomic_file(out, "w") as file:
-        json.dump(values, file, indent=1)
+        json.dump(finite(values), file, indent=1)
     return Result(f"{found}\n{out}", values | {"out": out})
+
+
+def _samples_folder(run: Path) -> Path:
+    """RUN/evaluation; where a run may only be read, a folder of its name in the cache."""
+    place = run / "evaluation"
+    if os.access(place if place.exists() else run, os.W_OK):
+        return place
+    digest = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:8]
+    return cache_folder() / "evaluation" / f"{run.resolve().name}-{digest}"

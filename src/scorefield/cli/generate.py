@@ -7,23 +7,21 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import tyro
-
+import scorefield as sf
 from scorefield.cli.data import label_condition
-from scorefield.cli.names import SamplerName, make_sampler
-from scorefield.cli.options import Common, Name, Result, Unset, check_count, check_writable, open_run, plural
+from scorefield.cli.files import check_format, is_image, write_samples
+from scorefield.cli.names import read_solver
+from scorefield.cli.options import Drawing, Grid, Number, OfRun, Result, Unset, check_writable, open_run, plural
 from scorefield.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Drawing, Grid, OfRun):
     """Draw samples of a class: by a classifier (Song et al. 2021, eq. 14), or classifier-free where the run has classes.
 
     Example: scorefield generate runs/digits --classifier runs/digits-classifier --label 3 -n 16 --out threes.png
     """
 
-    run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote, or digits for the bundled model."""
     label: int
     """The class."""
     classifier: Annotated[str | None, Unset("RUN")] = None
@@ -34,47 +32,30 @@ class Options(Common):
     """Strength of classifier-free guidance: 0 is none, 1 samples the class, more sharpens; 1 unless given."""
     interval: Annotated[tuple[float, float] | None, Unset("LOW HIGH")] = None
     """Classifier-free guidance at these times only, the plain class elsewhere."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 16
+    n: Number = 16
     """Number of samples."""
-    sampler: SamplerName = "dpm"
-    """Any sampler."""
-    steps: Annotated[int | None, Unset("INT")] = None
-    """Steps; the sampler's own number unless given."""
-    snr: Annotated[float | None, Unset("FLOAT")] = None
-    """Signal-to-noise ratio of the corrector; 0.16 for VE and 0.01 for VP unless given."""
-    seed: int = 0
-    """Decides the samples."""
-    batch_size: int = 64
-    """Samples at a time."""
-    columns: Annotated[int | None, Unset("INT")] = None
-    """Images in a row of the picture."""
     out: Annotated[str | None, Unset("FILE")] = None
     """.png (a grid), or .npy, .npz, .safetensors (floats in the model's range); generated.png or .npy unless given."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.cli.files import check_format, is_image, write_samples
-    from scorefield.sampling import sample
-    from scorefield.training import read_run
-
-    for name in ("n", "steps", "batch_size", "columns"):
-        check_count("--" + name.replace("_", "-"), getattr(options, name))
     for name in ("scale", "guidance"):
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"--{name}={value} is impossible; expected 0 or more, such as 1")
-    shape = read_run(options.run).shape
+    read_solver(options.sampler)
+    shape = sf.training.read_run(options.run).shape
     out = options.out or f"generated{'.png' if is_image(shape) else '.npy'}"
     check_format(out, shape)
     check_writable(out)
     info, model = open_run(options.run, options.device)
     guided, cond = _guide(options, model, info.shape)
     begin = time.monotonic()
-    result = sample(
+    result = sf.sample(
         guided,
         options.n,
-        make_sampler(options.sampler, model.sde, options.snr),
+        read_solver(options.sampler, model.sde),
         steps=options.steps,
         shape=info.shape,
         seed=options.seed,
@@ -93,14 +74,12 @@ def run(options: Options) -> Result:
 
 def _guide(options: Options, model: Any, shape: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
     """The guided model, and the condition that goes with it."""
-    from scorefield.guide import ClassifierFree, ClassifierGuidance
-    from scorefield.training import read_run
     from scorefield.training.classifier import load_classifier
 
     if options.classifier is not None:
         if options.guidance is not None or options.interval is not None:
             raise InputError("--guidance and --interval are classifier-free; leave them out, or --classifier")
-        other = read_run(options.classifier).shape
+        other = sf.training.read_run(options.classifier).shape
         if other != shape:
             raise InputError(
                 f"--classifier {options.classifier} is for items of shape {other} and {options.run} has {shape}; "
@@ -110,7 +89,7 @@ def _guide(options: Options, model: Any, shape: tuple[int, ...]) -> tuple[Any, d
         classes = int(clf.net.num_classes)  # type: ignore[arg-type]
         if not 0 <= options.label < classes:
             raise InputError(f"--label={options.label} does not exist; give one from 0 to {classes - 1}")
-        return model | ClassifierGuidance(clf, options.label, options.scale), {}
+        return model | sf.ClassifierGuidance(clf, options.label, options.scale), {}
     if not getattr(model.net, "num_classes", 0):
         raise InputError(
             f"{options.run} has no classes; train a classifier with `scorefield classifier` and give it as --classifier"
@@ -118,4 +97,4 @@ def _guide(options: Options, model: Any, shape: tuple[int, ...]) -> tuple[Any, d
     cond = label_condition(model, options.label, options.n)
     if options.scale != 1:
         raise InputError("--scale is that of a classifier; give --classifier, or --guidance")
-    return model | ClassifierFree(1.0 if options.guidance is None else options.guidance, options.interval), cond
+    return model | sf.ClassifierFree(1.0 if options.guidance is None else options.guidance, options.interval), cond

@@ -9,47 +9,40 @@ from typing import Annotated
 
 import tyro
 
+import scorefield as sf
 from scorefield.cli.data import code_solver, label_condition, open_items
+from scorefield.cli.files import check_format, is_image, write_samples
 from scorefield.cli.options import (
-    Common,
-    Flag,
-    Name,
+    Codes,
+    Items,
+    Number,
+    OfRun,
     Result,
     Unset,
-    check_count,
     check_temperature,
     check_writable,
     open_run,
     plural,
 )
 from scorefield.errors import InputError
+from scorefield.evaluation.bits import model_input
+from scorefield.latent import interpolate
+from scorefield.progress import Bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Codes, Items, OfRun):
     """Paths between items of data, along great circles between their latent codes (Song et al. 2021, sec. 4.3).
 
     Example: scorefield interpolate runs/digits --data digits --pairs 0,1 2,3 --out path.png
     """
 
-    run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote, or digits for the bundled model."""
-    data: Annotated[str, Name("DATA")] = "digits"
-    """digits (the held-out ones), a folder of images, or a .npy or .npz file."""
     pairs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FROM,TO")] = ("0,1",)
     """Numbers of the items at both ends of a path, the first being 0; one row of the picture for each pair."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 9
+    n: Number = 9
     """Points on a path, both ends included."""
     temperature: float = 1.0
     """Factor on the codes; below 1 samples become more typical and less diverse."""
-    tolerance: float = 1e-6
-    """Relative and absolute tolerance of the solver, for every entry."""
-    label: Annotated[int | None, Unset("INT")] = None
-    """Class of all items, where the run has classes."""
-    grey: Flag = False
-    """Turn colour images to grey where the run is grey."""
-    skip_broken: Flag = False
-    """Leave out files that are not images."""
     out: Annotated[str | None, Unset("FILE")] = None
     """.png (a row for each path), or .npy, .npz, .safetensors; path.png or .npy unless given."""
 
@@ -58,18 +51,11 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     import torch
 
-    from scorefield.cli.files import check_format, is_image, write_samples
-    from scorefield.evaluation.bits import model_input
-    from scorefield.latent import interpolate
-    from scorefield.progress import Bar
-    from scorefield.training import read_run
-
-    check_count("--n", options.n)
     if options.n < 2:
         raise InputError(f"--n={options.n} is impossible; both ends belong to a path, so expected 2 or more")
     solver = code_solver(options.tolerance)
     check_temperature(options.temperature)
-    info = read_run(options.run)
+    info = sf.training.read_run(options.run)
     out = options.out or f"path{'.png' if is_image(info.shape) else '.npy'}"
     check_format(out, info.shape)
     data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
+import scorefield as sf
+from scorefield import parallel
+from scorefield.bundled import results_folder
 from scorefield.cli.data import check_tolerance, open_items
-from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, check_writable, open_run, plural
-from scorefield.cli.table import Table, check_suffix, one_line
+from scorefield.cli.files import check_suffix
+from scorefield.cli.options import COUNT, Batches, Flag, Items, OfRun, Result, Unset, check_writable, open_run, plural
+from scorefield.cli.table import SUFFIXES, Table, one_line
+from scorefield.evaluation.bits import item_likelihoods
+from scorefield.progress import Bar
 
 COLUMNS: dict[str, type] = {
     "name": str,
@@ -25,62 +31,43 @@ COLUMNS: dict[str, type] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Batches, Items, OfRun):
     """Likelihood of data under a run by the probability flow: bits per dimension, with standard errors.
 
     Example: scorefield likelihood runs/digits --data digits -n 100 --out bits.csv
     """
 
-    run: Annotated[str, tyro.conf.Positional, Name("RUN")]
-    """Folder that train wrote, or digits for the bundled model."""
-    data: Annotated[str, Name("DATA")] = "digits"
-    """digits (the held-out ones), a folder of images, an image, or a .npy or .npz file."""
-    n: Annotated[int | None, Unset("INT", "-n")] = None
+    n: Annotated[int | None, Unset("INT", "-n"), COUNT] = None
     """Only the first so many items."""
     trace: Literal["hutchinson", "exact"] = "hutchinson"
     """Estimated or exact divergence; exact costs one pass for each dimension."""
-    probes: int = 1
+    probes: Annotated[int, COUNT] = 1
     """Random probes for each item; two or more give it a standard error of its own."""
     tolerance: float = 1e-5
     """Relative and absolute tolerance of the solver."""
-    seed: int = 0
-    """Of the probes and of the dequantisation noise."""
-    batch_size: int = 50
-    """Items at a time."""
-    grey: Flag = False
-    """Turn colour images to grey where the run is grey."""
-    skip_broken: Flag = False
-    """Leave out files that are not images."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """One row for each item, .csv or .jsonl; RUN/likelihood.csv unless given. The same command goes on after a kill."""
+    """A row for each item, .csv or .jsonl; in RUN, named by data and settings, unless given. After a kill it is taken up."""
     overwrite: Flag = False
     """Begin anew where the file holds other rows."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield import parallel
-    from scorefield.bundled import results_folder
-    from scorefield.evaluation.bits import item_likelihoods
-    from scorefield.progress import Bar
-    from scorefield.solve.ode import Dopri5
-    from scorefield.training import read_run
-
-    for name in ("n", "probes", "batch_size"):
-        check_count("--" + name.replace("_", "-"), getattr(options, name))
     check_tolerance(options.tolerance)
-    info = read_run(options.run)
-    out = options.out or str(results_folder(options.run) / "likelihood.csv")
-    check_suffix(out)
+    info = sf.training.read_run(options.run)
+    if options.out is not None:
+        check_suffix(options.out, SUFFIXES)
+        check_writable(options.out)
     data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
-    check_writable(out)
     info, model = open_run(options.run, options.device)
     n = min(len(data), options.n or len(data))
-    begin = time.monotonic()
-    table = Table(Path(out), COLUMNS, _settings(options, data, model))
+    begin, settings = time.monotonic(), _settings(options, data, model)
+    out = options.out or str(results_folder(options.run) / _file_name(options.data, settings))
+    check_writable(out)
+    table = Table(Path(out), COLUMNS, settings)
     processes, size = parallel.join(model.device.type), options.batch_size
     rows = processes.broadcast(table.resume(size, n, options.overwrite) if processes.main else [])
-    solver = Dopri5(options.tolerance, options.tolerance)
+    solver = sf.Dopri5(options.tolerance, options.tolerance)
     chosen: dict[str, Any] = {"trace": options.trace, "probes": options.probes, "solver": solver, "seed": options.seed}
     with Bar("likelihood", None if processes.main else False) as bar:
         # Every process takes one batch of each round, so that the batches are those of a single process.
@@ -107,6 +94,12 @@ def _settings(options: Options, data: Any, model: Any) -> str:
     named = {"model": weights_hash(model)[:12], "data": data.fingerprint()}
     named |= {name: str(getattr(options, name)) for name in ("trace", "probes", "tolerance", "seed")}
     return " ".join(f"{name}={value}" for name, value in named.items())
+
+
+def _file_name(data: str, settings: str) -> str:
+    """A name that says what the rows were made of, so that those of other data or settings lie beside them."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(data).stem or "data").strip("-.") or "data"
+    return f"likelihood-{stem[:60]}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}.csv"
 
 
 def _rows(lp: Any, nats: Any, index: Sequence[int], data: Any) -> list[dict[str, Any]]:

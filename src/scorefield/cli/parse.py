@@ -13,6 +13,8 @@ from typing import Any
 
 import tyro
 
+from scorefield.cli.names import read_times, write_times
+from scorefield.cli.options import check_counts
 from scorefield.errors import InputError, closest
 
 KINDS = {
@@ -50,9 +52,12 @@ def read(options: type, args: Sequence[str], prog: str, default: Any = None) -> 
     complaint = io.StringIO()
     try:
         with registry(), _wide(), contextlib.redirect_stderr(complaint):
-            return tyro.cli(options, args=list(args), **settings)
+            found = tyro.cli(options, args=list(args), **settings)
     except SystemExit:
         pass
+    else:
+        check_counts(found)
+        return found
     raise InputError(_one_line(complaint.getvalue(), lambda: known_options(options, settings), prog))
 
 
@@ -72,8 +77,6 @@ def registry() -> Iterator[None]:
     def proposal(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
         if getattr(info.type, "__name__", "") != "Proposal":
             return None
-        from scorefield.cli.times import read_times, write_times
-
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar="NAME[:MEAN,STD]",

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from scorefield.cli.options import Common, Flag, Name, Result, Unset, check_count, plural
+from scorefield.cli.options import COUNT, Arrays, Common, Flag, Name, Result, Unset, plural
 from scorefield.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Arrays, Common):
     """What one pass over data tells: range, mean, sigma_data, constant pixels, and sigma_max by the greatest distance.
 
     Example: scorefield statistics photos/ --size 64
@@ -20,18 +20,12 @@ class Options(Common):
 
     data: Annotated[str, tyro.conf.Positional, Name("DATA")]
     """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME?..., or hf:NAME?..."""
-    size: Annotated[int | None, Unset("PIXELS")] = None
+    size: Annotated[int | None, Unset("PIXELS"), COUNT] = None
     """Height and width that images are brought to; 32 unless given."""
-    channels: Annotated[int | None, Unset("INT")] = None
+    channels: Annotated[int | None, Unset("INT"), COUNT] = None
     """1 grey, 3 colour; 3 unless given."""
-    levels: Annotated[int | None, Unset("INT")] = None
-    """Number of values of integer data; 256 for 8-bit data."""
-    range: Annotated[tuple[float, float] | None, Unset("LOW HIGH")] = None
-    """Values of float data that go to the ends of the model's range; unscaled unless given."""
     compare: int = 5000
     """Items among which the greatest distance is sought."""
-    seed: int = 0
-    """Chooses them, where there are more."""
     skip_broken: Flag = False
     """Leave out files that are not images."""
 
@@ -40,8 +34,6 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.data import open_data, statistics
 
-    for name in ("size", "channels", "levels"):
-        check_count(f"--{name}", getattr(options, name))
     if options.compare < 2:
         raise InputError(f"--compare={options.compare} is impossible; expected 2 or more")
     shape = None

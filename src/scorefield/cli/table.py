@@ -17,6 +17,7 @@ from scorefield.files import atomic_file, flush
 
 SETTINGS = "settings"
 INDEX = "index"
+SUFFIXES = (".csv", ".jsonl")
 NOT_OURS = "it is not a table of this command"
 
 
@@ -46,11 +47,11 @@ class Table:
         text = self._text()
         lines = text.splitlines(keepends=True)
         torn = lines.pop() if lines and not lines[-1].endswith("\n") else ""
-        begin = ",".join(self._names()) if self.path.suffix == ".csv" else f'{{"{INDEX}": 0'
+        begin = ",".join(self._names()) if self.path.suffix.lower() == ".csv" else f'{{"{INDEX}": 0'
         first = lines[0] if lines else torn
         if not (first.startswith(begin) or (first == torn and begin.startswith(torn))):
             raise self._other(NOT_OURS)
-        head = 1 if self.path.suffix == ".csv" else 0
+        head = 1 if self.path.suffix.lower() == ".csv" else 0
         rows = self._parse(lines)
         kept = len(rows) if len(rows) >= n else len(rows) // batch * batch  # so that batches are those of one run
         if kept == 0:
@@ -67,7 +68,7 @@ class Table:
             OutputError: the disk is full or the place not writable.
         """
         buffer = io.StringIO()
-        if self.path.suffix == ".csv":
+        if self.path.suffix.lower() == ".csv":
             table = csv.DictWriter(buffer, self._names(), lineterminator="\n")
             if not self.path.exists():
                 table.writeheader()
@@ -105,7 +106,11 @@ class Table:
 
     def _parse(self, lines: Sequence[str]) -> list[dict[str, Any]]:
         try:
-            raw = list(csv.DictReader(lines, strict=True)) if self.path.suffix == ".csv" else [*map(json.loads, lines)]
+            raw = (
+                list(csv.DictReader(lines, strict=True))
+                if self.path.suffix.lower() == ".csv"
+                else [*map(json.loads, lines)]
+            )
             rows = []
             for i, row in enumerate(raw):
                 if list(row) != self._names() or int(row[INDEX]) != i:
@@ -122,17 +127,6 @@ class Table:
 
     def _other(self, fault: str) -> InputError:
         return InputError(f"cannot continue {self.path}: {fault}; choose another --out, or pass --overwrite")
-
-
-def check_suffix(path: str) -> None:
-    """Refuse what is neither .csv nor .jsonl.
-
-    Raises:
-        InputError: another suffix.
-    """
-    suffix = Path(path).suffix
-    if suffix not in (".csv", ".jsonl"):
-        raise InputError(f"cannot write {path}: unknown suffix {suffix!r}; use .csv or .jsonl")
 
 
 def one_line(text: str) -> str:

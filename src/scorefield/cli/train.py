@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.options import Common, Flag, Name, Result, Unset
+from scorefield.cli.options import Arrays, Basic, Flag, Name, Reading, Result, Unset
 from scorefield.errors import DivergedError, InputError
 from scorefield.parallel import launched
 from scorefield.training.config import OptimConfig, TrainConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
+class Options(Reading, Arrays, Basic):
     """Train a score model into a folder; the same command again goes on where the last one ended.
 
     Example: scorefield train digits --data digits --out runs/digits --steps 2000 --optim.lr 1e-3
@@ -31,14 +31,6 @@ class Options(Common):
     """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; else the preset's own."""
     out: Annotated[str | None, Unset("FOLDER")] = None
     """Folder of the run; runs/PRESET unless given."""
-    levels: Annotated[int | None, Unset("INT")] = None
-    """Number of values of integer data; 256 for 8-bit data."""
-    range: Annotated[tuple[float, float] | None, Unset("LOW HIGH")] = None
-    """Values of float data that go to the ends of the model's range; unscaled unless given."""
-    grey: Flag = False
-    """Turn colour images to grey where the preset is grey."""
-    skip_broken: Flag = False
-    """Leave out files that are not images."""
     labels: Flag = False
     """Train class-conditionally, on the classes of the data: its sub-folders, or the digits' own."""
     held_out: Annotated[str | None, Unset("DATA")] = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from scorefield.inverse import words
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class PhaseRetrieval:
     oversample: int = 2
 
     linear: ClassVar[bool] = False
+    picture: ClassVar[bool] = False
+    example: ClassVar[str] = ""
 
     def __call__(self, x: Tensor) -> Tensor:
         """|F pad(x)|."""
@@ -30,6 +36,16 @@ class PhaseRetrieval:
         padding = [amount for side in reversed(sides) for amount in (0, (self.oversample - 1) * side)]
         spectrum: Tensor = torch.fft.fftn(F.pad(x, padding), dim=tuple(range(-self.dims, 0)), norm="ortho")
         return spectrum.abs()
+
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> PhaseRetrieval:
+        """phase-retrieval."""
+        return cls()
+
+    def shown(self, y: Tensor) -> Tensor:
+        """Moduli on a logarithmic scale, frequency zero in the middle, brought to the size of the image."""
+        shown = torch.log1p(torch.fft.fftshift(y, dim=(-2, -1)) * math.sqrt(y.shape[-1] * y.shape[-2]))
+        return F.avg_pool2d(shown / shown.amax().clamp_min(1e-6), self.oversample)
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,7 @@ class Clip:
     zero: float = 0.0
 
     linear: ClassVar[bool] = False
+    example: ClassVar[str] = "0.6"
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -57,3 +74,8 @@ class Clip:
     def __call__(self, x: Tensor) -> Tensor:
         """The clipped image, like x."""
         return (self.zero + self.gain * (x - self.zero)).clamp(self.low, self.high)
+
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> Clip:
+        """clip:LIMIT, the intensity (0 to 1) from which on all is white."""
+        return cls(1 / words.number(value, 0, 1), 0.0, 1.0)

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from scorefield.differentiate import differentiation, ordinary
 from scorefield.dtypes import check_not_integers
+from scorefield.errors import InputError
 from scorefield.inputs import tensor_of
+from scorefield.inverse import words
 
 Boundary = Literal["reflect", "circular", "zeros"]
 
@@ -75,6 +77,7 @@ class Mask(LinearOperator):
     mask: Tensor
 
     per_event: ClassVar[tuple[str, ...]] = ("mask",)
+    example: ClassVar[str] = "known.png"
 
     def __post_init__(self) -> None:
         mask = tensor_of(self.mask, "mask")
@@ -89,6 +92,15 @@ class Mask(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """The same as the operator itself."""
         return self(y)
+
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> Mask:
+        """mask:FILE, an image whose white is known."""
+        return cls(words.read_mask(value, shape[1:]))
+
+    def shown(self, y: Tensor) -> Tensor:
+        """A measurement as a picture: grey where nothing is known."""
+        return torch.where(self.mask.to(y.device), y, torch.full_like(y, 0.5))
 
 
 class AlongAxes(LinearOperator):
@@ -132,6 +144,8 @@ class Grayscale(AlongAxes):
 
     weights: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
 
+    example: ClassVar[str] = ""
+
     def axes(self, ndim: int) -> Sequence[int]:
         return (1,)
 
@@ -142,6 +156,13 @@ class Grayscale(AlongAxes):
 
     def inner(self, m: int) -> int:
         return len(self.weights)
+
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> Grayscale:
+        """grayscale, of colour images."""
+        if shape[0] != 3:
+            raise InputError(f"it needs a run on colour images; this one has {shape[0]} channel")
+        return cls()
 
 
 @dataclass(frozen=True)
@@ -166,6 +187,8 @@ class Downsample(AlongAxes):
     dims: int | None = None
     boundary: Boundary = "reflect"
 
+    example: ClassVar[str] = "4"
+
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k={self.k}: the factor is at least 1")
@@ -186,6 +209,14 @@ class Downsample(AlongAxes):
 
     def inner(self, m: int) -> int:
         return m * self.k
+
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> Downsample:
+        """downsample:K, the mean over blocks of K x K pixels."""
+        k = words.whole_number(value, 1, min(shape[1:]))
+        if any(side % k for side in shape[1:]):
+            raise InputError(f"{k} does not divide the sides {shape[1]} and {shape[2]}")
+        return cls(k)
 
 
 def bicubic(k: int) -> tuple[float, ...]:
@@ -211,6 +242,8 @@ class Blur(LinearOperator):
 
     kernel: Tensor
     boundary: Boundary = "reflect"
+
+    example: ClassVar[str] = "1.5"
 
     def __post_init__(self) -> None:
         kernel = tensor_of(self.kernel, "kernel")
@@ -238,6 +271,11 @@ class Blur(LinearOperator):
             (g,) = torch.autograd.grad(self(x), x, ordinary(y), create_graph=y.requires_grad)
         return g
 
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> Blur:
+        """blur:SIGMA, a Gaussian of that many pixels."""
+        return cls(words.gaussian_kernel(words.number(value, 0, min(shape[1:]) / 6)))
+
 
 @dataclass(frozen=True, eq=False)
 class Fourier(LinearOperator):
@@ -252,6 +290,8 @@ class Fourier(LinearOperator):
 
     mask: Tensor
 
+    example: ClassVar[str] = "0.3"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask", Mask(self.mask).mask)
 
@@ -262,6 +302,15 @@ class Fourier(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         x: Tensor = torch.fft.ifftn(y * self.mask.to(y.device), dim=self._axes, norm="ortho").real
         return x
+
+    @classmethod
+    def from_word(cls, value: str, shape: Sequence[int], seed: int = 0) -> Fourier:
+        """fourier:FRACTION of the columns, the middle ones among them."""
+        return cls(words.fourier_columns(words.number(value, 0, 1), shape[1:], seed))
+
+    def shown(self, y: Tensor) -> Tensor:
+        """A measurement as a picture: what it is with zeros for the rest."""
+        return self.adjoint(y)
 
     @property
     def _axes(self) -> tuple[int, ...]:
