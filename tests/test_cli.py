@@ -15,7 +15,7 @@ from PIL import Image
 
 import scorefield as sf
 from scorefield import nn
-from scorefield.cli import main
+from scorefield.cli import app, main
 from scorefield.data import array
 from scorefield.training.checkpoint import list_checkpoints
 
@@ -236,7 +236,7 @@ def test_overview_lists_the_commands(cli):
         (["train", "digits", "--steps"], ["--steps needs a value"]),
         (["train", "digits", "--optim.lr", "-1"], ["optim.lr=-1", "a positive number"]),
         (["train", "digits", "--precision", "fp8"], ["--precision='fp8' is unknown", "choose one of bf16"]),
-        (["train", "digits", "--times", "never"], ["--times", "uniform, log_snr, log_normal"]),
+        (["train", "digits", "--times", "never"], ["--times", "uniform, log_snr"]),
         (["train", "digits", "--data", "no/such"], ["no/such", "does not exist"]),
         (["train", "digits", "--device", "gpu"], ["--device gpu is not available"]),
         (["sample", "r", "--steps", "-3"], ["--steps=-3", "expected 1 or more"]),
@@ -267,7 +267,7 @@ def test_text_called_png_is_named(cli, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_wrong_channel_count_is_named(cli, run_folder, tmp_path):
+def test_wrong_channel_count_is_named(cli, run_folder, pictures, tmp_path):
     np.save(tmp_path / "rgb.npy", np.zeros((4, 3, 28, 28), np.uint8))
     status, _, err = cli("train", "digits", "--data", tmp_path / "rgb.npy", "--out", tmp_path / "run")
     assert status == 2
@@ -275,7 +275,7 @@ def test_wrong_channel_count_is_named(cli, run_folder, tmp_path):
     Image.new("RGB", (8, 8), (9, 0, 0)).save(tmp_path / "red.png")
     for args in (
         ("likelihood", run_folder, "--data", tmp_path / "red.png"),
-        ("inpaint", run_folder, "--image", tmp_path / "red.png", "--mask", tmp_path / "red.png"),
+        ("inpaint", run_folder, "--image", tmp_path / "red.png", "--mask", pictures[1]),
     ):
         status, _, err = cli(*args)
         assert status == 2
@@ -296,7 +296,7 @@ def test_unusable_run_data_and_outputs_are_named(cli, run_folder, pictures, tmp_
         (["likelihood", run_folder, "--data", image, "--out", tmp_path / "x.txt"], "use .csv or .jsonl"),
         (
             ["inpaint", run_folder, "--image", tmp_path / "wide.png", "--mask", mask],
-            "is 9 x 8 pixels and the run has 8 x 8",
+            "is 9 x 8 pixels and 8 x 8 is expected",
         ),
         (["inpaint", run_folder, "--image", image, "--mask", black], "nothing that is known"),
         (["inpaint", run_folder, "--image", run_folder / "run.json", "--mask", mask], "is not an image"),
@@ -475,3 +475,219 @@ def test_training_starts_from_the_weights_of_another_run(cli, cloud, tmp_path):
     assert status != 0
     assert_one_line(err, "belongs to another network")
     assert not (tmp_path / "third").exists()
+
+
+# Words for solvers and operators
+
+
+def test_a_new_solver_is_on_the_command_line_without_another_edit(monkeypatch):
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from scorefield.cli.names import read_solver, solvers
+
+    @dataclass(frozen=True)
+    class HalfStep(sf.Euler):
+        share: float = 0.5
+        order: ClassVar[float] = 1
+
+    monkeypatch.setattr(sf.solve, "HalfStep", HalfStep, raising=False)
+    assert solvers()["half-step"] is HalfStep
+    assert read_solver("half-step:share=0.25") == HalfStep(share=0.25)
+
+
+def test_every_solver_of_the_library_has_a_word_and_its_options():
+    from scorefield.cli.names import read_solver, solvers
+
+    ours = {
+        c
+        for c in vars(sf.solve).values()
+        if isinstance(c, type) and issubclass(c, sf.Solver) and getattr(c, "order", 0)
+    }
+    left_out = {c.__name__ for c in ours - set(solvers().values())}
+    assert all(getattr(sf.solve, name).__dataclass_fields__ for name in left_out)  # made by `tune`, not by hand
+    assert read_solver("ddim:eta=1") == sf.DDIM(eta=1.0)
+    assert read_solver("UniPC:order=2") == sf.UniPC(order=2)
+    assert read_solver("dpm") == sf.DPMSolver()
+    assert read_solver("dopri5:rtol=1e-3,norm=max") == sf.Dopri5(rtol=1e-3, norm="max")
+    made = read_solver("pc:predictor=euler-maruyama,snr=0.2,correct-first=yes")
+    assert made == sf.PC(sf.EulerMaruyama(), sf.Langevin(snr=0.2), correct_first=True)
+    assert read_solver("fitted") is None or type(read_solver("fitted")).__name__ == "Fitted"
+
+
+def test_the_corrector_has_the_snr_of_the_paper_for_its_sde():
+    from scorefield.cli.names import read_solver
+
+    assert read_solver("pc", sf.VE()).corrector.snr == 0.16
+    assert read_solver("pc", sf.VP()).corrector.snr == 0.01
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("ddim:eta", "expected OPTION=VALUE; it takes eta"),
+        ("ddim:etta=1", "option 'etta' is unknown; it takes eta"),
+        ("ddim:eta=much", "eta='much' cannot be read; expected a number"),
+        ("ddim:eta=2", "eta lies between 0 and 1"),
+        ("heun:order=3", "it takes none"),
+        ("pc:predictor=magic", "predictor='magic' is unknown"),
+        ("list", "--sampler takes fitted, "),
+    ],
+)
+def test_wrong_words_for_solvers_are_one_line(cli, word, words):
+    status, out, err = cli("sample", "r", "--sampler", word)
+    assert (status, out) == (2, "")
+    assert_one_line(err, words)
+
+
+@pytest.mark.parametrize("command", sorted(app.COMMANDS))
+def test_every_command_has_seed_device_and_json(command):
+    import importlib
+
+    from scorefield.cli.parse import known_options
+
+    options = importlib.import_module(f"scorefield.cli.{command}").Options
+    assert {"--seed", "--device", "--json", "--debug"} <= set(known_options(options, {"prog": "x"}))
+
+
+# The world around a command
+
+
+def test_json_is_json_whatever_the_figures_are(cli, monkeypatch):
+    from scorefield.cli import presets
+    from scorefield.cli.options import Result
+
+    monkeypatch.setattr(presets, "run", lambda options: Result("", {"a": float("nan"), "b": [1.0, float("inf")]}))
+    status, out, _ = cli("presets", "--json")
+    assert status == 0
+    assert json.loads(out, parse_constant=lambda name: pytest.fail(name)) == {"a": None, "b": [1.0, None]}
+
+
+def test_no_memory_is_said_as_such(cli, run_folder, monkeypatch):
+    def greedy(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(sf, "sample", greedy)
+    status, _, err = cli("sample", run_folder, "--sampler", "heun")
+    assert status == 1
+    assert_one_line(err, "not enough memory", "--batch-size")
+    status, _, err = cli("sample", run_folder, "-n", "99999999999999999999")
+    assert status == 2
+    assert_one_line(err, "--n=99999999999999999999 is impossible; expected at most")
+
+
+def test_a_link_keeps_and_a_pipe_gets_what_is_written(cli, run_folder, tmp_path):
+    target, link, pipe = tmp_path / "v.npy", tmp_path / "l.npy", tmp_path / "p.npy"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    short = ["sample", run_folder, "-n", 1, "--steps", 1, "--sampler", "euler", "--out"]
+    assert cli(*short, link)[0] == 0
+    assert link.is_symlink()
+    assert np.load(target).shape == (1, 1, 8, 8)
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert cli(*short, pipe)[0] == 0
+    assert reader.communicate()[0] == target.read_bytes()
+    assert not pipe.is_file()
+
+
+def test_a_device_stays_a_device(cli, run_folder, tmp_path):
+    import stat
+
+    x = tmp_path / "x.npy"
+    np.save(x, np.zeros((4, 8, 8), np.uint8))
+    null = tmp_path / "null"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except (PermissionError, OSError):
+        pytest.skip("making a device needs root")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    status, _, err = cli("evaluate", run_folder, "--data", x, "-n", 0, "--loss", 2, "--out", null)
+    assert (status, err) == (0, "")
+    assert stat.S_ISCHR(os.stat(null).st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_mask_is_no_photograph(cli, run_folder, pictures, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).normal(128, 40, (8, 8)).clip(0, 255).astype(np.uint8)).save(photo)
+    status, _, err = cli("inpaint", run_folder, "--image", pictures[0], "--mask", photo)
+    assert status == 2
+    assert_one_line(err, "photo.png is not a mask", "neither black nor white")
+
+
+def test_likelihoods_of_other_data_or_settings_lie_beside_each_other(cli, run_folder, tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.full((1, 8, 8), 9 + (name == "b"), np.uint8))
+    short = ["likelihood", run_folder, "--tolerance", "0.1", "--data"]
+    for more in (["a.npy"], ["b.npy"], ["b.npy", "--seed", "1"], ["a.npy"]):
+        assert cli(*short, tmp_path / more[0], *more[1:])[0] == 0
+    assert sorted(p.name[:13] for p in run_folder.glob("likelihood-*.csv")) == ["likelihood-a-", *["likelihood-b-"] * 2]
+
+
+def program(*args, **options):
+    return subprocess.run([sys.executable, "-m", "scorefield", *map(str, args)], capture_output=True, **options)
+
+
+def test_output_of_few_characters_is_output(run_folder, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
+    short = ["likelihood", run_folder, "--data", tmp_path / "x.npy", "--tolerance", 0.5, "--out", tmp_path / "y.csv"]
+    done = program(*short, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b" +/- " in done.stdout
+
+
+def test_no_standard_error_is_no_fault(run_folder, tmp_path):
+    short = ["sample", run_folder, "-n", 1, "--steps", 1, "--sampler", "euler", "--out", tmp_path / "c.npy"]
+    words = " ".join(map(str, [sys.executable, "-m", "scorefield", *short]))
+    assert subprocess.run(f"{words} 2>&-", shell=True).returncode == 0
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch):
+    from pathlib import Path
+
+    from scorefield.files import cache_folder
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("SCOREFIELD_CACHE", raising=False)
+    assert cache_folder().name == f"scorefield-{os.getuid()}"
+
+
+def test_a_run_that_may_only_be_read_is_evaluated(monkeypatch, run_folder):
+    from scorefield.cli.evaluate import _samples_folder
+
+    assert _samples_folder(run_folder) == run_folder / "evaluation"
+    monkeypatch.setattr(os, "access", lambda *a: False)
+    assert run_folder not in _samples_folder(run_folder).parents
+
+
+@pytest.mark.parametrize("value", ["", "many"])
+def test_a_launchers_variable_without_a_number(cli, monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    status, _, err = cli("presets")
+    assert status == (0 if not value else 2)
+    if value:
+        assert_one_line(err, "WORLD_SIZE='many' is no number")
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 1.0])
+def test_ctrl_c_is_quiet_from_the_first_moment_on(run_folder, tmp_path, delay):
+    import signal
+    import time
+
+    short = ["sample", run_folder, "-n", 64, "--steps", 100000, "--sampler", "euler", "--out", tmp_path / "c.npy"]
+    code = "import scorefield.__main__ as m, sys; print('here', flush=True); sys.exit(m.program())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, short)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "here\n"
+    time.sleep(delay + 0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "scorefield: interrupted"

@@ -100,7 +100,7 @@ def read_times(word: str) -> Proposal:
     name, _, numbers = word.partition(":")
     found = {key: cls for key, cls in _proposals().items() if _plain(key) == _plain(name)}
     if not found:
-        raise ValueError(f"unknown; choose {', '.join(_proposals())}, or log_normal:MEAN,STD")
+        raise ValueError(f"unknown; choose {', '.join(_proposals())}, such as log_normal:MEAN,STD")
     values = [float(n) for n in numbers.split(",")] if numbers else []
     cls = next(iter(found.values()))
     if len(values) > len(fields(cls)):
