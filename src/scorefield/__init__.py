@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py holds it and the tables below equal
     from scorefield import data as data
+    from scorefield import discrete as discrete
     from scorefield import evaluation as evaluation
     from scorefield import guide as guide
     from scorefield import inverse as inverse
