@@ -15,13 +15,17 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield import discrete as discrete
     from scorefield import evaluation as evaluation
     from scorefield import guide as guide
+    from scorefield import implicit as implicit
     from scorefield import inverse as inverse
+    from scorefield import ladder as ladder
     from scorefield import latent as latent
     from scorefield import likelihood as likelihood
     from scorefield import nn as nn
     from scorefield import official as official
+    from scorefield import phase as phase
     from scorefield import presets as presets
     from scorefield import pretrained as pretrained
+    from scorefield import prior as prior
     from scorefield import publish as publish
     from scorefield import sde as sde
     from scorefield import solve as solve
