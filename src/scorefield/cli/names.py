@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import scorefield as sf
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from scorefield.times import Proposal
 
 T = TypeVar("T")
+PAPER_SNR = "0.01"
+"""Signal-to-noise ratio of correctors under VP and sub-VP (Song et al. 2021, Table 5); that of VE is their default."""
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -41,8 +44,7 @@ def pick(option: str, word: str, known: Mapping[str, T]) -> T:
 
 def solvers() -> dict[str, type[Solver]]:
     """The solvers of `scorefield.solve` that sample by themselves as they come, by name."""
-    found = {spelt(cls): cls for cls in _all_solvers().values() if cls.order != 0}
-    return dict(sorted(found.items()))
+    return dict(sorted((spelt(cls), cls) for cls in _all_solvers().values() if cls.order != 0))
 
 
 def read_solver(word: str | None, sde: GaussianSDE | None = None, option: str = "--sampler") -> Solver | None:
@@ -51,18 +53,20 @@ def read_solver(word: str | None, sde: GaussianSDE | None = None, option: str = 
     Raises:
         InputError: an unknown name, option or value; "list" says which there are.
     """
-    if word is None or _plain(word) == "fitted":
+    if word is None:
         return None
     if word == "list":
-        raise InputError(f"{option} takes fitted, {', '.join(map(_usage, solvers().values()))}")
+        raise InputError(f"{option} takes {', '.join(map(_usage, solvers().values()))}")
     name, _, rest = word.partition(":")
+    cls = pick(option, name, solvers())
     try:
-        made: Solver = _configured(pick(option, name, solvers())(), rest)
-    except InputError as error:
-        raise error if str(error).startswith("--") else InputError(f"{option}={word!r}: {error}") from error
+        given = _pairs(rest, cls)
+        if isinstance(sde, sf.VP | sf.SubVP) and "snr" in _offered(cls):
+            given.setdefault("snr", PAPER_SNR)
+        made: Solver = _made(cls, given)
     except ValueError as error:
         raise InputError(f"{option}={word!r}: {error}") from error
-    return _paper_snr(made, sde) if "snr" not in rest else made
+    return made
 
 
 def draws_noise(solver: Solver | None) -> bool:
@@ -75,7 +79,7 @@ def draws_noise(solver: Solver | None) -> bool:
     def refuse(*args: Any, **more: Any) -> Any:
         raise Drawn
 
-    if solver is None:
+    if solver is None or solver.flow:
         return False
     model = sf.GaussianMixture(torch.zeros(1, 1), torch.ones(1, 1, 1), None, sf.VP())
     try:
@@ -132,40 +136,43 @@ def _all_solvers() -> dict[str, type[Solver]]:
 
 
 def _needed(cls: type) -> list[str]:
-    given = fields(cls) if is_dataclass(cls) else ()
-    return [f.name for f in given if f.init and f.default is MISSING and f.default_factory is MISSING]
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
 
 
-def _configured(made: Any, rest: str) -> Any:
-    """The object with OPTION=VALUE,... in place of its own."""
+def _pairs(rest: str, cls: type) -> dict[str, str]:
+    """OPTION=VALUE,... as a table."""
+    found = {}
     for part in [p for p in rest.split(",") if p]:
         name, equals, text = part.partition("=")
         if not equals:
-            raise InputError(f"{part!r} cannot be read; expected OPTION=VALUE{_offer(made)}")
-        changed = _changed(made, name.strip().replace("-", "_"), text.strip())
-        if changed is None:
-            raise InputError(f"option {name!r} is unknown{_offer(made)}")
-        made = changed
-    return made
+            raise InputError(f"{part!r} cannot be read; expected OPTION=VALUE{_offer(cls)}")
+        found[name.strip().replace("-", "_")] = text.strip()
+    return found
 
 
-def _changed(made: Any, name: str, text: str) -> Any:
-    """The object with one option changed, its own or that of a part of it; None if there is none of that name."""
-    options = _options(type(made))
-    if name in options:
-        return replace(made, **{name: _value(name, text, options[name])})
-    for part in fields(made) if is_dataclass(made) else ():
-        inner = getattr(made, part.name)
-        if part.init and is_dataclass(inner) and (changed := _changed(inner, name, text)) is not None:
-            return replace(made, **{part.name: changed})  # type: ignore[type-var]
-    return None
+def _made(cls: type, given: Mapping[str, str]) -> Any:
+    """An object with these options, its own ones or those of a part of it."""
+    own = _options(cls)
+    values = {name: _value(name, text, own[name]) for name, text in given.items() if name in own}
+    rest = {name: text for name, text in given.items() if name not in own}
+    for part in [name for name, hint in own.items() if _is_solver(hint)]:
+        kind = type(values.get(part) or getattr(cls(), part))
+        inner = {name: rest.pop(name) for name in [*rest] if name in _options(kind)}
+        values[part] = _made(kind, inner)
+    if rest:
+        raise InputError(f"option {min(rest)!r} is unknown{_offer(cls)}")
+    return cls(**values)
 
 
 def _options(cls: type) -> dict[str, Any]:
-    """Names and types of the options of a class that a word can give."""
-    hints = _hints(cls)
-    given: tuple[Field[Any], ...] = fields(cls) if is_dataclass(cls) else ()
-    return {f.name: hints[f.name] for f in given if f.init and f.repr and _readable(hints.get(f.name))}
+    """Names and types of the arguments of a class that a word can give."""
+    try:
+        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    except NameError:  # a type that is imported for type checkers alone
+        return {}
+    names = inspect.signature(cls).parameters
+    return {name: hints[name] for name in names if name in hints and _readable(hints[name])}
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -210,25 +217,21 @@ def _value(name: str, text: str, hint: Any) -> Any:
         raise InputError(f"{name}={text!r} cannot be read; expected {kind}") from None
 
 
-def _offer(made: Any) -> str:
-    names = list(_options(type(made)))
-    for part in fields(made) if is_dataclass(made) else ():
-        inner = _options(type(getattr(made, part.name)))
-        names += [name for name in inner if name not in names]
-    return f"; it takes {', '.join(names)}" if names else "; it takes none"
+def _offered(cls: type) -> list[str]:
+    """Options of a class and of its parts, as they come."""
+    names = list(_options(cls))
+    for part in [name for name, hint in _options(cls).items() if _is_solver(hint)]:
+        names += [name for name in _options(type(getattr(cls(), part))) if name not in names]
+    return names
+
+
+def _offer(cls: type) -> str:
+    return f"; it takes {', '.join(names)}" if (names := _offered(cls)) else "; it takes none"
 
 
 def _usage(cls: type[Solver]) -> str:
-    names = list(_options(cls))
-    return spelt(cls) + (f" ({', '.join(names)})" if names else "")
+    return spelt(cls) + (f" ({', '.join(names)})" if (names := _offered(cls)) else "")
 
 
 def _plain(word: str) -> str:
     return re.sub(r"[-_ ]", "", word).lower()
-
-
-def _paper_snr(solver: Any, sde: GaussianSDE | None) -> Any:
-    """The signal-to-noise ratio of Song et al. 2021, Table 5, which depends on the SDE: 0.16 for VE, 0.01 for VP."""
-    if sde is None or isinstance(sde, sf.VE) or "snr" not in _offer(solver):
-        return solver
-    return _changed(solver, "snr", "0.01")
