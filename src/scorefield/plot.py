@@ -1,9 +1,8 @@
-"""Pictures: grids of images, and curves."""
+"""Pictures: grids of images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,30 +56,3 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         raise ValueError(f"cannot write {path}: unknown picture format; use .png or .jpg")
     with atomic_file(path) as file:
         image.save(file, format=kind)
-
-
-def curve(
-    path: str | Path,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    x_label: str,
-    y_label: str,
-    log_y: bool = False,
-) -> None:
-    """A line plot of named (x, y) series, written to `path`; needs matplotlib (the extra `plot`)."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("curves need matplotlib: pip install 'scorefield[plot]'") from None
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for name, (x, y) in lines.items():
-        axes.plot(x, y, label=name, linewidth=1.6)
-    axes.set(xlabel=x_label, ylabel=y_label)
-    if log_y:
-        axes.set_yscale("log")
-    if len(lines) > 1:
-        axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    with atomic_file(path) as file:
-        figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=120)

@@ -19,7 +19,9 @@ _STYLE = """
 body { margin: 0 auto; max-width: 64rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
        font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 0 0 .35rem; }
-p { margin: .3rem 0 .8rem; } .lead, figcaption, small { color: var(--dim); }
+p { margin: .3rem 0 .8rem; }
+pre { margin: 0 0 .8rem; padding: .5rem .7rem; overflow-x: auto; border: 1px solid var(--line); border-radius: .3rem; }
+.lead, figcaption, small { color: var(--dim); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td:not(:first-child), th:not(:first-child) { text-align: right; }
@@ -50,11 +52,17 @@ class Report:
     lead: str
     parts: list[str] = field(default_factory=list)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Add a table; the first column is text, the others are figures."""
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = "") -> None:
+        """Add a table, with a paragraph above it; the first column is text, the others are figures."""
         head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        self._section(title, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", wide=True)
+        above = f"<p class='lead'>{escape(text)}</p>" if text else ""
+        self._section(title, f"{above}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", wide=True)
+
+    def commands(self, title: str, lines: Sequence[tuple[str, str]]) -> None:
+        """Add what to type next, each line with a word on it."""
+        parts = [f"<p class='lead'>{escape(why)}</p><pre>{escape(what)}</pre>" for why, what in lines]
+        self._section(title, "".join(parts), wide=True)
 
     def picture(self, title: str, text: str, path: Path, *, wide: bool = False, pixels: bool = True) -> None:
         """Add a picture file, embedded, with a sentence above it."""
