@@ -2,6 +2,7 @@
 
 from scorefield.discrete.bound import bound
 from scorefield.discrete.correct import Gibbs, RateCorrector
+from scorefield.discrete.guide import Infill
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.objective import JumpTimes, continuous_elbo, masked_loss, ratio_matching, score_entropy
 from scorefield.discrete.process import Absorbing, JumpProcess, Ordinal, RateMatrix, Uniform
@@ -18,6 +19,7 @@ __all__ = [
     "FirstHitting",
     "Geometric",
     "Gibbs",
+    "Infill",
     "JumpModel",
     "JumpProcess",
     "JumpTimes",

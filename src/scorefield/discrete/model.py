@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.discrete.process import JumpProcess
-from scorefield.model import ScoreModel, View
+from scorefield.model import Guided, ScoreModel, View
 from scorefield.sde import Time, batch_time
 
 Predict: TypeAlias = Literal["data", "ratio", "marginal", "hollow"]
@@ -128,6 +128,15 @@ class JumpModel(ScoreModel):
             p = self.process.unpush(self.ratio(x, t, **cond), self.process.between(s, t)).clamp_min(0)
         return p
 
+    def __or__(self, guidance: Callable[[ScoreModel], ScoreModel]) -> ScoreModel:
+        """`model | guidance` is again a jump model: ratios multiply."""
+        guided = guidance(self)
+        if isinstance(guided, Guided):
+            from scorefield.discrete.guide import guided_jump
+
+            return guided_jump(guided)
+        return guided
+
     def forward(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         return self.posterior(x, t, **cond)
 
@@ -150,9 +159,13 @@ class JumpModel(ScoreModel):
     def check(self, x: Tensor, name: str = "x") -> None:
         self.process.check(x, name)
 
-    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+    def view(self, name: View | str, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         if name == "denoise":
             return self.posterior(x, t, **cond).argmax(-1)
+        if name == "log_posterior":
+            return self.log_posterior(x, t, **cond)
+        if name == "log_ratio":
+            return torch.log(self.ratio(x, t, **cond))
         raise ValueError(
             f"a jump model has no {name}; its views are ratio, posterior and marginal, and its solvers those of sf.discrete"
         )
