@@ -10,8 +10,8 @@ from torch import Tensor
 
 import scorefield as sf
 from oracles import PAPER, flow_map, gaussian, mixture, name
-from scorefield.solve import fitted
-from scorefield.solve.fitted import fit_grid, pilot
+from scorefield.solve import fitted, tuned
+from scorefield.solve.tuned import fit_grid, pilot
 from scorefield.times import FittedGrid, sampling_grid
 
 
@@ -136,8 +136,8 @@ def test_the_fit_is_made_once_and_again_when_the_model_changes(change):
 
 def test_the_grid_is_fitted_once_for_each_order(monkeypatch):
     calls = []
-    real = fitted.fit_grid
-    monkeypatch.setattr(fitted, "fit_grid", lambda path, order: (calls.append(order), real(path, order))[1])
+    real = tuned.fit_grid
+    monkeypatch.setattr(tuned, "fit_grid", lambda path, order: (calls.append(order), real(path, order))[1])
     sf.solve.tune(mixture(sf.VP()), 6, pilots=16)
     assert calls == [1, 2, 3]
 

@@ -17,10 +17,9 @@ from scorefield.inverse.smc import twisted_smc
 from scorefield.model import ScoreModel
 from scorefield.rows import take
 from scorefield.sampling import sample
-from scorefield.solve.exponential import DDIM
+from scorefield.solve.exponential import DDIM, ExponentialSDE
 from scorefield.solve.integrate import Solution
 from scorefield.solve.reverse import Ancestral
-from scorefield.solve.sde_exponential import ExponentialSDE
 
 MethodName: TypeAlias = Literal["mmps", "tmpd", "pigdm", "dps", "diffpir", "ddrm", "replace", "repaint", "smc"]
 METHOD_STEPS: dict[str, int] = {

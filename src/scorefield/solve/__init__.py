@@ -2,15 +2,14 @@
 
 from scorefield.solve.adaptive_sde import AdaptiveSDE
 from scorefield.solve.analytic_variance import AnalyticAncestral
-from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle
-from scorefield.solve.fitted import Fitted, Tuned, tune
+from scorefield.solve.exponential import DDIM, DEIS, DPMSolver, DPMSolverSingle, ExponentialSDE, UniPC
+from scorefield.solve.fitted import Fitted
 from scorefield.solve.integrate import Solution, Solver
 from scorefield.solve.karras import Churn, KarrasHeun
 from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
 from scorefield.solve.reverse import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
-from scorefield.solve.sde_exponential import ExponentialSDE
-from scorefield.solve.unipc import UniPC
+from scorefield.solve.tuned import Tuned, tune
 
 __all__ = [
     "DDIM",
