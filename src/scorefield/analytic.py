@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.differentiate import differentiation
 from scorefield.dtypes import exact, onto, wide
-from scorefield.inputs import tensor_of
+from scorefield.inputs import as_tensor, tensor_of
 from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
@@ -68,11 +68,11 @@ class GaussianMixture(ScoreModel):
 
     def log_prob(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """log p_t(x) in nats: (B, *) -> (B,), float64; t is a float or (B,)."""
-        return torch.logsumexp(self._parts(x, t)[0], 1)
+        return torch.logsumexp(self._parts(as_tensor(x), t)[0], 1)
 
     def posterior(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """Probability of each component given x_t = x: (B, *) -> (B, K), float64 (exact in Song et al. 2021, eq. 14)."""
-        return torch.softmax(self._parts(x, t)[0], 1)
+        return torch.softmax(self._parts(as_tensor(x), t)[0], 1)
 
     def sample(self, n: int, t: Time = 0.0, seed: Seed = None) -> Tensor:
         """n exact draws of x_t, (n, *shape), in the dtype of `means`."""
@@ -86,6 +86,8 @@ class GaussianMixture(ScoreModel):
         return Marginal(self, t)
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        if cond:
+            raise ValueError(f"a mixture takes no condition, but {', '.join(cond)} was given")
         batch_time(t, x)
         state = wide(x)
         if name == "denoise":

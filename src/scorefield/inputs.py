@@ -24,11 +24,16 @@ def tensor_of(value: Any, name: str, hint: str = "") -> Tensor:
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"{name}: {type(value).__name__} holds no numbers; give a tensor or an array") from None
     tensor: Tensor = ordinary(value)
-    check_finite(tensor, name, hint)
+    _check_entries(tensor, name, hint)
     return tensor
 
 
-def check_finite(value: Tensor, name: str, hint: str = "") -> None:
+def as_tensor(value: Any, name: str = "x") -> Tensor:
+    """A tensor as it is, and anything else by `tensor_of`."""
+    return value if isinstance(value, Tensor) else tensor_of(value, name)
+
+
+def _check_entries(value: Tensor, name: str, hint: str = "") -> None:
     """Refuse NaN and infinity, which an average or a solve would spread over everything.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.dtypes import check_real
+from scorefield.inputs import as_tensor
 from scorefield.prior import PriorLike
 from scorefield.rows import agreed, held, take
 from scorefield.sde import SDE, GaussianSDE, Time, batch_time, expand
@@ -80,19 +81,19 @@ class ScoreModel(nn.Module):
 
     def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[x_0 | x_t = x], like x; t is a float or (B,)."""
-        return self.view("denoise", x, t, cond)
+        return self.view("denoise", as_tensor(x), t, cond)
 
     def noise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[eps | x_t = x], like x, of unit variance; t is a float or (B,)."""
-        return self.view("noise", x, t, cond)
+        return self.view("noise", as_tensor(x), t, cond)
 
     def score(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """grad log p_t(x), like x; t is a float or (B,)."""
-        return self.view("score", x, t, cond)
+        return self.view("score", as_tensor(x), t, cond)
 
     def velocity(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """dx/dt of the probability flow (Song et al. 2021, eq. 13), like x; t is a float or (B,)."""
-        return self.view("velocity", x, t, cond)
+        return self.view("velocity", as_tensor(x), t, cond)
 
     def forward(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """The same as `score`, so that hooks and wrappers of torch find it."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scorefield.conditions import warn_of_dropout
 from scorefield.dtypes import check_real, exact, onto, warn_of_units
+from scorefield.inputs import as_tensor
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
@@ -94,6 +95,7 @@ def sample(
     Raises:
         ValueError: an argument out of range, a shape that does not fit, or a keyword that the network does not take.
     """
+    x_init = None if x_init is None else as_tensor(x_init, "x_init")
     n = _check(n, solver, batch_size, x_init)
     if x_init is not None:
         model.check(x_init, "x_init")
@@ -242,6 +244,7 @@ def _flow(
         raise ValueError(
             f"solver={solver!r}: codes follow the probability flow in both directions; give a solver without noise, as Dopri5()"
         )
+    x = as_tensor(x)
     _refuse_vmap(x)
     check_real(x)
     if span[0] < span[1]:

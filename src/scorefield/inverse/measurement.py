@@ -93,7 +93,8 @@ def in_rows(operator: Measurement, y: Tensor, shape: tuple[int, ...] | None) -> 
     if y.shape == one:
         return y.unsqueeze(0)
     raise ValueError(
-        f"y has shape {tuple(y.shape)} where a sample {shape} is measured as {one}; give {one} for all samples, or (n, *{one})"
+        f"y has shape {tuple(y.shape)} where a sample {shape} is measured as {one}; give that shape for all samples, or "
+        f"(n, {', '.join(map(str, one))}), one row for each"
     )
 
 

@@ -56,7 +56,7 @@ class Clip:
         gain: exposure. low, high: the ends of what can be recorded. zero: the value that no exposure changes, such as black.
 
     Raises:
-        ValueError: low is not below high.
+        ValueError: low is not below high, or gain or zero is not finite.
     """
 
     gain: float = 2.0
@@ -68,6 +68,8 @@ class Clip:
     example: ClassVar[str] = "0.6"
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.gain) and math.isfinite(self.zero)):
+            raise ValueError(f"gain={self.gain}, zero={self.zero}: both are finite numbers")
         if not self.low < self.high:
             raise ValueError(f"low={self.low}, high={self.high}: low must be below high")
 

@@ -146,6 +146,9 @@ class Grayscale(AlongAxes):
 
     example: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(tensor_of(self.weights, "weights").double().tolist()))
+
     def axes(self, ndim: int) -> Sequence[int]:
         return (1,)
 

@@ -99,6 +99,11 @@ class Posterior:
             raise ValueError(f"noise={self.noise}: the measurement noise is positive; give a small one, or use Replace")
         if noise.ndim:
             object.__setattr__(self, "noise", noise.reshape(*[1] * (y.ndim - noise.ndim), *noise.shape))
+        if not self.weight > 0 or not (self.zeta is None or self.zeta > 0) or not self.tolerance >= 0:
+            raise ValueError(
+                f"weight={self.weight}, zeta={self.zeta}, tolerance={self.tolerance}: weight and zeta are positive, "
+                "the tolerance is not negative"
+            )
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations}: at least one is needed")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import check_finite, check_real, warn_of_units, wide
+from scorefield.inputs import as_tensor
 from scorefield.likelihood.moments import moments
 from scorefield.likelihood.result import LogProb
 from scorefield.likelihood.trace import Distribution, Divergence, Linearizer, Mode, TraceMethod, estimator
@@ -80,6 +81,7 @@ def log_prob(
     Warns:
         RuntimeWarning: samples whose trajectory did not arrive; their nats are NaN, and `status` says why.
     """
+    x = as_tensor(x)
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
     check_real(x)
