@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.data import images as images
     from scorefield.empirical import Empirical as Empirical
     from scorefield.evaluation.evaluate import evaluate as evaluate
+    from scorefield.fokker_planck import fokker_planck_loss as fokker_planck_loss
     from scorefield.guide import ClassifierFree as ClassifierFree
     from scorefield.guide import ClassifierGuidance as ClassifierGuidance
     from scorefield.implicit import ssm_loss as ssm_loss
@@ -50,6 +51,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.model import ScoreModel as ScoreModel
     from scorefield.objective import dsm_loss as dsm_loss
     from scorefield.phase import CLD as CLD
+    from scorefield.polynomial import Residual as Residual
+    from scorefield.polynomial import polynomial_score as polynomial_score
     from scorefield.publish import from_pretrained as from_pretrained
     from scorefield.reflected import ReflectedVE as ReflectedVE
     from scorefield.sampling import decode as decode
@@ -84,6 +87,7 @@ _NAMES = {
     "data": "digits images",
     "empirical": "Empirical",
     "evaluation": "evaluate",
+    "fokker_planck": "fokker_planck_loss",
     "guide": "ClassifierFree ClassifierGuidance",
     "implicit": "ssm_loss",
     "inverse": "Blur Downsample Grayscale Mask Posterior Replace",
@@ -91,6 +95,7 @@ _NAMES = {
     "model": "ScoreModel",
     "objective": "dsm_loss",
     "phase": "CLD",
+    "polynomial": "Residual polynomial_score",
     "publish": "from_pretrained",
     "reflected": "ReflectedVE",
     "sampling": "decode encode sample slerp",

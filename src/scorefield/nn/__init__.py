@@ -5,6 +5,7 @@ from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
 from scorefield.nn.histogram import HistogramUNet, cell_edges
 from scorefield.nn.mlp import MLP
+from scorefield.nn.potential import Potential
 from scorefield.nn.precision import low_precision
 from scorefield.nn.refinenet import NCSN, NCSNv2
 from scorefield.nn.states import StateMLP, StateUNet
@@ -19,6 +20,7 @@ __all__ = [
     "HollowTransformer",
     "NCSNv2",
     "NoiseScales",
+    "Potential",
     "StateMLP",
     "StateUNet",
     "Transformer",

@@ -1,0 +1,267 @@
+"""Scores from moments (Shen et al. 2024), networks on top of a model, and the Fokker-Planck residual (Lai et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import scorefield as sf
+from scorefield.fokker_planck import fokker_planck_loss, fokker_planck_residual
+from scorefield.nn import Potential
+from scorefield.polynomial import Residual, polynomial_score
+
+F64 = torch.float64
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "parity"
+recorded = pytest.mark.skipif(not SHARED.exists(), reason="the recordings are not here")
+SDES = [sf.VP(), sf.VE(0.01, 5.0), sf.SubVP()]
+
+
+class OU(sf.GaussianSDE):
+    """dx = -x dt + 2^{1/2} dw."""
+
+    T = 5.0
+
+    def alpha(self, t):
+        return torch.exp(-t)
+
+    def sigma(self, t):
+        return torch.sqrt(-torch.expm1(-2 * t))
+
+
+def rotated(n: int, d: int, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    root = torch.randn(d, d, dtype=F64, generator=g)
+    return torch.randn(n, d, dtype=F64, generator=g) @ root + torch.randn(d, dtype=F64, generator=g)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+def test_second_order_is_the_gaussian_of_the_moments(sde):
+    data, x = rotated(500, 3), 2 * rotated(20, 3, 1)
+    model = polynomial_score(data, sde, order=2)
+    mean, cov = data.mean(0), torch.cov(data.T, correction=0)
+    for t in (0.1, 0.5, 0.9):
+        a, s = float(sde.alpha(t)), float(sde.sigma(t))
+        total = a**2 * cov + s**2 * torch.eye(3)
+        inside = a * data[:20] + 0.5 * s * x / x.abs().max()
+        assert torch.allclose(model.score(inside, t), -(inside - a * mean) @ torch.linalg.inv(total), atol=1e-8)
+    times = torch.linspace(0.1, 0.9, 20, dtype=F64)
+    each = torch.cat([model.score(x[i : i + 1], float(times[i])) for i in range(20)])
+    assert torch.allclose(model.score(x, times), each, atol=1e-10)
+
+
+def mixture_data(n: int) -> Tensor:
+    g = torch.Generator().manual_seed(0)
+    pick = torch.rand(n, 1, dtype=F64, generator=g) < 0.3
+    z = torch.randn(n, 1, dtype=F64, generator=g)
+    return torch.where(pick, -1.2 + 0.3 * z, 0.8 + 0.5 * z)
+
+
+def test_error_falls_with_the_order():
+    """Relative score error of the mixture at t = .3 for orders 1 to 8; E|s_hat - s|^2 = E|s|^2 - E s.s_hat up to sampling."""
+    gm = sf.GaussianMixture(
+        torch.tensor([[-1.2], [0.8]], dtype=F64), torch.tensor([[0.09], [0.25]], dtype=F64), [0.3, 0.7], OU()
+    )
+    data = mixture_data(20_000)
+    x = torch.linspace(-6, 6, 4001, dtype=F64)[:, None]
+    density = torch.exp(gm.log_prob(x, 0.3))
+    exact = gm.score(x, 0.3)
+    errors = []
+    for order in (2, 4, 6, 8):
+        gap = polynomial_score(data, OU(), order).score(x, 0.3) - exact
+        ratio = torch.trapezoid(density * gap[:, 0] ** 2, x[:, 0]) / torch.trapezoid(
+            density * exact[:, 0] ** 2, x[:, 0]
+        )
+        errors.append(float(ratio))
+    assert errors == pytest.approx([8.1e-2, 2.3e-2, 7.6e-3, 2.9e-3], rel=0.15)
+
+
+def test_axis_basis_and_samples():
+    """For entries that are independent the axis basis of order 2 is exact; samples without training have the right moments."""
+    g = torch.Generator().manual_seed(0)
+    data = torch.randn(4000, 3, dtype=F64, generator=g) * torch.tensor([0.3, 1.0, 2.0]) + torch.tensor([1.0, 0.0, -1.0])
+    model = polynomial_score(data, sf.VP(), 2, "axis")
+    mean, var = data.mean(0), data.var(0, correction=0)
+    a, s = float(sf.VP().alpha(0.4)), float(sf.VP().sigma(0.4))
+    x = a * data[:10]
+    assert torch.allclose(model.score(x, 0.4), -(x - a * mean) / (a**2 * var + s**2), atol=1e-9)
+    y = sf.sample(model, 2000, sf.DPMSolver(), steps=20, seed=0)
+    assert torch.allclose(y.double().mean(0), mean, atol=0.15)
+    assert torch.allclose(y.double().std(0), var.sqrt(), rtol=0.1)
+
+
+def test_the_field_is_guarded_outside_the_data():
+    """Order 6 of the mixture points outwards far away; outside the range of the data the pull is that of the Gaussian."""
+    model = polynomial_score(mixture_data(20_000), OU(), 6)
+    far = torch.tensor([[-60.0], [60.0]], dtype=F64)
+    assert bool((model.score(far, 0.3) * far < 0).all())
+    assert model.log_density_ratio(far, 0.3).shape == (2,)
+    x = sf.sample(model, 500, sf.EulerMaruyama(), steps=100, seed=0, t_min=0.05)
+    assert float(x.abs().max()) < 8
+
+
+def test_a_network_on_top_starts_from_the_model():
+    class Zero(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2, 2))
+
+        def forward(self, x, t):
+            return x @ self.weight.to(x) * t[:, None]
+
+    base = polynomial_score(rotated(300, 2), sf.VP(), 2)
+    model, x = base | Residual(Zero()), rotated(5, 2, 3)
+    for view in ("denoise", "score", "noise", "velocity"):
+        assert torch.allclose(getattr(model, view)(x, 0.3), getattr(base, view)(x, 0.3), atol=1e-9), view
+    assert [p.shape for p in model.parameters()] == [(2, 2)]
+    loss = sf.dsm_loss(model, x, seed=0).sum()
+    loss.backward()
+    assert float(model.correction.weight.grad.abs().max()) > 0
+
+
+def test_bad_input_is_one_line():
+    data = rotated(30, 2)
+    for arguments, match in (
+        ((data, sf.VP(), 0), "order=0"),
+        ((data[:1], sf.VP()), "at least 2"),
+        ((torch.ones(10, 2), sf.VP()), "degenerate"),
+        ((torch.full((4, 1), math.nan), sf.VP()), "all of them numbers"),
+        ((rotated(30, 12), sf.VP(), 4), "use basis='axis'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            polynomial_score(*arguments)
+
+
+@recorded
+def test_recording_of_polynomial_scores():
+    r = load_file(SHARED / "29_oism.safetensors")
+    one = polynomial_score(r["data_1d"][:, None], OU(), 6)
+    two = polynomial_score(r["data_2d"], OU(), 3)
+    for k, t in enumerate(r["t"].tolist()):
+        for model, x, theirs in (
+            (one, r["x_1d"][:, None], r["score_1d"][k][:, None]),
+            (two, r["x_2d"], r["score_2d"][k]),
+        ):
+            ours = model.score(x, t)
+            unguarded = (model._read(x, torch.tensor(t, dtype=F64))[0] - ours).abs().amax() == 0
+            near = (ours - theirs).abs().amax(1) < 1e-7 * (1 + theirs.abs().amax(1))
+            inside = _inside(model, x, t)
+            assert unguarded
+            assert bool(near[inside].all()), t
+
+
+def _inside(model, x: Tensor, t: float) -> Tensor:
+    """Where the polynomial itself is read, not its continuation."""
+    alpha, s = float(model.sde.alpha(t)), float(model.sde.sigma(t)) / model._scale
+    unit = (x - alpha * model._centre) / model._scale
+    low, high = alpha * model._low - 2 * s, alpha * model._high + 2 * s
+    return ((unit >= low) & (unit <= high)).all(1)
+
+
+MEANS = torch.tensor([[-1.2, -0.3], [0.8, 0.5]], dtype=F64)
+COVS = torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.5, -0.2], [-0.2, 0.4]]], dtype=F64)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+def test_the_exact_score_solves_its_equation(sde):
+    """Score form and potential form of a rotated mixture, at most 1e-10 of the terms."""
+    gm = sf.GaussianMixture(MEANS, COVS, [0.3, 0.7], sde)
+    t = torch.linspace(0.05, 0.9, 12, dtype=F64)
+    x = gm.sample(12, 0.5, seed=0)
+    residual = fokker_planck_residual(gm, x, t)
+    scale = float((sde.g2(t) / sde.sigma(t) ** 3).max())
+    assert float(residual.abs().max()) < 1e-10 * max(scale, 1.0)
+
+    class Exact(nn.Module):
+        def forward(self, x, t):
+            return gm.log_prob(x, t)
+
+    model = sf.ScoreModel(Potential(Exact()), sde, "score", shape=(2,))
+    assert float(fokker_planck_residual(model, x, t).abs().max()) < 1e-10 * max(scale, 1.0)
+
+
+@pytest.mark.parametrize("delta", [0.2, -0.2])
+@pytest.mark.parametrize("d", [1, 3])
+def test_a_mis_scaled_potential_has_this_residual(delta, d):
+    """phi = -(1 + delta) |x|^2 / 2 under VP: R = 1/2 beta delta (d - (1 + delta) |x|^2), r = -beta delta (1 + delta) x."""
+
+    class Body(nn.Module):
+        def forward(self, x, t):
+            return -0.5 * (1 + delta) * (x**2).sum(1) + 0 * t
+
+    sde, x = sf.VP(), rotated(6, d)
+    t = torch.linspace(0.1, 0.9, 6, dtype=F64)
+    model = sf.ScoreModel(Potential(Body()), sde, "score", shape=(d,))
+    beta = sde.beta(t)
+    expected = 0.5 * beta * delta * (d - (1 + delta) * (x**2).sum(1))
+    assert torch.allclose(fokker_planck_residual(model, x, t), expected, atol=1e-10)
+    plain = sf.ScoreModel.from_score(lambda x, t: -(1 + delta) * x, sde, shape=(d,))
+    assert torch.allclose(fokker_planck_residual(plain, x, t), -(beta * delta * (1 + delta))[:, None] * x, atol=1e-10)
+
+
+def test_penalty_has_gradients_and_samplers_need_none():
+    body = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x, t):
+            return self.body(torch.cat([x, t[:, None]], 1)) - 0.5 * (x**2).sum(1, keepdim=True)
+
+    model = sf.ScoreModel(Potential(Body()), sf.VP(), "score", shape=(2,))
+    x0 = rotated(8, 2)
+    loss = sf.dsm_loss(model, x0, seed=0).mean() + 0.1 * fokker_planck_loss(model, x0, seed=0).mean()
+    loss.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) and float(p.grad.abs().max()) > 0 for p in body[:1].parameters())
+    with torch.inference_mode():
+        x = sf.sample(model, 3, sf.DDIM(), steps=4, seed=0)
+    assert x.shape == (3, 2)
+    score = fokker_planck_loss(sf.ScoreModel.from_score(lambda x, t: -1.2 * x, sf.VP(), shape=(2,)), x0, seed=0)
+    assert score.shape == (8,)
+    with pytest.raises(ValueError, match="one number for each"):
+        Potential(nn.Bilinear(2, 1, 3).double())(x0, x0[:, :1])
+
+
+@recorded
+def test_recorded_residuals_of_the_authors():
+    r = load_file(SHARED / "30_fp_potential.safetensors")
+
+    class Reference(sf.GaussianSDE):
+        """dx = -x dt + dw."""
+
+        T = 12.0
+
+        def alpha(self, t):
+            return torch.exp(-t)
+
+        def sigma(self, t):
+            return torch.sqrt(-0.5 * torch.expm1(-2 * t))
+
+    layers = [(r[f"state/{n}.weight"], r[f"state/{n}.bias"]) for n in ("input", "hidden1", "hidden2", "output")]
+
+    class Body(nn.Module):
+        def forward(self, x, t):
+            y = torch.cat([t[:, None], x], 1)
+            for k, (w, b) in enumerate(layers):
+                y = y @ w.T + b
+                y = nn.functional.softplus(y, beta=100) if k < 3 else y
+            return y
+
+    model = sf.ScoreModel(Potential(Body()), Reference(), "score", shape=(2,))
+    x, t = r["x"].to(F64), r["t"].to(F64)
+    assert torch.allclose(model.score(x, t), r["score"], atol=1e-10)
+    assert torch.allclose(fokker_planck_residual(model, x, t) ** 2, r["residual_squared"], rtol=1e-9, atol=1e-12)
+    s = load_file(SHARED / "30_fp_score.safetensors")
+    own = sf.ScoreModel.from_score(
+        lambda x, t: torch.tanh(torch.cat([x, t[:, None].to(x)], 1) @ s["W1"].T + s["b1"]) @ s["W2"].T - x,
+        sf.VP(),
+        shape=(3,),
+    )
+    assert torch.allclose(own.score(s["x"], s["t"]), s["score"], atol=1e-10)
+    assert torch.allclose(fokker_planck_residual(own, s["x"], s["t"]), s["vp/vector"], rtol=1e-5, atol=1e-4)
