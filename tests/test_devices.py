@@ -13,6 +13,7 @@ from accelerator import DEVICE, Accelerator, OnDevice
 from oracles import PAPER, gaussian, name
 from scorefield import solve
 from scorefield.data import array
+from scorefield.evaluation.calibration import calibrate
 from scorefield.inverse import DDRM, twisted_smc
 from scorefield.ladder import DDPMScore, ddpm_loss
 from scorefield.likelihood import VariationalDequantizer, dequantize, discrete_log_prob, elbo, moments
@@ -135,6 +136,24 @@ def test_solvers_that_measure_first(device, solver):
     sf.sample(network(), N, solver, steps=3, seed=0, denoise=True, full=True)
 
 
+LOOSE = solve.Dopri5(0.05, 0.05)
+
+
+@pytest.mark.parametrize("solver", [LOOSE, solve.Tsit5(0.05, 0.05, norm="max"), solve.AdaptiveSDE(0.5, 0.5)], ids=name)
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+def test_adaptive_solvers(device, solver, sde):
+    r = sf.sample(network(sde, "data"), N, solver, seed=0, t_min=0.2, full=True)
+    assert isinstance(r.x, OnDevice)
+    assert "nfe=" in repr(r)
+
+
+@pytest.mark.parametrize("sde", PAPER, ids=name)
+def test_codes(device, sde):
+    model = network(sde, "data")
+    assert isinstance(sf.decode(model, sf.encode(model, states(), LOOSE, t_min=0.2), LOOSE, t_min=0.2), OnDevice)
+    sf.encode(model, states(), solve.DDIM(), steps=3)
+
+
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize("trace", ["exact", "hutchinson", "hutch++"])
 def test_likelihoods(device, sde, trace):
@@ -142,6 +161,8 @@ def test_likelihoods(device, sde, trace):
     for mode in ("forward", "reverse", "lean"):
         lp = sf.log_prob(model, states(), trace, 2, seed=0, mode=mode, solver=solve.Heun(), steps=4)
         assert isinstance(lp.nats, OnDevice)
+    lp = sf.log_prob(network(sde, "data"), states(), trace, seed=0, t_min=0.2, solver=LOOSE)
+    assert isinstance(lp.bits_per_dim(levels=256, low=-1.0, high=1.0), OnDevice)
 
 
 def test_priors_of_likelihoods(device):
@@ -247,6 +268,22 @@ def test_exact_models(device, sde):
         getattr(model, view)(x, each_time())
     model.log_prob(x, 0.3), model.posterior(x, 0.3)
     sf.sample(model, N, solve.DDIM(), steps=3, x_init=x, prior="exact")
+
+
+def test_what_is_made_of_samples(device):
+    model = network(None, "data")
+    solver = solve.tune(model, 3, pilots=16)
+    x = sf.sample(model, N, solver, seed=0)
+    assert isinstance(sf.slerp(x[0], x[1], 3), OnDevice)
+    samples = torch.stack([x, x + 1]).transpose(0, 1)
+    calibrate(samples, x)
+
+
+def test_a_table_is_scaled_in_float64_before_it_moves(device):
+    rows = array(2000 + torch.randn(12, D, generator=torch.Generator().manual_seed(0)))
+    feed = Feed(rows, TrainConfig(batch_size=N), sf.VP())
+    batch = feed.batch(0, next(iter(feed.raw(0, 1))), Process.device)
+    assert isinstance(batch.x0, OnDevice)
 
 
 def test_what_the_device_makes_of_float64_is_an_error(device):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact, wide
 from scorefield.likelihood import LogProb
 from scorefield.model import ScoreModel
 from scorefield.sampling import decode, encode, slerp
@@ -111,7 +112,7 @@ def identifiability(
 
     def codes(model: ScoreModel) -> Tensor:
         parts = [encode(model, x[i : i + size], solver, **cond) for i in range(0, len(x), size)]
-        return torch.cat(parts).double().flatten(1) / float(model.sde.sigma(model.sde.T))
+        return exact(torch.cat(parts)).flatten(1) / float(model.sde.sigma(model.sde.T))
 
     a, b = codes(first), codes(second)
     c = b.roll(1, 0)
@@ -144,7 +145,7 @@ def outlier_scores(lp: LogProb, reference: LogProb) -> Tensor:
 def _length(lp: LogProb) -> Tensor:
     if lp.latent is None:
         raise ValueError("outlier_scores: these likelihoods keep no codes; give what log_prob returned")
-    length: Tensor = torch.linalg.vector_norm(lp.latent.double().flatten(1), dim=1)
+    length: Tensor = torch.linalg.vector_norm(wide(lp.latent).flatten(1), dim=1)
     return length
 
 

@@ -63,6 +63,6 @@ def run(options: Options) -> Result:
             bar(sum(len(done.x) for done in parts) / len(codes))
     low, high = info.range or model.sde.range
     write_samples(out, torch.cat([part.x for part in parts]), low, high, options.columns)
-    seconds, calls = time.monotonic() - begin, float(torch.cat([part.nfe for part in parts]).double().mean())
+    seconds, calls = time.monotonic() - begin, float(torch.cat([part.nfe for part in parts]).float().mean())
     text = f"{plural(len(codes), 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": len(codes), "nfe": calls, "seconds": seconds})

@@ -60,9 +60,9 @@ def run(options: Options) -> Result:
             parts.append(sf.encode(model, x, solver, full=True, **each))
             bar(index.stop / n)
     codes = torch.cat([part.x.cpu() for part in parts])
-    calls = float(torch.cat([part.nfe for part in parts]).double().mean())
+    calls = float(torch.cat([part.nfe for part in parts]).float().mean())
     write_codes(options.out, codes, [data.item_name(i) for i in range(n)])
-    spread = float(codes.double().std() / model.sde.sigma(model.sde.T))
+    spread = float(codes.cpu().double().std() / model.sde.sigma(model.sde.T))
     seconds = time.monotonic() - begin
     text = (
         f"{plural(n, 'code')} of standard deviation {spread:.3f} (noise: 1), {calls:.0f} network calls each, "

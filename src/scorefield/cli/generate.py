@@ -65,7 +65,7 @@ def run(options: Options) -> Result:
     )
     low, high = info.range or model.sde.range
     write_samples(out, result.x, low, high, options.columns)
-    seconds, calls = time.monotonic() - begin, float(result.nfe.double().mean())
+    seconds, calls = time.monotonic() - begin, float(result.nfe.float().mean())
     text = (
         f"{plural(options.n, 'sample')} of class {options.label}, {calls:.0f} evaluations each, {seconds:.1f} s: {out}"
     )

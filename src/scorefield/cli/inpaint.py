@@ -62,6 +62,6 @@ def run(options: Options) -> Result:
             hooks=[sf.Replace(operator, operator(y).expand(options.n, *shape))],
             full=True,
         )
-        return done.x, float(done.nfe.double().mean())
+        return done.x, float(done.nfe.float().mean())
 
     return restoration(options, seen, options.panel, 0.0, draw, "known", "completion")

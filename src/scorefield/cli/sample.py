@@ -95,6 +95,6 @@ def run(options: Options) -> Result:
     x, nfe = (torch.cat(values) for values in zip(*gathered, strict=True))
     low, high = info.range or sde.range
     write_samples(out, x, low, high, options.columns)
-    seconds, calls = time.monotonic() - begin, float(nfe.double().mean())
+    seconds, calls = time.monotonic() - begin, float(nfe.float().mean())
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})

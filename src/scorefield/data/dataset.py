@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact
 from scorefield.errors import InputError
 
 Range = tuple[float, float]
@@ -137,8 +138,8 @@ def to_range(raw: Tensor, data: Dataset, to: Range | None, uniform: Tensor | Non
         start, end = data.range
         return (raw.float() - start) * ((high - low) / (end - start)) + low
     if data.scale is not None:
-        mean, std = (v.to(raw.device) for v in data.scale)
-        return ((raw.double() - mean) / std).float()
+        mean, std = data.scale
+        return ((exact(raw) - mean) / std).float().to(raw.device)
     return raw.float()
 
 

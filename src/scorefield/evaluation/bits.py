@@ -105,7 +105,7 @@ def _over(
     found: list[tuple[int, Tensor]] = []
     with Bar(name, progress if shared.main else False) as bar:
         for done, start in enumerate(own):
-            found.append((start, values(range(start, min(start + CHUNK, data.size))).detach().double().cpu()))
+            found.append((start, values(range(start, min(start + CHUNK, data.size))).detach().cpu().double()))
             bar((done + 1) / len(own))
     parts = sorted(shared.gather(found), key=lambda part: part[0])
     return shared.broadcast(mean_of(torch.cat([value for _, value in parts])) if shared.main else Estimate(0, 0, 0))

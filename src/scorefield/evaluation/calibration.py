@@ -90,10 +90,10 @@ def calibrate(
     read = quantity if quantity is not None else (lambda x: x.flatten(1))
     drawn = read(samples.flatten(0, 1)).reshape(m, k, -1)
     true = read(truth).reshape(m, 1, -1)
-    ties = (drawn == true).sum(1)
-    u = torch.rand(ties.shape, generator=_generator(seed), dtype=torch.float64).to(ties.device)
-    ranks = (drawn < true).sum(1) + torch.floor(u * (ties + 1)).long()
-    return Calibration(ranks.cpu(), k)
+    ties, below = (drawn == true).sum(1).cpu(), (drawn < true).sum(1).cpu()
+    u = torch.rand(ties.shape, generator=_generator(seed), dtype=torch.float64)
+    ranks = below + torch.floor(u * (ties + 1)).long()
+    return Calibration(ranks, k)
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield.analytic import GaussianMixture
+from scorefield.dtypes import exact
 from scorefield.evaluation.metrics import Estimate
 from scorefield.model import ScoreModel
 
@@ -17,11 +18,11 @@ def gaussian_w2(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) ->
 
     W2^2 = |m_a - m_b|^2 + tr(A + B - 2 (A^{1/2} B A^{1/2})^{1/2})
     """
-    a, b = torch.as_tensor(cov_a).double(), torch.as_tensor(cov_b).double()
+    a, b = exact(cov_a), exact(cov_b)
     values, basis = torch.linalg.eigh(a)
     root = (basis * values.clamp_min(0.0).sqrt()) @ basis.mT
     middle = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0.0).sqrt().sum()
-    squared = torch.square(torch.as_tensor(mean_a).double() - torch.as_tensor(mean_b).double()).sum()
+    squared = torch.square(exact(mean_a) - exact(mean_b)).sum()
     return math.sqrt(max(float(squared + a.trace() + b.trace() - 2 * middle), 0.0))
 
 
@@ -31,7 +32,7 @@ def wasserstein_1d(x: Tensor, y: Tensor, p: float = 2.0) -> float:
     Raises:
         ValueError: samples that are empty or not flat.
     """
-    a, b = (torch.as_tensor(v).double().flatten().sort().values for v in (x, y))
+    a, b = (exact(v).flatten().sort().values for v in (x, y))
     if len(a) == 0 or len(b) == 0:
         raise ValueError(f"wasserstein_1d of {len(a)} and {len(b)} numbers: give at least one of each")
     edges = torch.cat([torch.arange(len(a) + 1) / len(a), torch.arange(len(b) + 1) / len(b)]).double().unique()
@@ -43,7 +44,7 @@ def wasserstein_1d(x: Tensor, y: Tensor, p: float = 2.0) -> float:
 
 def sliced_w2(x: Tensor, y: Tensor, directions: int = 100, seed: int = 0, p: float = 2.0) -> float:
     """p-Wasserstein distance of samples (n, *) and (m, *), root mean p-th power over directions (Bonneel et al. 2015)."""
-    a, b = x.double().flatten(1), y.double().flatten(1)
+    a, b = exact(x).flatten(1), exact(y).flatten(1)
     draws = torch.Generator().manual_seed(seed)
     units = torch.randn(directions, a.shape[1], generator=draws, dtype=torch.float64)
     units = units / torch.linalg.vector_norm(units, dim=1, keepdim=True)
@@ -53,12 +54,12 @@ def sliced_w2(x: Tensor, y: Tensor, directions: int = 100, seed: int = 0, p: flo
 
 def tv_on_grid(p: Tensor, q: Tensor, spacing: float) -> float:
     """Total variation of two densities by their values (N,) on an even grid: half the integral of |p - q|."""
-    return float(0.5 * (p.double() - q.double()).abs().sum() * spacing)
+    return float(0.5 * (exact(p) - exact(q)).abs().sum() * spacing)
 
 
 @torch.no_grad()
 def score_error(model: ScoreModel, oracle: GaussianMixture, t: float, n: int = 4096, seed: int = 0) -> Estimate:
     """Explicit score matching: E || s - grad log p_t ||^2 against an exact model, over n draws of p_t, with its error."""
     x = oracle.sample(n, t, seed)
-    gap = torch.square(model.score(x, t) - oracle.score(x, t)).flatten(1).sum(1).double()
+    gap = torch.square(model.score(x, t) - oracle.score(x, t)).flatten(1).sum(1)
     return Estimate(float(gap.mean()), float(gap.std()) / math.sqrt(n), n, "standard error of a mean")

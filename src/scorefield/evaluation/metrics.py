@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact
 from scorefield.errors import InputError
 
 CHUNK = 512
@@ -40,7 +41,7 @@ class Estimate:
 
 def mean_of(values: Tensor) -> Estimate:
     """The mean of independent values (n,) with its standard error."""
-    v = values.double()
+    v = exact(values)
     spread = float(v.std()) / math.sqrt(len(v)) if len(v) > 1 else math.nan
     return Estimate(float(v.mean()), spread, len(v), "standard error of a mean")
 
@@ -106,7 +107,7 @@ def inception_score(logits: Tensor, splits: int = 10) -> Estimate:
         raise InputError(f"logits have shape {tuple(logits.shape)}; expected (n, classes) with n of {splits} or more")
     if not bool(torch.isfinite(logits).all()):
         raise InputError("logits hold a value that is not finite")
-    log_p = logits.double().cpu().log_softmax(1)
+    log_p = exact(logits).log_softmax(1)
     scores, influences = [], []
     for part in torch.tensor_split(log_p, splits):
         marginal = part.logsumexp(0, keepdim=True) - math.log(len(part))
@@ -158,7 +159,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     for name, x in (("first", a), ("second", b)):
         if not bool(torch.isfinite(x).all()):
             raise InputError(f"the {name} features hold a value that is not finite")
-    return a.detach().double().cpu(), b.detach().double().cpu()
+    return exact(a.detach()), exact(b.detach())
 
 
 def _root(matrix: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact
 from scorefield.errors import closest
 from scorefield.inverse.ddrm import DDRM
 from scorefield.inverse.measurement import Measurement, in_rows, read_measurement
@@ -142,4 +143,4 @@ def restore(
     )
     if method == "ddrm" and noise > 0:
         warn_of_misfit(of_rows, rows, noise, done.x)
-    return Restored(done.x.reshape(m, n, *done.x.shape[1:]), float(done.nfe.double().mean()))
+    return Restored(done.x.reshape(m, n, *done.x.shape[1:]), float(exact(done.nfe).mean()))

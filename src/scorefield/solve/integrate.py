@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scorefield.conditions import Where, complete, per_sample, split, with_rows
+from scorefield.dtypes import exact
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, generator, source
@@ -53,7 +54,7 @@ class Solution:
     times: Tensor
 
     def __repr__(self) -> str:
-        mean = self.nfe.double().mean().item()
+        mean = exact(self.nfe).mean().item()
         bad = int((self.status != SUCCESS).sum())
         return f"Solution(x={tuple(self.x.shape)}, nfe={mean:.1f} per sample, unfinished={bad})"
 

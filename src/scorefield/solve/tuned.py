@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE
@@ -110,8 +111,9 @@ class Reference:
 
     def share(self) -> Tensor:
         """How much of an error at each time arrives at the end, (M,): the ratio of the spreads of the ensemble."""
-        spread = (self.states.double() - self.states.double().mean(1, keepdim=True)).flatten(1).square().mean(1).sqrt()
-        last = (self.end.double() - self.end.double().mean(0)).square().mean().sqrt()
+        states, end = exact(self.states), exact(self.end)
+        spread = (states - states.mean(1, keepdim=True)).flatten(1).square().mean(1).sqrt()
+        last = (end - end.mean(0)).square().mean().sqrt()
         return last / spread.clamp_min(1e-12)
 
 
@@ -162,11 +164,11 @@ def fit_grid(reference: Reference, order: int = 2) -> FittedGrid:
     """
     sde, times = reference.field.sde, reference.times
     lam = _finite(0.5 * sde.log_snr(times))
-    slope = reference.denoised.double()
+    slope = exact(reference.denoised)
     for _ in range(order):
         slope = torch.gradient(slope, spacing=(lam,), dim=0)[0]
-    size = slope.flatten(1).square().mean(1).sqrt().cpu()
-    error = (reference.share().cpu() * sde.alpha(times) * size).pow(1 / (order + 1))
+    size = slope.flatten(1).square().mean(1).sqrt()
+    error = (reference.share() * sde.alpha(times) * size).pow(1 / (order + 1))
     return FittedGrid.of_density(times, lam, error)
 
 
@@ -240,8 +242,8 @@ class _Look:
         self.reference, self.share = reference, reference.share().tolist()
         kept = _fitted(reference)
         every = torch.cat([reference.states[:, kept], reference.denoised[:, kept], reference.end[None, kept]])
-        rows = every.double().flatten(1)
-        self.gram: np.ndarray = (rows @ rows.T / rows.shape[1]).cpu().numpy()
+        rows = exact(every).flatten(1)
+        self.gram: np.ndarray = (rows @ rows.T / rows.shape[1]).numpy()
 
     def error(self, nodes: Sequence[int]) -> float:
         """Error at the end to be expected from least-squares steps that each start on the flow."""
@@ -265,12 +267,12 @@ def _fit_greedily(reference: Reference, nodes: Sequence[int], ridge: float = RID
     for i, a in enumerate(nodes):
         seen = [reference.field.denoise(x, reference.times[a]), *seen][:MEMORY]
         target = reference.end if i + 1 == len(nodes) else reference.states[nodes[i + 1]]
-        flat = torch.stack([part[kept].double().flatten() for part in (x, *seen, target)])
-        products = (flat @ flat.T).cpu().numpy()
+        flat = torch.stack([exact(part[kept]).flatten() for part in (x, *seen, target)])
+        products = (flat @ flat.T).numpy()
         weights = _weights(products[:-1, :-1], products[:-1, -1], _ddim(reference, nodes, i), ridge)
         x = sum((float(w) * part for w, part in zip(weights, [x, *seen], strict=True)), torch.zeros_like(x))
         rows.append(tuple(weights.tolist()))
-    error = float((x - reference.end)[kept.stop :].double().square().mean().sqrt())
+    error = float(exact((x - reference.end)[kept.stop :]).square().mean().sqrt())
     return error if math.isfinite(error) else math.inf, Tuned(tuple(reference.times[list(nodes)].tolist()), tuple(rows))
 
 

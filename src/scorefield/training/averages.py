@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scorefield.dtypes import wide
 from scorefield.errors import CheckpointError, ScorefieldWarning
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
@@ -201,7 +202,7 @@ def _combined(held: list[tuple[Path, int, float]], shares: np.ndarray) -> dict[s
     for (path, _, width), share in zip(held, shares, strict=True):
         for name, value in read_checkpoint(path, (str(width),)).tensors[str(width)].items():
             if value.is_floating_point():
-                total[name] = total.get(name, 0.0) + float(share) * value.double()
+                total[name] = total.get(name, 0.0) + float(share) * wide(value)
             else:
                 total[name] = value
     return total

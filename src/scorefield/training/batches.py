@@ -104,7 +104,8 @@ class Feed:
         if label is not None:
             dropped = torch.rand(size[0], generator=draws)[share] < config.label_dropout
             label = torch.where(dropped, -1, label).to(device)
-        x0 = to_range(items.to(device), self.data, self.sde.range, None if uniform is None else uniform.to(device))
+        raw_items = items if self.data.scale is not None else items.to(device)  # tables are scaled in float64
+        x0 = to_range(raw_items, self.data, self.sde.range, None if uniform is None else uniform.to(device)).to(device)
         if flips is not None:
             x0 = flip_where(flips.to(device), x0)
         noise = noise.to(device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scorefield.bundled import run_folder
 from scorefield.data.dataset import Dataset, Range
+from scorefield.dtypes import exact, onto
 from scorefield.errors import CheckpointError, ScorefieldWarning, cannot_read
 from scorefield.files import atomic_file
 from scorefield.model import ScoreModel
@@ -68,8 +69,8 @@ class RunInfo:
         """What a model of a table returns, (B, *), in the units of the columns; anything else unchanged."""
         if self.scale is None:
             return x
-        mean, std = (v.to(x.device) for v in self.scale)
-        return (x.double() * std + mean).to(x.dtype)
+        mean, std = self.scale
+        return onto(exact(x) * std + mean, x)
 
 
 def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels: bool) -> None:
