@@ -21,7 +21,7 @@ class Cubic(sf.GaussianSDE):
 
 
 PAPER = [sf.VE(), sf.VP(), sf.SubVP()]
-SDES = [*PAPER, sf.VE(exact=True), Cubic()]
+SDES = [*PAPER, sf.VE(exact=True), Cubic(), sf.RectifiedFlow()]
 
 
 def name(value: object) -> str:

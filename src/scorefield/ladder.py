@@ -110,12 +110,17 @@ class TableSDE(GaussianSDE):
 
 @dataclass(frozen=True)
 class TableLabels:
-    """The clock of a network trained on labels 0 .. count - 1 of a `TableSDE`: count t - 1, fractional between nodes."""
+    """The clock of a network trained on labels 0 .. count - 1 of a `TableSDE`: count t - 1, fractional between nodes.
+
+    Main arguments:
+        unit: factor on the label that the network receives.
+    """
 
     count: int = 1000
+    unit: float = 1.0
 
     def __call__(self, t: Tensor) -> Tensor:
-        return (t * self.count - 1).clamp(0, self.count - 1)
+        return self.unit * (t * self.count - 1).clamp(0, self.count - 1)
 
 
 @dataclass(frozen=True)

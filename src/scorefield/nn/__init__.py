@@ -1,10 +1,12 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
+from scorefield.nn.adm import ADM
 from scorefield.nn.classifier import VectorClassifier, WideResNet
 from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
 from scorefield.nn.histogram import HistogramUNet, cell_edges
 from scorefield.nn.mlp import MLP
+from scorefield.nn.patches import DiT, dit
 from scorefield.nn.potential import Potential
 from scorefield.nn.precision import low_precision
 from scorefield.nn.refinenet import NCSN, NCSNv2
@@ -13,8 +15,10 @@ from scorefield.nn.transformer import HollowTransformer, Transformer
 from scorefield.nn.unet import UNet, levels_at
 
 __all__ = [
+    "ADM",
     "MLP",
     "NCSN",
+    "DiT",
     "FourierFeatures",
     "HistogramUNet",
     "HollowTransformer",
@@ -30,6 +34,7 @@ __all__ = [
     "cell_edges",
     "ddpm",
     "digits_unet",
+    "dit",
     "levels_at",
     "low_precision",
     "positional_features",

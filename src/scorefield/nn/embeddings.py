@@ -35,6 +35,15 @@ def positional_features(t: Tensor, features: int, max_period: float = 10_000.0) 
     return nn.functional.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, features % 2))
 
 
+def cosine_features(t: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoids as guided diffusion and DiT lay them out: cosines first, frequencies from 1 down to short of 1 / max_period."""
+    t = _at_least_float32(t)
+    half = features // 2
+    index = torch.arange(half, dtype=t.dtype, device=t.device)
+    phase = torch.outer(t, torch.exp(index * (-math.log(max_period) / half)))
+    return nn.functional.pad(torch.cat([phase.cos(), phase.sin()], dim=1), (0, features % 2))
+
+
 class FourierFeatures(nn.Module):
     """Random Fourier features [sin(2 pi W u), cos(2 pi W u)] of u = log(noise level), W ~ N(0, scale^2) fixed.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scorefield.errors import InputError, cannot_read, closest
+from scorefield.errors import InputError, closest
+from scorefield.presets.guided import Guided
+from scorefield.presets.official import read_json
 from scorefield.presets.paper import PRESETS
 from scorefield.presets.schema import (
     DDPM,
@@ -26,6 +27,7 @@ __all__ = [
     "DDPM",
     "Data",
     "Evaluation",
+    "Guided",
     "NCSNpp",
     "Network",
     "Optim",
@@ -70,11 +72,12 @@ def read(config: Preset | Mapping[str, Any] | str | Path) -> Preset:
         if not str(config).endswith(".json"):
             return get(str(config))
         try:
-            return read(_mapping(json.loads(Path(config).read_text("utf-8"))))
-        except OSError as error:
-            raise cannot_read(config, error) from error
+            return read(read_json(config))
         except ValueError as error:
-            raise InputError(f"cannot read {config} as an official configuration: {error}") from error
+            known = isinstance(error, InputError)
+            raise (
+                error if known else InputError(f"cannot read {config} as an official configuration: {error}")
+            ) from error
     plain = _mapping(config.to_dict() if hasattr(config, "to_dict") else config)
     inner = plain.get("config")
     return Preset.from_official(inner if isinstance(inner, Mapping) and "model" not in plain else plain)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from scorefield.errors import InputError, cannot_read
 
 _KINDS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "True or False"),
@@ -15,6 +19,23 @@ _KINDS: dict[Any, tuple[Any, str]] = {
     str: (str, "a word"),
     tuple: ((list, tuple), "a list"),
 }
+
+
+def read_json(path: str | Path) -> Mapping[str, Any]:
+    """The configuration in a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else than a mapping.
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except ValueError as error:
+        raise InputError(f"cannot read {path} as a configuration: {error}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"cannot read {path} as a configuration: expected a mapping, got {type(content).__name__}")
+    return content
 
 
 def from_official(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[str, Any]:

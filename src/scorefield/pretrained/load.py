@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scorefield import presets
@@ -104,19 +106,7 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
         CheckpointError: it is not such a file, or holds pickled objects other than tensors and numbers.
     """
     path = Path(path)
-    try:
-        with torch.serialization.safe_globals(_NUMPY):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|operand|type) (\S+)", str(error))
-        what = f"a pickled {found[1] or found[2]}" if found else "something that is no tensor"
-        raise CheckpointError(
-            f"cannot read {path}: it holds {what}; only tensors, numbers and containers of them are read"
-        ) from None
-    except OSError as error:
-        raise cannot_read(path, error) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read {path}: not a checkpoint of torch ({first_line(error)})") from None
+    content = _read_tensors(path)
     try:
         model, shadow, step = content["model"], content["ema"]["shadow_params"], int(content["step"])
         tensors = [*model.values(), *shadow]
@@ -127,6 +117,41 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
     if not all(isinstance(t, Tensor) for t in tensors):
         raise CheckpointError(f"cannot read {path}: the weights are not all tensors")
     return OfficialCheckpoint(path, {_bare(k): v for k, v in model.items()}, tuple(shadow), step)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors by name in a file of safetensors, or in one of torch, without running pickled code.
+
+    Raises:
+        InputError: the file cannot be opened.
+        CheckpointError: it holds something else.
+    """
+    path = Path(path)
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _read_tensors(path)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot read {path}: {first_line(error)}") from None
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"cannot read {path}: expected tensors by name, and nothing else")
+    return {_bare(str(k)): v for k, v in content.items()}
+
+
+def _read_tensors(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_NUMPY):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|operand|type) (\S+)", str(error))
+        what = f"a pickled {found[1] or found[2]}" if found else "something that is no tensor"
+        raise CheckpointError(
+            f"cannot read {path}: it holds {what}; only tensors, numbers and containers of them are read"
+        ) from None
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read {path}: not a checkpoint of torch ({first_line(error)})") from None
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -22,6 +22,8 @@ CLASSES: dict[str, str] = {
     "SubVP": "scorefield.sdes",
     "RectifiedFlow": "scorefield.sdes",
     "TableSDE": "scorefield.ladder",
+    "ADM": "scorefield.nn",
+    "DiT": "scorefield.nn",
     "UNet": "scorefield.nn",
     "MLP": "scorefield.nn",
     "HistogramUNet": "scorefield.nn",

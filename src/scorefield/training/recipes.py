@@ -68,7 +68,7 @@ class Recipe:
         return model
 
 
-OWN = ("digits", "density", "vectors", "text", "binary", "categories")
+OWN = ("digits", "density", "edm", "dit", "vectors", "text", "binary", "categories")
 DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
 """First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
 SHOWN = 4096
@@ -92,6 +92,8 @@ def recipe(name: str) -> Recipe:
         return _digits()
     if name == "density":
         return _density()
+    if name in ("edm", "dit"):
+        return _pictures(name)
     if name == "vectors":
         return _vectors()
     if name in ("text", "binary", "categories"):
@@ -130,6 +132,38 @@ def _digit_model(width: int, data: Dataset) -> ScoreModel:
     return ScoreModel(
         HistogramUNet(edges, nf=width, sigma_data=spread), sde, "edm", shape=(1, 28, 28), sigma_data=spread
     )
+
+
+def _pictures(name: str) -> Recipe:
+    """Images of any size: the U-Net of Karras et al. 2022 (App. F.2 and Table 7), or a transformer, preconditioned as there."""
+    from scorefield.nn import UNet, dit, levels_at
+
+    def network(data: Dataset) -> torch.nn.Module:
+        multiple = 4 if name == "edm" else 2
+        if len(data.shape) != 3 or any(side % multiple for side in data.shape[1:]):
+            raise InputError(
+                f"{data.name} has items of shape {data.shape}; preset {name} takes images, sides divisible by {multiple}"
+            )
+        channels, *sides = data.shape
+        if name == "dit":
+            patch = next(p for p in (8, 4, 2) if p == 2 or (not any(s % p for s in sides) and min(sides) >= 16 * p))
+            return dit("S", channels, patch, time_scale=50.0)
+        attn = levels_at((max(sides) // 2,), max(sides), 3)
+        return UNet(channels, 128, (2, 2, 2), 4, attn, dropout=0.13, time_scale=50.0)
+
+    def model(data: Dataset) -> ScoreModel:
+        return ScoreModel(network(data), VP(), "edm", shape=data.shape, sigma_data=0.5)
+
+    config = TrainConfig(
+        steps=400_000,
+        batch_size=512 if name == "edm" else 256,
+        optim=OptimConfig(lr=1e-3 if name == "edm" else 1e-4, warmup=20_000 if name == "edm" else 1000),
+        ema=0.9993 if name == "edm" else 0.9999,
+        weighting="edm",
+        times=LogNormalTimes(mean=-1.2, std=1.2),
+        flip=True,
+    )
+    return Recipe(name, model, config)
 
 
 def _vectors() -> Recipe:
