@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.analytic import GaussianMixture as GaussianMixture
     from scorefield.data import digits as digits
     from scorefield.data import images as images
+    from scorefield.density import ScoreDensity as ScoreDensity
     from scorefield.empirical import Empirical as Empirical
     from scorefield.evaluation.evaluate import evaluate as evaluate
     from scorefield.fokker_planck import fokker_planck_loss as fokker_planck_loss
@@ -85,6 +86,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "analytic": "GaussianMixture",
     "data": "digits images",
+    "density": "ScoreDensity",
     "empirical": "Empirical",
     "evaluation": "evaluate",
     "fokker_planck": "fokker_planck_loss",
@@ -108,6 +110,7 @@ _PLACES = {name: module for module, names in _NAMES.items() for name in names.sp
 _ROOMS = (
     "bridge",
     "data",
+    "density",
     "discrete",
     "dynamics",
     "empirical",

@@ -1,0 +1,198 @@
+"""ScoreDensity: scikit-learn's contract, exact densities, and a correction that is kept only where it helps."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import scorefield as sf
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from scorefield.density import ScoreDensity
+from scorefield.density.columns import Columns, _bend, _unbend
+from scorefield.density.corrected import Corrected, Ensemble, Plan, correct
+from scorefield.sdes import VE
+
+QUICK = {"steps": 0, "members": 2, "random_state": 0}
+NO_EXCEPTIONS: dict[str, str] = {}
+
+
+@parametrize_with_checks([ScoreDensity(**QUICK)], expected_failed_checks=lambda _: NO_EXCEPTIONS)
+def test_scikit_learns_contract(estimator, check):
+    check(estimator)
+
+
+def bent(n=300, seed=0):
+    """Correlated columns, one of them log-normal, of unlike units."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, 3)) @ np.array([[1.0, 0.5, 0.0], [0.0, 1.0, -0.4], [0.0, 0.0, 0.5]])
+    return np.stack([5 + 100 * z[:, 0], np.exp(z[:, 1]), 0.01 * z[:, 2]], 1)
+
+
+def half_moon(n, seed):
+    """A noisy arc, whose law no small mixture has."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, np.pi, n)
+    return np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * rng.normal(size=(n, 2))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0, 1.7, 2.0])
+def test_powers_are_inverted_and_their_slope_is_known(power):
+    u = np.linspace(-4, 4, 41)[:, None]
+    y = _bend(u, np.array([power]))
+    assert np.allclose(_unbend(y, np.array([power])), u)
+    h = 1e-6
+    slope = (_bend(u + h, np.array([power])) - _bend(u - h, np.array([power]))) / (2 * h)
+    log_slope = (power - 1) * np.sign(u) * np.log1p(np.abs(u))
+    away = np.abs(u) > h  # the curvature jumps at 0
+    assert np.allclose(np.log(slope)[away], log_slope[away], atol=1e-5)
+
+
+@pytest.mark.parametrize("shrinkage", [None, 0.0, 0.2])
+def test_the_volume_of_the_columns_is_that_of_their_jacobian(shrinkage):
+    x = bent()
+    columns = Columns.fit(x, shrinkage)
+    z, stretch = columns.forward(x[:5])
+    assert np.allclose(columns.inverse(z), x[:5])
+    for i in range(5):
+        steps = 1e-6 * x.std(0)
+        rows = [
+            (columns.forward(x[i : i + 1] + e)[0] - columns.forward(x[i : i + 1] - e)[0])[0] / 2 for e in np.diag(steps)
+        ]
+        jacobian = np.stack(rows) / steps[:, None]
+        assert np.linalg.slogdet(jacobian)[1] == pytest.approx(stretch[i], abs=1e-4)
+    if shrinkage == 0.0:
+        assert np.allclose(np.cov(columns.forward(x)[0].T, bias=True), np.eye(3))
+
+
+def test_a_density_integrates_to_one():
+    """Over a grid around a skewed fit in two dimensions: mixture, network and change of variables together."""
+    z = np.random.default_rng(0).normal(size=(200, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
+    density = ScoreDensity(**QUICK, tolerance=1e-2).fit(np.stack([3 * z[:, 0], np.exp(0.4 * z[:, 1])], 1))
+    density.model_ = Corrected(density.mixture_, awake(2, 2))
+    axes = [np.linspace(-14, 14, 29), np.linspace(-1.5, 6, 26)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    cell = math.prod(float(a[1] - a[0]) for a in axes)
+    assert np.exp(density.score_samples(grid)).sum() * cell == pytest.approx(1, abs=0.03)
+
+
+def awake(members, features):
+    """A network that says something; a fresh one is silent."""
+    draws = torch.Generator().manual_seed(0)
+    net = Ensemble(members, features, 8, 1, draws)
+    net.exit.data = 0.1 * torch.randn(net.exit.shape, generator=draws)
+    return net.requires_grad_(False)
+
+
+def test_a_silent_network_is_the_mixture(mixture2):
+    model = Corrected(mixture2, Ensemble(2, 2, 8, 1, torch.Generator().manual_seed(0)))
+    x, t = mixture2.sample(4, t=0.5, seed=0), torch.tensor([0.0, 0.2, 0.5, 1.0])
+    for view in ("denoise", "noise", "score", "velocity"):
+        assert torch.allclose(getattr(model, view)(x, t), getattr(mixture2, view)(x, t), atol=1e-9)
+
+
+@pytest.fixture
+def mixture2():
+    means = torch.tensor([[1.0, -0.5], [-1.0, 0.5]], dtype=torch.float64)
+    return sf.GaussianMixture(means, torch.tensor([0.1, 0.4]).double(), [0.3, 0.7], VE(0.01, 10.0))
+
+
+def test_members_apart_are_the_members_of_the_mean():
+    net = awake(3, 2).double()
+    x, level = torch.randn(4, 2).double(), torch.randn(4).double()
+    mean = net(x, level)
+    net.apart = True
+    each = net(x.repeat(3, 1), level.repeat(3)).reshape(3, 4, 2)
+    assert torch.allclose(each.mean(0), mean)
+    assert float((each[0] - each[1]).abs().max()) > 0
+
+
+def test_the_correction_learns_what_the_mixture_lacks_and_keeps_nothing_where_it_lacks_nothing():
+    """A wide Gaussian beneath an arc gains; the exact mixture of its own data gains next to nothing, and never loses."""
+    plan = Plan(32, 1, 400, 64, 5e-3, 0.0, 4, 60.0)
+    arc = torch.from_numpy(half_moon(400, 0)).float()
+    arc = (arc - arc.mean(0)) / arc.std(0)
+    wide = sf.GaussianMixture(torch.zeros(1, 2).double(), 1.0, None, VE(0.01, 10.0))
+    folds = torch.randperm(400, generator=torch.Generator().manual_seed(1)).reshape(2, 200)
+    found = correct(wide, arc, folds, plan, torch.Generator().manual_seed(0), lambda _: None)
+    assert float(found.gains.min()) > 0.1
+    own = wide.sample(400, seed=3).float()
+    kept = correct(wide, own, folds, plan, torch.Generator().manual_seed(0), lambda _: None)
+    assert 0 <= float(kept.gains.min()) <= float(kept.gains.max()) < 0.05
+
+
+def test_the_flow_of_a_silent_correction_has_the_density_of_the_mixture():
+    train, test = half_moon(200, 0), half_moon(50, 1)
+    base = ScoreDensity(steps=0, members=2, random_state=0).fit(train)
+    assert base.gain_ == 0
+    base.model_ = Corrected(base.mixture_, Ensemble(2, 2, 8, 1, torch.Generator()))
+    z, stretch = base.columns_.forward(test)
+    exact = base.mixture_.log_prob(torch.from_numpy(z)).numpy() + stretch
+    assert np.allclose(base.score_samples(test), exact, atol=0.02)
+
+
+def test_a_normal_table_has_the_density_of_its_law():
+    """N(m, S) in 3 dimensions from 2000 rows: the error of its 9 parameters costs about 9 / (2 n) nats a row."""
+    rng = np.random.default_rng(0)
+    root = np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [-3.0, 1.0, 4.0]])
+    x, test = (rng.normal(size=(n, 3)) @ root.T + [1, -5, 100] for n in (2000, 2000))
+    law = torch.distributions.MultivariateNormal(
+        torch.tensor([1.0, -5.0, 100.0]).double(), scale_tril=torch.from_numpy(root)
+    )
+    found = ScoreDensity(**QUICK).fit(x).score_samples(test)
+    gap = law.log_prob(torch.from_numpy(test)).numpy() - found
+    assert gap.mean() < 9 / (2 * 2000) + 4 * gap.std() / math.sqrt(2000)
+
+
+def test_draws_follow_the_density():
+    density = ScoreDensity(**QUICK).fit(bent(1000))
+    density.model_ = Corrected(density.mixture_, awake(2, 3))
+    x = density.sample(200, random_state=1)
+    assert np.array_equal(x, density.sample(200, random_state=1))
+    own, drawn = density.score_samples(bent(200, 5)), density.score_samples(x)
+    error = math.sqrt(own.var() / 200 + drawn.var() / 200)
+    assert abs(own.mean() - drawn.mean()) < 0.2 + 4 * error
+
+
+def test_fits_repeat_clone_travel_and_live_in_pipelines():
+    x = half_moon(100, 0)
+    options = {"steps": 100, "width": 8, "members": 2, "random_state": 3, "patience": 1}
+    first, second = (ScoreDensity(**options).fit(x) for _ in range(2))
+    assert np.array_equal(first.score_samples(x[:5]), second.score_samples(x[:5]))
+    assert clone(first).get_params() == ScoreDensity(**options).get_params()
+    assert np.array_equal(pickle.loads(pickle.dumps(first)).score_samples(x[:5]), first.score_samples(x[:5]))
+    piped = make_pipeline(StandardScaler(), ScoreDensity(**options)).fit(x)
+    assert piped.score_samples(x[:5]).shape == (5,)
+    assert piped.score(x) == pytest.approx(piped.score_samples(x).mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps=-1"),
+        ({"members": 1}, "members=1"),
+        ({"minutes": 0}, "minutes=0"),
+        ({"tolerance": -1}, "tolerance"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        ScoreDensity(**options).fit(half_moon(20, 0))
+
+
+def test_a_constant_column_is_named():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    x = bent(20)
+    x[:, 1] = 7.0
+    with pytest.raises(ValueError, match="column 1 is constant"):
+        ScoreDensity(**QUICK).fit(x)
+    with pytest.raises(ValueError, match="column 'dose' is constant"):
+        ScoreDensity(**QUICK).fit(pandas.DataFrame(x, columns=["age", "dose", "size"]))
