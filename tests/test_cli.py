@@ -691,3 +691,38 @@ def test_ctrl_c_is_quiet_from_the_first_moment_on(run_folder, tmp_path, delay):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "scorefield: interrupted"
+
+
+def test_what_is_published_names_no_folder_and_is_not_written_into(cli, run_folder, tmp_path, monkeypatch):
+    about = {"figures": {}, "features": "", "data": "/home/ann/customer 17/faces.npy", "samples": 0, "reference": 0}
+    (run_folder / "evaluation.json").write_text(json.dumps(about))
+    assert cli("push", run_folder, "--folder", tmp_path / "pub")[0] == 0
+    text = "".join(p.read_text() for p in (tmp_path / "pub").rglob("*") if p.suffix in (".json", ".md"))
+    assert "customer 17" not in text
+    assert "faces.npy" in text
+    before = sorted((tmp_path / "pub").rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert cli("sample", "pub", "-n", 1, "--steps", 1, "--sampler", "euler")[0] == 0
+    assert sorted((tmp_path / "pub").rglob("*")) == before
+    assert (tmp_path / "samples.png").exists()
+
+
+def test_messages_name_flags_not_arguments(cli, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("no image")
+    Image.new("RGB", (28, 28), (9, 0, 0)).save(tmp_path / "red.png")
+    assert "(--skip-broken)" in cli("train", "digits", "--data", tmp_path / "photos", "--out", tmp_path / "run")[2]
+    (tmp_path / "photos" / "a.png").unlink()
+    Image.new("RGB", (28, 28), (9, 0, 0)).save(tmp_path / "photos" / "b.png")
+    assert (
+        "pass --grey, or convert it"
+        in cli("train", "digits", "--data", tmp_path / "photos", "--out", tmp_path / "run")[2]
+    )
+
+
+def test_training_without_a_preset_says_where_to_begin(cli):
+    _, _, err = cli("train")
+    assert_one_line(err, "begin with digits", "vectors (any array)", "lists all")
+    assert len(err) < 300
+    _, _, err = cli("train", "zzz")
+    assert_one_line(err, "preset 'zzz' is unknown", "others")

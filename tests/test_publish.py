@@ -48,10 +48,11 @@ def test_run_comes_back_with_averaged_weights_and_without_the_rest(run, tmp_path
     assert names == {"README.md", "evaluation.json", "run.json"} | parts
 
 
-def test_commands_take_the_folder_for_a_run(run, tmp_path):
+def test_commands_take_the_folder_for_a_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     sf.publish.save_pretrained(run, tmp_path / "m")
     assert main(["sample", str(tmp_path / "m"), "-n", "3", "--steps", "2", "--device", "cpu"]) == 0
-    assert (tmp_path / "m" / "samples.npy").exists()
+    assert (tmp_path / "samples.npy").exists()  # not in the folder that is published
 
 
 def test_card_states_sde_network_preset_licence_and_figures(run, tmp_path):

@@ -17,5 +17,13 @@ def run_folder(run: str | Path) -> Path:
 
 
 def results_folder(run: str | Path) -> Path:
-    """Where results of a run go unless told otherwise: its folder, or the current one for a bundled model."""
-    return Path(run) if run_folder(run) == Path(run) else Path()
+    """Where results of a run go unless told otherwise: its folder, or the current one for a bundled or published model."""
+    path = Path(run)
+    return path if run_folder(run) == path and not is_published(path) else Path()
+
+
+def is_published(folder: Path) -> bool:
+    """Whether `save_pretrained` wrote a folder: it has a model card, and no training state."""
+    return all((folder / name).exists() for name in ("run.json", "README.md")) and not [
+        *folder.glob("step-*/optimizer*")
+    ]

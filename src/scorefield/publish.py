@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from scorefield.bundled import run_folder
+from scorefield.bundled import is_published, run_folder
 from scorefield.data.dataset import Range
 from scorefield.errors import CheckpointError, InputError, ScorefieldError
 from scorefield.files import atomic_folder, flush
@@ -80,13 +80,15 @@ def save_pretrained(
     else:
         info = read_run(source)
         about = json.loads((info.path / RUN_FILE).read_text("utf-8"))
-        about["data"]["name"] = re.split(r"[/\\]", str(about["data"]["name"]).rstrip("/\\"))[-1]
+        about["data"]["name"] = _last_part(about["data"]["name"])
         checkpoint = chosen_checkpoint(info.path)
         if checkpoint is None:
             raise CheckpointError(f"{source} has no checkpoint yet; train it first")
         weights, step = dict(checkpoint.tensors["ema"]), checkpoint.step
         if figures is None and (info.path / FIGURES).exists():
             figures = json.loads((info.path / FIGURES).read_text("utf-8"))
+            paths = {name: _last_part(figures[name]) for name in ("data", "features") if name in figures}
+            figures = {**figures, **paths}
         picture = info.path / PICTURE if (info.path / PICTURE).exists() else None
     for part in ("net", "sde", "clock"):
         if isinstance(about["model"][part], Mapping) and "custom" in about["model"][part]:
@@ -283,9 +285,14 @@ def _describe(model: ScoreModel, interval: Range | None, levels: int | None) -> 
     }
 
 
+def _last_part(path: object) -> str:
+    """What a path names; where it lies is nobody's business."""
+    return re.split(r"[/\\]", str(path).rstrip("/\\"))[-1]
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether an earlier call wrote the folder; a run that is still trained has weights that would be lost."""
-    return (folder / RUN_FILE).exists() and (folder / CARD).exists() and not [*folder.glob("step-*/optimizer*")]
+    return is_published(folder)
 
 
 def _call(described: Mapping[str, Any]) -> str:

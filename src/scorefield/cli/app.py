@@ -50,6 +50,11 @@ example:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 NO_MEMORY = "there is not enough memory for this; choose a smaller -n or --batch-size"
+FLAGS = {
+    "(skip_broken)": "(--skip-broken)",
+    "1 (grey) is expected; convert it": "1 (grey) is expected; pass --grey, or convert it",
+}
+"""What messages of the library call things, and what the command line does."""
 ASCII = {"±": "+/-", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "‘": "'", "’": "'"}
 
 
@@ -154,6 +159,8 @@ def _describe(error: Exception) -> str:
 def _report(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    for argument, flag in FLAGS.items():
+        message = message.replace(argument, flag)
     if sys.stderr is not None:
         print(f"scorefield: {' '.join(message.split())}", file=sys.stderr)
     return status

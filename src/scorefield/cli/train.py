@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
 
 
+NO_PRESET = (
+    "PRESET is missing; begin with digits (nothing else needed), vectors (any array), density (digits, for likelihoods), or "
+    "the paper's vp/cifar10_ddpmpp_continuous or ve/cifar10_ncsnpp_continuous; `scorefield presets` lists all"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(Reading, Arrays, Basic):
     """Train a score model into a folder; the same command again goes on where the last one ended.
@@ -57,7 +63,10 @@ def prepare(args: list[str]) -> tuple[list[str], Any]:
             return arguments, None
         name = known[0]
     else:
-        name = read(Options, arguments, "scorefield train").preset
+        try:
+            name = read(Options, arguments, "scorefield train").preset
+        except InputError as error:
+            raise (InputError(NO_PRESET) if str(error).startswith("PRESET is missing") else error) from None
     return arguments, Options(preset=tyro.MISSING, config=recipe(name).config)
 
 
