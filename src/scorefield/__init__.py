@@ -32,11 +32,15 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield import times as times
     from scorefield import training as training
     from scorefield.analytic import GaussianMixture as GaussianMixture
+    from scorefield.consistency import consistency_loss as consistency_loss
+    from scorefield.consistency import scm_loss as scm_loss
     from scorefield.data import digits as digits
     from scorefield.data import images as images
     from scorefield.density import ScoreDensity as ScoreDensity
     from scorefield.empirical import Empirical as Empirical
     from scorefield.evaluation.evaluate import evaluate as evaluate
+    from scorefield.flowmap import FlowMap as FlowMap
+    from scorefield.flowmap import Jump as Jump
     from scorefield.fokker_planck import fokker_planck_loss as fokker_planck_loss
     from scorefield.guide import ClassifierFree as ClassifierFree
     from scorefield.guide import ClassifierGuidance as ClassifierGuidance
@@ -85,10 +89,12 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "analytic": "GaussianMixture",
+    "consistency": "consistency_loss scm_loss",
     "data": "digits images",
     "density": "ScoreDensity",
     "empirical": "Empirical",
     "evaluation": "evaluate",
+    "flowmap": "FlowMap Jump",
     "fokker_planck": "fokker_planck_loss",
     "guide": "ClassifierFree ClassifierGuidance",
     "implicit": "ssm_loss",
