@@ -66,7 +66,8 @@ def test_a_table_of_words_and_numbers(tmp_path):
 def test_binarised_digits_and_integer_arrays(tmp_path):
     import numpy as np
 
-    data = open_states("digits", train=False)
+    data = open_states("digits", train=False, levels=2)
+    assert open_states("digits", train=False).levels == 256
     assert data.levels == 2
     raw = sf.digits(train=False).read([0, 5])
     assert torch.equal(data.read([0, 5]), (raw >= 128).long())

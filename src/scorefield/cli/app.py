@@ -25,6 +25,7 @@ COMMANDS = {
     "classifier": "train a classifier of noised data, to guide a run",
     "generate": "draw samples of a class",
     "inpaint": "fill in the unknown part of an image",
+    "infill": "fill in the unknown part of a text, a table row or discrete data",
     "evaluate": "judge samples and likelihood of a run, with error bars",
     "statistics": "range, spread and greatest distance of data, and what they suggest",
     "colorize": "colours for a grey image",

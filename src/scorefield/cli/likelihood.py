@@ -17,7 +17,9 @@ from scorefield.bundled import results_folder
 from scorefield.cli.data import check_tolerance, open_items
 from scorefield.cli.files import check_suffix
 from scorefield.cli.options import COUNT, Batches, Flag, Items, OfRun, Result, Unset, check_writable, open_run, plural
+from scorefield.cli.states import holds_states, open_run_states
 from scorefield.cli.table import SUFFIXES, Table, one_line
+from scorefield.errors import InputError
 from scorefield.evaluation.bits import item_likelihoods
 from scorefield.progress import Bar
 
@@ -58,7 +60,12 @@ def run(options: Options) -> Result:
     if options.out is not None:
         check_suffix(options.out, SUFFIXES)
         check_writable(options.out)
-    data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
+    if states := holds_states(info):
+        if options.trace != "hutchinson" or options.tolerance != Options.tolerance:
+            raise InputError(f"--trace and --tolerance follow a flow, which {options.run} has not; leave them out")
+        data = open_run_states(options.data, info)
+    else:
+        data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
     info, model = open_run(options.run, options.device)
     n = min(len(data), options.n or len(data))
     begin, settings = time.monotonic(), _settings(options, data, model)
@@ -75,7 +82,10 @@ def run(options: Options) -> Result:
             first = start + processes.rank * size
             index = range(first, min(first + size, n))
             fresh = []
-            if index:
+            if index and states:
+                lp = _bound(model, data, index, options)
+                fresh = _rows(lp, lp.nats, index, data)
+            elif index:
                 fresh = _rows(*item_likelihoods(model, data, index, info.range, **chosen), index, data)
             fresh = processes.gather(fresh)
             if processes.main:
@@ -85,6 +95,14 @@ def run(options: Options) -> Result:
     if not processes.main:
         return Result("")
     return _summary(rows[:n], out, n, time.monotonic() - begin, data.levels is not None)
+
+
+def _bound(model: Any, data: Any, index: Sequence[int], options: Options) -> Any:
+    """Lower bounds under a run of states, by as many draws as there are probes."""
+    from scorefield.randomness import SeedRows
+
+    x, seed = data.read(index).to(model.device), SeedRows(options.seed, index)
+    return sf.discrete.bound(model, x, options.probes, seed=seed, progress=False)
 
 
 def _settings(options: Options, data: Any, model: Any) -> str:

@@ -13,7 +13,6 @@ import scorefield as sf
 from scorefield.errors import InputError, closest
 
 if TYPE_CHECKING:
-    from scorefield.sde import GaussianSDE
     from scorefield.solve.integrate import Solver
     from scorefield.times import Proposal
 
@@ -47,7 +46,13 @@ def solvers() -> dict[str, type[Solver]]:
     return dict(sorted((spelt(cls), cls) for cls in _all_solvers().values() if cls.order != 0))
 
 
-def read_solver(word: str | None, sde: GaussianSDE | None = None, option: str = "--sampler") -> Solver | None:
+def jump_solvers() -> dict[str, type[Solver]]:
+    """The solvers of `scorefield.discrete`, by name."""
+    ours = [c for c in vars(sf.discrete).values() if isinstance(c, type) and issubclass(c, sf.solve.Solver)]
+    return dict(sorted((spelt(cls), cls) for cls in ours if cls.order != 0))
+
+
+def read_solver(word: str | None, sde: Any = None, option: str = "--sampler") -> Solver | None:
     """The solver that a word names; None, which is the library's choice, where none is named.
 
     Raises:
@@ -55,10 +60,11 @@ def read_solver(word: str | None, sde: GaussianSDE | None = None, option: str = 
     """
     if word is None:
         return None
+    known = jump_solvers() if isinstance(sde, sf.discrete.JumpProcess) else solvers()
     if word == "list":
-        raise InputError(f"{option} takes {', '.join(map(_usage, solvers().values()))}")
+        raise InputError(f"{option} takes {', '.join(map(_usage, known.values()))}")
     name, _, rest = word.partition(":")
-    cls = pick(option, name, solvers())
+    cls = pick(option, name, known)
     try:
         given = _pairs(rest, cls)
         if isinstance(sde, sf.VP | sf.SubVP) and "snr" in _offered(cls):

@@ -11,7 +11,7 @@ import tyro
 import scorefield as sf
 from scorefield.bundled import results_folder
 from scorefield.cli.data import label_condition
-from scorefield.cli.files import check_format, is_image, write_samples
+from scorefield.cli.files import check_format, check_suffix, is_image, write_samples
 from scorefield.cli.names import draws_noise, read_solver
 from scorefield.cli.options import (
     Common,
@@ -26,6 +26,7 @@ from scorefield.cli.options import (
     open_run,
     plural,
 )
+from scorefield.cli.states import default_out, described, holds_states, suffixes, write_states
 from scorefield.errors import InputError
 
 
@@ -45,7 +46,8 @@ class Options(Drawing, Grid, Common):
     label: Annotated[int | None, Unset("INT")] = None
     """Class of the samples, where the run has classes."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """.png (a grid), or .npy, .npz, .safetensors (floats in the model's range); samples.png or .npy in RUN unless given."""
+    """.png (a grid), or .npy, .npz, .safetensors (floats in the model's range); samples.png or .npy in RUN unless given.
+    For text .txt, for tables .csv."""
 
 
 def run(options: Options) -> Result:
@@ -56,6 +58,8 @@ def run(options: Options) -> Result:
     from scorefield.randomness import SeedRows
 
     check_temperature(options.temperature)
+    if holds_states(sf.training.read_run(options.run)):
+        return _states(options)
     if options.temperature != 1 and draws_noise(read_solver(options.sampler)):
         raise InputError(
             f"--temperature needs a sampler without noise of its own, not {options.sampler}; "
@@ -98,3 +102,29 @@ def run(options: Options) -> Result:
     seconds, calls = time.monotonic() - begin, float(nfe.float().mean())
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})
+
+
+def _states(options: Options) -> Result:
+    """Samples of a run of states."""
+    if options.temperature != 1:
+        raise InputError("--temperature is for runs of continuous data; leave it out")
+    info = sf.training.read_run(options.run)
+    out = options.out or default_out(results_folder(options.run), info, "samples")
+    check_suffix(out, suffixes(info))
+    check_writable(out)
+    info, model = open_run(options.run, options.device)
+    begin = time.monotonic()
+    result = sf.sample(
+        model,
+        options.n,
+        read_solver(options.sampler, model.sde),
+        steps=options.steps,
+        shape=info.shape,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        full=True,
+        **label_condition(model, options.label, options.n),
+    )
+    shown = write_states(out, result.x.cpu(), info, options.columns)
+    calls = float(result.nfe.double().mean())
+    return described(options.n, calls, time.monotonic() - begin, out, shown, options.seed)

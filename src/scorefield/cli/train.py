@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.options import Arrays, Basic, Flag, Name, Reading, Result, Unset
+from scorefield.cli.options import COUNT, Arrays, Basic, Flag, Name, Reading, Result, Unset
 from scorefield.errors import DivergedError, InputError
 from scorefield.parallel import launched
 from scorefield.training.config import OptimConfig, TrainConfig
@@ -32,7 +32,8 @@ class Options(Reading, Arrays, Basic):
     """
 
     preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
-    """digits, vectors (any array), or a configuration of the paper, such as ve/cifar10_ncsnpp_continuous."""
+    """digits, vectors (any array), text, categories (a table), binary or pixels (images as states), or a configuration of
+    the paper, such as ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
     """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; else the preset's own."""
     out: Annotated[str | None, Unset("FOLDER")] = None
@@ -41,6 +42,12 @@ class Options(Reading, Arrays, Basic):
     """Train class-conditionally, on the classes of the data: its sub-folders, or the digits' own."""
     held_out: Annotated[str | None, Unset("DATA")] = None
     """Data whose loss decides which checkpoint is the best; digits means the held-out thousand."""
+    length: Annotated[int | None, Unset("INT"), COUNT] = None
+    """States of a piece of text; 64 unless given."""
+    tokenizer: Annotated[str | None, Unset("FILE")] = None
+    """tokenizer.json by which text is cut into tokens, in place of characters."""
+    fold: Flag = False
+    """Read text as small letters and blanks alone, 27 symbols."""
     init: Annotated[str | None, Unset("RUN")] = None
     """Run whose averaged weights a new training starts from, such as digits for the bundled model."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -77,6 +84,20 @@ def _with_prefix(word: str, short: set[str]) -> str:
     return word
 
 
+def _reading(options: Options, codec: Any) -> dict[str, Any]:
+    """How a preset of states is to read its data.
+
+    Raises:
+        InputError: an option that means nothing there.
+    """
+    for name in ("levels", "range", "grey", "skip_broken"):
+        if getattr(options, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} means nothing for preset {options.preset}; leave it out")
+    named = {"length": options.length, "tokenizer": options.tokenizer, "fold": options.fold or None, "codec": codec}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.cli.options import pick_device
@@ -91,11 +112,17 @@ def run(options: Options) -> Result:
         raise InputError(
             f"--data is missing; preset {options.preset} has no data of its own, so give a folder or a file"
         )
+    if chosen.open is None and (options.length or options.tokenizer or options.fold):
+        raise InputError(
+            f"--length, --tokenizer and --fold are for text, and preset {options.preset} is not; leave them out"
+        )
     out = options.out or f"runs/{options.preset}"
     device = pick_device(options.device)
     processes = launched()
 
     def opened(name: str, shape: tuple[int, ...] | None, train: bool) -> Dataset:
+        if chosen.open is not None:
+            return chosen.open(name, train=train, **_reading(options, None if train else data.codec))
         return open_data(
             name,
             shape,

@@ -258,12 +258,21 @@ def binarised(data: Dataset) -> Dataset:
     return replace(data, levels=2, read=lambda indices: (read(indices) >= half).long())
 
 
-def open_states(source: str, *, length: int = 64, codec: Any = None, train: bool = True, fold: bool = False) -> Dataset:
+def open_states(
+    source: str,
+    *,
+    length: int = 64,
+    codec: Any = None,
+    train: bool = True,
+    levels: int | None = None,
+    fold: bool = False,
+    tokenizer: str | None = None,
+) -> Dataset:
     """The data called `source` as states: .txt by character, .csv by column, everything else as `open_data` opens it.
 
     Main arguments:
         length: states of an item of text. codec: that of a run; it decides how files are read.
-        train: which part of the digits, which are binarised. fold: as in `text`.
+        train: which part of the digits. levels: 2 binarises what has more. fold, tokenizer: as in `text`.
 
     Raises:
         InputError: no such data, or not of integers.
@@ -275,13 +284,13 @@ def open_states(source: str, *, length: int = 64, codec: Any = None, train: bool
         return categories(source, codec=codec)
     written = codec is not None or suffix in (".txt", ".text", ".md", ".rst", ".py", "")
     if written and source != "digits" and not Path(source).is_dir():
-        return text(source, length, codec=codec, fold=fold)
+        return text(source, length, codec=codec, fold=fold, tokenizer=tokenizer)
+    if fold or tokenizer is not None:
+        raise InputError(f"{source} is no text; fold and tokenizer are for text files")
     data = open_data(source, train=train)
-    if source == "digits":
-        return binarised(data)
     if data.levels is None:
         raise InputError(f"{source} holds floating-point numbers; a jump process takes states, integers from 0")
-    return data
+    return binarised(data) if levels == 2 and data.levels > 2 else data
 
 
 def folded(words: str) -> str:

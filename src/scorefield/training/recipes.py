@@ -31,7 +31,7 @@ class Recipe:
         shape: event shape that the data must have; None for any.
         data: the data, where the recipe has some of its own.
         loss: the objective, where it is not `dsm_loss`.
-        open: opens data by its name, where `open_data` does not; called with the name and whether it is to be trained on.
+        open: opens data by its name, where `open_data` does not, with the arguments of `data.states.open_states`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Recipe:
     shape: tuple[int, ...] | None = None
     data: str | None = None
     loss: Loss | None = None
-    open: Callable[[str, bool], Dataset] | None = None
+    open: Callable[..., Dataset] | None = None
 
     def build(self, data: Dataset, seed: int, labels: bool = False) -> ScoreModel:
         """The model with the fresh weights of a seed; the global generator stays as it was.
@@ -68,7 +68,7 @@ class Recipe:
         return model
 
 
-OWN = ("digits", "density", "edm", "dit", "vectors", "text", "binary", "categories")
+OWN = ("digits", "density", "edm", "dit", "vectors", "text", "categories", "binary", "pixels")
 DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
 """First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
 SHOWN = 4096
@@ -96,7 +96,7 @@ def recipe(name: str) -> Recipe:
         return _pictures(name)
     if name == "vectors":
         return _vectors()
-    if name in ("text", "binary", "categories"):
+    if name in ("text", "categories", "binary", "pixels"):
         return _states(name)
     return _paper(name)
 
@@ -179,7 +179,7 @@ def _vectors() -> Recipe:
 
 
 def _states(name: str) -> Recipe:
-    """Masked diffusion of text, of binarised images, or of a table of categories."""
+    """Masked diffusion of text, of a table of categories, of binarised images or of images as they are."""
     from scorefield import nn
     from scorefield.data.states import open_states
     from scorefield.discrete import Absorbing, JumpModel, JumpTimes
@@ -187,7 +187,7 @@ def _states(name: str) -> Recipe:
     def network(data: Dataset, states: int) -> torch.nn.Module:
         if name == "text":
             return nn.Transformer(states + 1, states, width=128, depth=4)
-        if name == "binary":
+        if name in ("binary", "pixels"):
             if len(data.shape) != 3 or any(side % 4 for side in data.shape[1:]):
                 raise InputError(
                     f"{data.name} has items of shape {data.shape}; preset binary takes images, sides divisible by 4"
@@ -202,16 +202,16 @@ def _states(name: str) -> Recipe:
         return JumpModel(network(data, data.levels), Absorbing(data.levels), data.shape, clock=None)
 
     config = TrainConfig(
-        steps={"text": 6000, "binary": 3000, "categories": 4000}[name],
-        batch_size={"text": 64, "binary": 32, "categories": 256}[name],
+        steps={"text": 6000, "categories": 4000, "binary": 3000, "pixels": 6000}[name],
+        batch_size={"text": 64, "categories": 256, "binary": 32, "pixels": 32}[name],
         optim=OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=50, schedule="linear"),
         ema=0.99,
         times=JumpTimes(),
         checkpoint_every=500,
         log_every=25,
     )
-    own = {"text": None, "binary": "digits", "categories": None}[name]
-    return Recipe(name, model, config, data=own, open=lambda source, train: open_states(source, train=train))
+    opened = partial(open_states, levels=2) if name == "binary" else open_states
+    return Recipe(name, model, config, data="digits" if name in ("binary", "pixels") else None, open=opened)
 
 
 def _paper(name: str) -> Recipe:

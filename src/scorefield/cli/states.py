@@ -1,0 +1,110 @@
+"""Runs of states, text or tables or discrete images: their samplers, their data, and how samples are written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import scorefield as sf
+from scorefield.cli.files import ARRAYS, PICTURES, check_suffix, is_image, write_samples
+from scorefield.cli.options import Result
+from scorefield.errors import InputError
+from scorefield.files import atomic_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scorefield.data import Dataset
+    from scorefield.training import RunInfo
+
+LINES = 8
+"""Samples of text that are shown."""
+
+
+def holds_states(info: RunInfo) -> bool:
+    """Whether the model of a run is one of a jump process."""
+    kind = getattr(sf.discrete, str((info.model.get("sde") or {}).get("class")), None)
+    return isinstance(kind, type) and issubclass(kind, sf.discrete.JumpProcess)
+
+
+def codec_of(info: RunInfo) -> Any:
+    """What the states of a run stand for; None where they are numbers."""
+    from scorefield.training.describe import from_json
+
+    return from_json(info.data["codec"]) if "codec" in info.data else None
+
+
+def open_run_states(source: str, info: RunInfo) -> Dataset:
+    """Data for a run of states, read as that of the run was.
+
+    Raises:
+        InputError: no such data, or other states or another shape than the run has.
+    """
+    from scorefield.data.states import open_states
+
+    codec = codec_of(info)
+    data = open_states(source, codec=codec, length=info.shape[0], levels=info.levels, train=False)
+    if data.shape != info.shape:
+        raise InputError(
+            f"{source} has items of shape {data.shape} and the run {info.shape}; give data of the same shape"
+        )
+    if data.levels != info.levels:
+        raise InputError(
+            f"{source} has {data.levels} states and the run {info.levels}; give data of the same vocabulary"
+        )
+    return data
+
+
+def suffixes(info: RunInfo) -> tuple[str, ...]:
+    """Kinds of files that samples of a run can be written to, the best one first."""
+    codec = codec_of(info)
+    if codec is not None:
+        return (".csv" if hasattr(codec, "names") else ".txt", *ARRAYS)
+    return (".png", *PICTURES, *ARRAYS) if is_image(info.shape) else ARRAYS
+
+
+def write_states(out: str, x: Tensor, info: RunInfo, columns: int | None = None) -> str:
+    """Write samples (N, *) of states in the form that the suffix names; what is shown of them, empty for arrays.
+
+    Raises:
+        OutputError: the disk is full or the place not writable.
+    """
+    codec, suffix = codec_of(info), check_suffix(out, suffixes(info))
+    if suffix in PICTURES:
+        write_samples(out, x.float(), 0.0, float((info.levels or 2) - 1), columns)
+        return ""
+    if suffix in ARRAYS:
+        import numpy as np
+
+        if suffix == ".safetensors":
+            import safetensors.torch
+
+            content = safetensors.torch.save({"samples": x.contiguous()})
+        else:
+            buffer = io.BytesIO()
+            np.save(buffer, x.numpy()) if suffix == ".npy" else np.savez(buffer, samples=x.numpy())
+            content = buffer.getvalue()
+        with atomic_file(out) as file:
+            file.write(content)
+        return ""
+    lines = codec.write(x)
+    shown = "".join(f"\n  {line}" for line in lines[:LINES])
+    if suffix == ".csv":
+        lines = [",".join(codec.names), *lines]
+    with atomic_file(out, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    return shown
+
+
+def default_out(folder: Path, info: RunInfo, stem: str) -> str:
+    """Where samples go unless a file is named."""
+    return str(folder / f"{stem}{suffixes(info)[0]}")
+
+
+def described(n: int, calls: float, seconds: float, out: str, shown: str, seed: int) -> Result:
+    """What a command that drew samples says."""
+    from scorefield.cli.options import plural
+
+    text = f"{plural(n, 'sample')}, {calls:.0f} network calls at most, {seconds:.1f} s: {out}{shown}"
+    return Result(text, {"out": out, "n": n, "nfe": calls, "seconds": seconds, "seed": seed})
