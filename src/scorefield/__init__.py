@@ -66,8 +66,11 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.sampling import slerp as slerp
     from scorefield.sde import SDE as SDE
     from scorefield.sde import GaussianSDE as GaussianSDE
+    from scorefield.sdes import CVP as CVP
+    from scorefield.sdes import OU as OU
     from scorefield.sdes import VE as VE
     from scorefield.sdes import VP as VP
+    from scorefield.sdes import CSubVP as CSubVP
     from scorefield.sdes import RectifiedFlow as RectifiedFlow
     from scorefield.sdes import SubVP as SubVP
     from scorefield.solve import DDIM as DDIM
@@ -108,7 +111,7 @@ _NAMES = {
     "reflected": "ReflectedVE",
     "sampling": "decode encode sample slerp",
     "sde": "SDE GaussianSDE",
-    "sdes": "RectifiedFlow SubVP VE VP",
+    "sdes": "CSubVP CVP OU RectifiedFlow SubVP VE VP",
     "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",
     "training": "load train",
 }

@@ -173,6 +173,17 @@ class ScoreModel(nn.Module):
         """Number of samples that the model holds conditions for; None where it holds none, or one for all."""
         return None
 
+    def under(self, sde: GaussianSDE) -> ScoreModel:
+        """The same model read under another SDE, exactly: at equal alpha / sigma all of them are one process in x / alpha.
+
+        E[x_0 | x_t] and E[eps | x_t] stay as they are, at the time of equal log-SNR and with x scaled; the score of a
+        variance-exploding model becomes that of a contractive SDE (Tang & Zhao 2024, Thm. 4), with the factor of the scaling.
+
+        Raises:
+            ValueError: on use, at a time whose log-SNR this model's own SDE does not have.
+        """
+        return Reread(self, sde)
+
     def __or__(self, guidance: Callable[[ScoreModel], ScoreModel]) -> ScoreModel:
         """`model | guidance` is again a model."""
         return guidance(self)
@@ -263,6 +274,36 @@ class Guided(ScoreModel):
     @property
     def _ndim(self) -> int:
         return 0 if self.shape is None else 1 + len(self.shape)
+
+
+class Reread(Guided):
+    """What `model.under(sde)` is: `base` at the time of equal log-SNR, `guidance` being the other SDE."""
+
+    def __init__(self, base: ScoreModel, guidance: GaussianSDE) -> None:
+        super().__init__(base, guidance)
+        self.sde = guidance
+
+    def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
+        time, own, other = batch_time(t, x), self.base.sde, self.sde
+        level = other.log_snr(time)
+        at = self._own_time(level)
+        # Where one of the two is 0, or nearly, the other is not.
+        towards_data = own.alpha(at) / other.alpha(time)
+        scale = torch.where(level > 0, towards_data, own.sigma(at) / other.sigma(time))
+        given: View = "denoise" if name == "denoise" or bool((other.alpha(time) == 0).any()) else "noise"
+        value = self.base.view(given, expand(scale, x) * x, at, cond)
+        return value if name == given else convert(name, given, value, x, time, other)
+
+    def _own_time(self, level: Tensor) -> Tensor:
+        """The times of the model's own SDE at which log-SNR is `level`."""
+        own = self.base.sde
+        low, high = float(own.log_snr(own.T)), float(own.log_snr(0.0))
+        if level.numel() and not low - 1e-9 <= float(level.min()) <= float(level.max()) <= high + 1e-9:
+            raise ValueError(
+                f"{self.sde} asks for log-SNR from {float(level.min()):.3g} to {float(level.max()):.3g}; the model under {own} "
+                f"knows {low:.3g} to {high:.3g}: choose t_start=, t_min= or grid= so that times stay inside"
+            )
+        return own.inverse_log_snr(level).clamp(0.0, own.T)
 
 
 def convert(name: View, given: View, value: Tensor, x: Tensor, t: Time, sde: GaussianSDE) -> Tensor:

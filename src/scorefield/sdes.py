@@ -1,4 +1,4 @@
-"""The paper's three SDEs, and the straight line of flow matching."""
+"""The paper's three SDEs, those that forget slowly or not at all, and the straight line of flow matching."""
 
 from __future__ import annotations
 
@@ -132,8 +132,18 @@ class VP(_LinearBeta):
         return self._time_of_integrated_beta(torch.nn.functional.softplus(-as_time(log_snr), threshold=40))
 
 
+class _SubRatio(_LinearBeta):
+    """alpha / sigma = 1 / (2 sinh(B / 2)), whichever way the SDE contracts."""
+
+    def log_snr(self, t: Time) -> Tensor:
+        return -2 * torch.log(2 * torch.sinh(0.5 * self.integrated_beta(t)))
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        return self._time_of_integrated_beta(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))
+
+
 @dataclass(frozen=True)
-class SubVP(_LinearBeta):
+class SubVP(_SubRatio):
     r"""Sub-variance-preserving SDE (Song et al. 2021, eq. 12 and 33).
 
     dx = -1/2 beta(t) x dt + sqrt(beta(t) (1 - e^{-2 B(t)})) dw,   B(t) = integral of beta,   sigma(t) = 1 - e^{-B(t)}
@@ -148,12 +158,118 @@ class SubVP(_LinearBeta):
     def g2(self, t: Time) -> Tensor:
         return self.beta(t) * -torch.expm1(-2 * self.integrated_beta(t))
 
+
+@dataclass(frozen=True)
+class CVP(_LinearBeta):
+    r"""Contractive variance-preserving SDE (Tang & Zhao 2024): VP with its drift turned round.
+
+    dx = 1/2 beta(t) x dt + sqrt(beta(t)) dw,   alpha(t) = e^{B(t)/2},   sigma(t)^2 = e^{B(t)} - 1
+
+    The reverse process contracts, and with it the errors of a score. In x / alpha it is a variance-exploding SDE whose noise
+    stays below 1: x_T keeps the data, with the weight of sigma(T) = alpha(T), so the nominal prior is far from p_T and
+    `prior="moments"` or `prior="exact"` is needed.
+
+    Main arguments:
+        beta_min, beta_max: noise rates at t = 0 and t = 1, per unit of time. Data is expected in [-1, 1].
+    """
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(0.5 * self.integrated_beta(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return torch.sqrt(torch.expm1(self.integrated_beta(t)))
+
+    def f(self, t: Time) -> Tensor:
+        return 0.5 * self.beta(t)
+
+    def g2(self, t: Time) -> Tensor:
+        return self.beta(t)
+
     def log_snr(self, t: Time) -> Tensor:
-        # alpha / sigma = 1 / (2 sinh(B / 2))
-        return -2 * torch.log(2 * torch.sinh(0.5 * self.integrated_beta(t)))
+        return -torch.log(-torch.expm1(-self.integrated_beta(t)))
 
     def inverse_log_snr(self, log_snr: Time) -> Tensor:
-        return self._time_of_integrated_beta(2 * torch.asinh(0.5 * torch.exp(-0.5 * as_time(log_snr))))
+        return self._time_of_integrated_beta(-torch.log1p((-torch.exp(-as_time(log_snr))).clamp_min(-1.0)))
+
+
+@dataclass(frozen=True)
+class CSubVP(_SubRatio):
+    r"""Contractive sub-variance-preserving SDE (Tang & Zhao 2024): sub-VP with its drift turned round.
+
+    dx = 1/2 beta(t) x dt + sqrt(beta(t) (e^{2 B(t)} - 1)) dw,   alpha(t) = e^{B(t)/2},   sigma(t) = e^{B(t)} - 1
+
+    Its signal-to-noise ratio is that of sub-VP; sigma(1) is 2.3e4, so networks should see x at unit variance
+    (`predict="edm"`), and half precision overflows. Solvers in x / alpha (DDIM, DPMSolver, UniPC, Ancestral, ExponentialSDE)
+    take the steps of any other SDE; Euler's are too coarse for a drift that grows.
+
+    Main arguments:
+        beta_min, beta_max: noise rates at t = 0 and t = 1, per unit of time. Data is expected in [-1, 1].
+    """
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(0.5 * self.integrated_beta(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return torch.expm1(self.integrated_beta(t))
+
+    def f(self, t: Time) -> Tensor:
+        return 0.5 * self.beta(t)
+
+    def g2(self, t: Time) -> Tensor:
+        return self.beta(t) * torch.expm1(2 * self.integrated_beta(t))
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class OU(_KnownRates):
+    r"""Ornstein-Uhlenbeck process with constant rates.
+
+    dx = -theta x dt + sigma dw,   alpha(t) = e^{-theta t},   sigma(t)^2 = sigma^2 (1 - e^{-2 theta t}) / (2 theta)
+
+    theta < 0 is the contractive COU of Tang & Zhao 2024, theta = 0 a Brownian motion. A mean mu to which it returns is a
+    shift of the data: x - mu is this process. Unless theta T is large, x_T keeps the data: use `prior="moments"` or "exact".
+
+    Main arguments:
+        theta: rate of return, per unit of time. sigma: noise, per root of time. T: end time.
+    """
+
+    theta: float
+    rate: float
+    """The argument sigma, a name that belongs to the function of t."""
+    T: float  # type: ignore[misc]
+
+    def __init__(self, theta: float = 1.0, sigma: float = 1.0, T: float = 1.0) -> None:
+        if not (math.isfinite(theta) and 0 < sigma < math.inf and 0 < T < math.inf):
+            raise ValueError(f"OU needs a finite theta, sigma > 0 and T > 0, not theta={theta}, sigma={sigma}, T={T}")
+        for name, value in (("theta", theta), ("rate", sigma), ("T", T)):
+            object.__setattr__(self, name, float(value))
+
+    def __repr__(self) -> str:
+        return f"OU(theta={self.theta}, sigma={self.rate}, T={self.T})"
+
+    @property
+    def config(self) -> dict[str, float]:
+        """The arguments of the constructor."""
+        return {"theta": self.theta, "sigma": self.rate, "T": self.T}
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(-self.theta * as_time(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        time = as_time(t)
+        grown = time if self.theta == 0 else torch.expm1(-2 * self.theta * time) / (-2 * self.theta)
+        return self.rate * torch.sqrt(grown)
+
+    def f(self, t: Time) -> Tensor:
+        return torch.full_like(as_time(t), -self.theta)
+
+    def g2(self, t: Time) -> Tensor:
+        return torch.full_like(as_time(t), self.rate**2)
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        variance = torch.exp(-as_time(log_snr)) / self.rate**2  # of the noise in x / alpha, which is e^{2 theta t} - 1
+        if self.theta == 0:
+            return variance
+        return torch.log1p((2 * self.theta * variance).clamp_min(-1.0)) / (2 * self.theta)
 
 
 @dataclass(frozen=True)

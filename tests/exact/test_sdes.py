@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import scorefield as sf
-from oracles import PAPER, SDES, Cubic, name
+from oracles import CONTRACTIVE, PAPER, SDES, Cubic, name
 
 TIMES = torch.linspace(0.01, 0.97, 25, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", [*SDES, *CONTRACTIVE], ids=name)
 def test_kernel_solves_its_equations(sde):
     h = 1e-6
     d_alpha = (sde.alpha(TIMES + h) - sde.alpha(TIMES - h)) / (2 * h)
@@ -24,7 +24,7 @@ def test_kernel_solves_its_equations(sde):
     torch.testing.assert_close(d_variance, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("sde", PAPER, ids=name)
+@pytest.mark.parametrize("sde", [*PAPER, *CONTRACTIVE], ids=name)
 def test_closed_forms_equal_what_the_base_class_derives(sde):
     base = sf.GaussianSDE
     for method in ("f", "g2", "log_snr"):
@@ -35,7 +35,7 @@ def test_closed_forms_equal_what_the_base_class_derives(sde):
     torch.testing.assert_close(sde.inverse_log_snr(levels), base.inverse_log_snr(sde, levels), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", [*SDES, *CONTRACTIVE], ids=name)
 def test_log_snr_falls_and_is_inverted(sde):
     times = torch.linspace(1e-4, 0.999, 200, dtype=torch.float64)
     levels = sde.log_snr(times)
@@ -43,7 +43,7 @@ def test_log_snr_falls_and_is_inverted(sde):
     torch.testing.assert_close(sde.inverse_log_snr(levels), times, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", [*SDES, *CONTRACTIVE], ids=name)
 def test_transitions_compose_to_the_kernel(sde):
     x0 = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     early, late = torch.tensor([0.1, 0.2, 0.5, 0.05]), torch.tensor([0.3, 0.9, 0.50001, 0.95])
@@ -55,7 +55,7 @@ def test_transitions_compose_to_the_kernel(sde):
     torch.testing.assert_close((a * std) ** 2 + extra**2, direct_std**2, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", [*SDES, *CONTRACTIVE], ids=name)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 1, 4)])
 def test_any_shape_of_time(sde, shape):
     t = torch.full(shape, 0.25)
