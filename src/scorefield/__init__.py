@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.analytic import GaussianMixture as GaussianMixture
     from scorefield.consistency import consistency_loss as consistency_loss
     from scorefield.consistency import scm_loss as scm_loss
+    from scorefield.automatic import fit as fit
     from scorefield.data import digits as digits
     from scorefield.data import images as images
     from scorefield.density import ScoreDensity as ScoreDensity
@@ -93,6 +94,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "analytic": "GaussianMixture",
     "consistency": "consistency_loss scm_loss",
+    "automatic": "fit",
     "data": "digits images",
     "density": "ScoreDensity",
     "empirical": "Empirical",
@@ -117,6 +119,7 @@ _NAMES = {
 }
 _PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _ROOMS = (
+    "automatic",
     "bridge",
     "data",
     "density",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.dtypes import exact
+from scorefield.data.scale import Scale
 from scorefield.errors import InputError
 
 Range = tuple[float, float]
@@ -33,8 +33,8 @@ class Dataset:
     Other arguments:
         labels: class of every item, (size,) int64.
         classes: names of the classes.
-        columns: names of the entries of a table, and scale: mean and standard deviation of each, by which `to_range`
-            standardises them.
+        columns: names of the entries of a table.
+        scale: how `to_range` brings float data to the units of the model, as it standardises tables.
         names: what one item is called, such as its file name; None for its index.
         slow: reading an item takes so long (decoding, a disk) that it is worth doing ahead.
         span: values of deep pixels that became 0 and 255, where pictures had more than 8 bits.
@@ -52,7 +52,7 @@ class Dataset:
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    scale: tuple[Tensor, Tensor] | None = None
+    scale: Scale | None = None
     names: Callable[[int], str] | None = None
     slow: bool = False
     span: Range | None = None
@@ -119,8 +119,8 @@ def to_range(raw: Tensor, data: Dataset, to: Range | None, uniform: Tensor | Non
 
     With `uniform`, numbers in [0, 1) like raw, integers are dequantised: level k goes to its place in the cell
     [k, k + 1) / levels of the range (Theis et al. 2016, sec. 3.1), so that a density of the result bounds the
-    probability of the integers. Without, level k sits at k / (levels - 1). A table is standardised; other float data of
-    unknown range stays as it is.
+    probability of the integers. Without, level k sits at k / (levels - 1). With a scale, float data is brought to
+    its units; other float data of unknown range stays as it is.
 
     Raises:
         InputError: states are wanted of data that is not of integers.
@@ -138,8 +138,7 @@ def to_range(raw: Tensor, data: Dataset, to: Range | None, uniform: Tensor | Non
         start, end = data.range
         return (raw.float() - start) * ((high - low) / (end - start)) + low
     if data.scale is not None:
-        mean, std = data.scale
-        return ((exact(raw) - mean) / std).float().to(raw.device)
+        return data.scale.to_model(raw)
     return raw.float()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.labels import class_labels
+from scorefield.data.scale import Scale
 from scorefield.errors import InputError, cannot_read
 
 LABELS = ("label", "class", "target", "species", "y")
@@ -64,7 +65,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
         labels=targets[0],
         classes=targets[1],
         columns=tuple(columns),
-        scale=(torch.from_numpy(mean), torch.from_numpy(std)),
+        scale=Scale(torch.from_numpy(mean), torch.from_numpy(std)),
     )
 
 

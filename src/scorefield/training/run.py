@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scorefield.bundled import run_folder
 from scorefield.data.dataset import Dataset, Range
-from scorefield.dtypes import exact, onto
+from scorefield.data.scale import Scale
 from scorefield.errors import CheckpointError, ScorefieldWarning, cannot_read
 from scorefield.files import atomic_file
 from scorefield.model import ScoreModel
@@ -44,8 +44,8 @@ class RunInfo:
         levels: number of integer values of the data; None for float data.
         shape: event shape.
         classes: names of the classes, where the model was trained with labels.
-        data: name, size and fingerprint of the data; for scaled float data also the range of its values, for tables
-            columns, mean and std, for deep pictures the span of their pixels.
+        data: name, size and fingerprint of the data; for scaled float data also the range of its values, for
+            others columns and scale, for deep pictures the span of their pixels.
         config: description of the training configuration (see `to_json`).
     """
 
@@ -59,18 +59,13 @@ class RunInfo:
     config: Mapping[str, Any]
 
     @property
-    def scale(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation (float64) of the columns of a table, in whose units the model does not work."""
-        if "mean" not in self.data:
-            return None
-        return tuple(torch.tensor(self.data[name], dtype=torch.float64) for name in ("mean", "std"))  # type: ignore[return-value]
+    def scale(self) -> Scale | None:
+        """The scale between the units of the data and those of the model; None where they are the same."""
+        return None if "scale" not in self.data else Scale.from_json(self.data["scale"])
 
     def in_units(self, x: Tensor) -> Tensor:
-        """What a model of a table returns, (B, *), in the units of the columns; anything else unchanged."""
-        if self.scale is None:
-            return x
-        mean, std = self.scale
-        return onto(exact(x) * std + mean, x)
+        """What the model returns, (B, *), in the units of the data."""
+        return x if self.scale is None else self.scale.to_units(x)
 
 
 def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels: bool) -> None:
@@ -90,7 +85,7 @@ def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels:
     if data.span is not None:
         about["span"] = list(data.span)
     if data.scale is not None:
-        about |= {"columns": list(data.columns), "mean": data.scale[0].tolist(), "std": data.scale[1].tolist()}
+        about |= {"columns": list(data.columns), "scale": data.scale.to_json()}
     classes = data.classes if labels else ()
     _write(path, model, model.sde.range if data.scaled else None, data.levels, classes, about, config)
 

@@ -1,0 +1,146 @@
+"""The network and the training for data and a machine."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from scorefield.automatic.findings import Findings, levels_of
+from scorefield.data.dataset import to_range
+from scorefield.model import ScoreModel
+from scorefield.nn import MLP, UNet
+from scorefield.objective import dsm_loss
+from scorefield.sdes import VP
+from scorefield.times import LogNormalTimes
+from scorefield.training.config import OptimConfig, TrainConfig
+from scorefield.training.optimizer import make_optimizer
+
+WIDTHS = {"picture": (16, 24, 32, 48, 64, 96, 128), "signal": (16, 24, 32, 48, 64), "volume": (8, 12, 16, 24, 32)}
+"""Widths of U-Nets at full resolution, from which the clock chooses."""
+BATCH = {"picture": 32, "signal": 32, "volume": 8, "vector": 256, "table": 256}
+WANTED_STEPS = 2000
+"""Steps below which a narrower network is taken."""
+USUAL_PACE = 0.25
+"""Seconds that a step may take where no time is given."""
+TRIED = 3
+"""Steps that are timed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to train and how.
+
+    Attributes:
+        model: with fresh weights. config: without its length. pace: seconds a step.
+    """
+
+    model: ScoreModel
+    config: TrainConfig
+    pace: float
+
+    def __str__(self) -> str:
+        net, config = self.model.net, self.config
+        size = sum(p.numel() for p in self.model.parameters())
+        speed = f"{1 / self.pace:.3g} steps/s here"
+        width = getattr(net, "config", {}).get("nf") or getattr(net, "config", {}).get("width")
+        return (
+            f"{type(net).__name__} of width {width} ({size / 1e6:.2f} M parameters), preconditioned by the data's spread "
+            f"{self.model.sigma_data:.2g}; {config.optim.name}, batches of {config.batch_size}, {speed}"
+        )
+
+
+def choose(found: Findings, seconds: float | None, steps: int | None, device: torch.device, seed: int) -> Choice:
+    """Time steps of the narrowest network, and take the widest that makes enough steps in the time.
+
+    Main arguments:
+        seconds, steps: of training; one of them.
+    """
+    seconds = seconds if seconds is not None else USUAL_PACE * max(steps or 0, WANTED_STEPS)
+    kind = found.kind
+    if kind in ("vector", "table"):
+        model = build(found, _perceptron_width(found.data.size), seed)
+        config = configured(found, 0.0, seed)
+        pace = _pace(model, found, config, device)
+    else:
+        widths = [w for w in WIDTHS[kind] if w <= 32 or found.data.size >= 500]
+        config = configured(found, 0.0, seed)
+        narrow = _pace(build(found, widths[0], seed), found, config, device)
+        # Time grows with the width a little slower than its square.
+        fits = [w for w in widths if narrow * (w / widths[0]) ** 1.7 * WANTED_STEPS <= seconds]
+        width = fits[-1] if fits else widths[0]
+        model = build(found, width, seed)
+        pace = narrow if width == widths[0] else _pace(model, found, config, device)
+    return Choice(model, configured(found, steps or seconds / pace, seed), pace)
+
+
+def build(found: Findings, width: int, seed: int) -> ScoreModel:
+    """The model with the fresh weights of a seed."""
+    data, kind = found.data, found.kind
+    classes = 0 if data.labels is None else len(data.classes) or int(data.labels.max()) + 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind in ("vector", "table"):
+            net: MLP | UNet = MLP(math.prod(data.shape), width, 4, num_classes=classes)
+        else:
+            levels = levels_of(min(data.shape[1:]))
+            mult = (1, 2, 2, 2)[:levels]
+            attn = (levels - 1,) if math.prod(data.shape[1:]) // 2 ** (2 * (levels - 1)) <= 256 else ()
+            dims = {"signal": 1, "picture": 2, "volume": 3}[kind]
+            net = UNet(data.shape[0], width, mult, 1, attn, dims=dims, num_classes=classes)  # type: ignore[arg-type]
+    return ScoreModel(net, VP(), "edm", shape=data.shape, sigma_data=round(found.sigma_data, 4))
+
+
+def configured(found: Findings, steps: float, seed: int) -> TrainConfig:
+    """How to train for about so many steps."""
+    vectors = found.kind in ("vector", "table")
+    horizon = min(max(steps / 25, 20), 5000)
+    # Where the noise is about as large as the data is where it is learned; densities need the small noise levels too.
+    middle = math.log(found.sigma_data) - (0.5 if vectors else 0.6)
+    rate = OptimConfig(name="adam", lr=1e-3, warmup=100, schedule="cooldown")
+    if not vectors:
+        rate = OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=70, schedule="cooldown")
+    return TrainConfig(
+        steps=max(1, round(steps)),
+        batch_size=min(BATCH[found.kind], max(8, found.data.size // 2)),
+        seed=seed,
+        optim=rate,
+        ema=round(1 - 1 / horizon, 5),
+        weighting="edm",
+        times=LogNormalTimes(round(middle, 3), 1.8),
+        dequantize=found.data.levels is not None,
+        channels_last=found.kind == "picture",
+        checkpoint_every=max(25, round(steps / 25)),
+        log_every=max(10, round(steps / 100)),
+        trackers=(),
+    )
+
+
+def _perceptron_width(count: int) -> int:
+    return 64 if count < 300 else 128 if count < 2000 else 256
+
+
+def _pace(model: ScoreModel, found: Findings, config: TrainConfig, device: torch.device) -> float:
+    """Median seconds of a step; the model is left with other weights than it had."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.to(device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    count = config.batch_size
+    x = to_range(found.data.read(range(min(count, found.data.size))), found.data, model.sde.range).to(device)
+    x = x.repeat(-(-count // len(x)), *[1] * (x.ndim - 1))[:count]
+    optimizer = make_optimizer(list(model.parameters()), config)
+    times = []
+    for i in range(TRIED + 1):
+        begin = time.monotonic()
+        optimizer.zero_grad()
+        loss = dsm_loss(model, x, "edm", seed=i, times=config.times).mean() / math.prod(x.shape[1:])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()  # waits for the device
+        times.append(time.monotonic() - begin)
+    model.load_state_dict(state)
+    return statistics.median(times[1:])  # the first warms up

@@ -1,0 +1,197 @@
+"""`fit`: from data to a judged model, with every choice made and said."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.automatic.choose import Choice, choose
+from scorefield.automatic.findings import Findings, Kind, find
+from scorefield.automatic.judge import Judgement, judge
+from scorefield.data.scale import Scale
+from scorefield.errors import CheckpointError, InputError
+from scorefield.files import atomic_file
+from scorefield.likelihood import LogProb, log_prob
+from scorefield.model import ScoreModel
+from scorefield.sampling import sample
+from scorefield.training.config import TrainConfig
+from scorefield.training.describe import build_model, from_json
+from scorefield.training.log import read_log
+from scorefield.training.monitor import Moment
+from scorefield.training.optimizer import make_accelerator
+from scorefield.training.run import RUN_FILE, read_run
+from scorefield.training.trainer import Run, train
+
+FIT_FILE = "fit.json"
+TRAINED = 0.85
+"""Share of the minutes that is trained; the rest is for looking and judging."""
+PATIENCE = 10
+"""Measurements of the held-out loss without a new least one, and as many before, after which training ends."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model of one's own data, in the units of the data.
+
+    Attributes:
+        run: the outcome of training. found: what the data is. judgement: how good the model is; None if not asked for.
+    """
+
+    run: Run
+    found: Findings
+    judgement: Judgement | None
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.run.path
+
+    @property
+    def model(self) -> ScoreModel:
+        """The model, which works in units of its own (see `Dataset.scale`)."""
+        return self.run.model
+
+    @property
+    def _scale(self) -> Scale | None:
+        return self.found.data.scale
+
+    def sample(self, n: int, *args: Any, **options: Any) -> Tensor:
+        """Samples as by `scorefield.sample`, (n, *), in the units of the data; of integer data in the model's range."""
+        x = sample(self.model, n, *args, **options)
+        return x if self._scale is None else self._scale.to_units(x)
+
+    def log_prob(self, x: Any, **options: Any) -> LogProb:
+        """Log-densities as by `scorefield.log_prob`, of items (B, *) in the units of the data."""
+        items = torch.as_tensor(x)
+        if self._scale is None:
+            return log_prob(self.model, items, **options)
+        lp = log_prob(self.model, self._scale.to_model(items).to(self.model.device), **options)
+        shift = self._scale.log_volume(lp.dims)
+        return replace(lp, nats=lp.nats - shift, draws=lp.draws - shift)
+
+    def __repr__(self) -> str:
+        return f"Fitted({str(self.path)!r}, {self.found.kind}s of {self.found.data.shape}, step {self.run.step:,})"
+
+
+def fit(
+    data: Any,
+    *,
+    out: str | Path,
+    minutes: float | None = None,
+    steps: int | None = None,
+    kind: Kind | None = None,
+    size: int | None = None,
+    labels: bool = False,
+    skip_broken: bool = False,
+    like: str | Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    judged: bool = True,
+    progress: bool | None = None,
+) -> Fitted:
+    """Train a model of one's own data; what the data is and what the machine can do decide how, and the result is judged.
+
+    The same call again goes on within the same total. Everything chosen is in run.json: the call with `like=` that run
+    and `steps=` its number of steps repeats it exactly.
+
+    Main arguments:
+        data: a folder of pictures, a file (.npy, .npz, .csv, .tar), an array, a table, or a data set of torch or Hugging
+            Face: pictures, vectors, signals, volumes or rows of a table.
+        out: folder of the run.
+        minutes: time for all of it, 10 unless given. steps: training steps in place of minutes.
+
+    Other arguments:
+        kind: "picture", "vector", "signal", "volume" or "table", where the shape tells wrongly.
+        size: side of the pictures of a folder. labels: train class-conditionally. skip_broken: leave out broken files.
+        like: a run whose choices are taken. judged: whether to judge the result.
+        seed, device, progress: as in `train`.
+
+    Raises:
+        InputError: data that cannot be used, or an option out of range.
+    """
+    if minutes is not None and steps is not None:
+        raise InputError("give minutes or steps, not both")
+    minutes = 10.0 if minutes is None and steps is None else minutes
+    length: dict[str, Any] = {"steps": steps} if minutes is None else {"minutes": TRAINED * minutes, "steps": 10**9}
+    TrainConfig().updated(**length)  # refuses what is out of range before anything is read
+    tell = _teller(progress)
+    found = find(data, kind, size, labels, skip_broken, seed)
+    tell(str(found))
+    source = Path(out) if (Path(out) / RUN_FILE).exists() else like
+    if source is None:
+        seconds = None if minutes is None else 60 * TRAINED * minutes
+        choice = choose(found, seconds, steps, make_accelerator(TrainConfig(), device).device, seed)
+        model, config = choice.model, choice.config
+        tell(_why(choice, minutes))
+    else:
+        model, config = _recorded(source, seed)
+        tell(f"choices of {source}")
+    config = config.updated(**length)
+    stop = [_stops_rising(Path(out))] if minutes is not None else []
+    run = train(
+        model,
+        found.data,
+        out=out,
+        config=config,
+        held_out=found.held_out,
+        callbacks=stop,
+        device=device,
+        progress=progress,
+    )
+    tell(f"{run.step:,} steps made; again exactly: steps={run.step}, like={str(out)!r}")
+    judgement = None
+    if judged and run.stopped in (None, "a callback", "the clock"):
+        judgement = judge(run.model, found, 12.0 * minutes if minutes is not None else 30.0, seed, progress)
+        tell(str(judgement))
+        with atomic_file(Path(out) / FIT_FILE, "w") as file:
+            json.dump(judgement.values(), file, indent=1)
+    return Fitted(run, found, judgement)
+
+
+def _teller(progress: bool | None) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        if progress is not False and sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _why(choice: Choice, minutes: float | None) -> str:
+    length = (
+        "" if minutes is None else f", about {60 * TRAINED * minutes / choice.pace:,.0f} steps in {minutes:g} minutes"
+    )
+    return f"{choice}{length}"
+
+
+def _recorded(run: str | Path, seed: int) -> tuple[ScoreModel, TrainConfig]:
+    """The model of a run with fresh weights, and how it was trained."""
+    info = read_run(run)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(info.model, where=str(run))
+    config = from_json(info.config)
+    if not isinstance(config, TrainConfig):
+        raise CheckpointError(f"{run} does not say how it was trained; choose another")
+    return model, config.updated(minutes=None, seed=seed)
+
+
+def _stops_rising(run: Path) -> Callable[[Moment], bool]:
+    """A callback that ends training when the held-out loss has long been above its least value."""
+
+    def stop(moment: Moment) -> bool:
+        if moment.step % 50:
+            return False
+        values = [line["held_out_loss"] for line in read_log(run) if isinstance(line.get("held_out_loss"), float)]
+        if len(values) < 2 * PATIENCE:
+            return False
+        least = values.index(min(values))
+        return len(values) - 1 - least >= max(PATIENCE, least)
+
+    return stop

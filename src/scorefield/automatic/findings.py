@@ -1,0 +1,244 @@
+"""What data is: its kind, its numbers, and the form in which a network takes it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scorefield.data import array, as_dataset, images, open_data, table
+from scorefield.data.dataset import Dataset, to_range
+from scorefield.data.images import SUFFIXES
+from scorefield.data.pixels import has_colour, quiet_pillow
+from scorefield.data.scale import Scale
+from scorefield.errors import InputError
+from scorefield.training.batches import step_generator
+
+Kind = Literal["picture", "vector", "signal", "volume", "table"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FEWEST = 20
+"""Items below which nothing can be learned and held out."""
+LOOKED_AT = 4096
+"""Items at most that the figures are taken from."""
+LARGEST = {"vector": 20_000, "table": 20_000, "signal": 2**20, "picture": 3 * 2**20, "volume": 2**22}
+"""Entries of an item that the networks chosen here can take."""
+MOST_HELD_OUT = 2000
+"""Items held out at most."""
+WHITENED = 512
+"""Entries of vectors that are whitened at most."""
+SMOOTH = 0.6
+"""Correlation of neighbouring entries from which on long vectors are taken for signals."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found.
+
+    Attributes:
+        data, held_out: what to train on and what to judge by, in the form that a network takes, (C, *) or (D,); float
+            data with a scale, of the former.
+        kind: what it is taken for. sigma_data: standard deviation of its entries in the model's units.
+        constant: entries that are the same in every item that was looked at.
+        notes: what was changed, in words.
+    """
+
+    data: Dataset
+    held_out: Dataset
+    kind: Kind
+    sigma_data: float
+    constant: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        d = self.data
+        many = {"picture": "pictures", "vector": "vectors", "signal": "signals", "volume": "volumes", "table": "rows"}
+        side = " x ".join(map(str, d.shape))
+        classes = f", {len(d.classes) or int(d.labels.max()) + 1} classes" if d.labels is not None else ""
+        values = f"{d.levels} levels" if d.levels else "floats"
+        notes = "".join(f"; {note}" for note in self.notes)
+        held = f"{self.held_out.size:,} of them held out"
+        count = d.size + self.held_out.size
+        return f"{d.name}: {count:,} {many[self.kind]} of {side}, {held}, {values}{classes}{notes}"
+
+
+def find(
+    source: Any,
+    kind: Kind | None = None,
+    size: int | None = None,
+    labels: bool = False,
+    skip_broken: bool = False,
+    seed: int = 0,
+) -> Findings:
+    """Open data and look at it.
+
+    Main arguments:
+        source: a path or name as on the command line, a Dataset, or anything that `as_dataset` takes.
+        kind: what it is; by its shape unless given.
+        size: side of pictures of a folder; that of the smallest, at most 32, unless given.
+        labels: whether the classes are wanted.
+        seed: decides which items are held out: a tenth, at most 2,000.
+
+    Raises:
+        InputError: data that cannot be read, too little of it, too large items, or entries that never change.
+    """
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    data = _opened(source, size, labels, skip_broken)
+    if labels and data.labels is None:
+        raise InputError(f"{data.name} has no classes; give sub-folders, or a column or array of labels")
+    if data.size < FEWEST:
+        raise InputError(f"{data.name} has {data.size} {'item' if data.size == 1 else 'items'}; give at least {FEWEST}")
+    if not labels and data.labels is not None:
+        data = replace(data, labels=None, classes=())
+    kind = kind or _kind(data)
+    data = _with_channel(data, kind)
+    entries = math.prod(data.shape)
+    if entries > LARGEST[kind]:
+        advice = "--size" if kind == "picture" else "another kind (signal, picture or volume), or fewer entries"
+        raise InputError(
+            f"{data.name} has {kind}s of {entries:,} entries; {LARGEST[kind]:,} are possible: give {advice}"
+        )
+    data, notes = _cropped(data, kind)
+    order = torch.randperm(data.size, generator=step_generator(seed, "held out", 0)).tolist()
+    held = min(MOST_HELD_OUT, max(2, data.size // 10))
+    data, held_out = data.subset(sorted(order[held:])), data.subset(sorted(order[:held]))
+    raw = data.read(_probes(data.size))
+    if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
+        raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
+    if data.levels is None:
+        data = replace(data, scale=_scale(data, raw, kind))
+        held_out = replace(held_out, scale=data.scale)
+    x = to_range(raw, data, (-1.0, 1.0))
+    constant = int((raw.amax(0) == raw.amin(0)).sum())
+    if constant == entries:
+        raise InputError(f"all items of {data.name} are the same; give data that varies")
+    return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes)
+
+
+def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool) -> Dataset:
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if str(source) != "digits" and path.is_dir() and not str(source).startswith(("hf:", "torchvision:")):
+            return _folder(path, size, labels, skip_broken)
+        if path.suffix.lower() == ".npz" or path.suffix.lower() == ".npy":
+            opened = open_data(str(source), labels=labels)
+            picture = opened.levels is not None and len(opened.shape) in (2, 3)
+            return array(path, image=True, labels=opened.labels) if picture else opened
+        if path.is_file() and path.suffix.lower() in SUFFIXES:
+            raise InputError(f"{source} is one picture; give a folder of at least {FEWEST}")
+        return open_data(str(source), labels=labels)
+    if isinstance(source, Tensor | np.ndarray):
+        whole = source.dtype in (torch.uint8, np.uint8)
+        return array(source, image=whole and source.ndim in (3, 4)) if source.ndim > 1 else array(source[:, None])
+    if hasattr(source, "to_numpy") and (hasattr(source, "columns") or hasattr(source, "index")):
+        return table(source, labels=labels)
+    return as_dataset(source)
+
+
+def _folder(path: Path, size: int | None, labels: bool, skip_broken: bool) -> Dataset:
+    """Pictures in colour only where there is some, of the side of the smallest but at most 32 unless given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = images(path, 8, skip_broken=skip_broken)
+    sides, colour = [], False
+    for i in _probes(names.size, 64):
+        with quiet_pillow(), Image.open(path / names.item_name(i)) as opened:
+            sides.append(min(opened.size))
+            if not colour:
+                opened.thumbnail((64, 64))
+                colour = has_colour(opened)
+    side = size or max(8, min(32, min(sides)) // 8 * 8)
+    return images(path, side, channels=3 if colour else 1, labels=labels, skip_broken=skip_broken)
+
+
+def _probes(count: int, most: int = LOOKED_AT) -> Sequence[int]:
+    """Indices spread over a data set."""
+    return range(count) if count <= most else [int(i) for i in np.linspace(0, count - 1, most)]
+
+
+def _kind(data: Dataset) -> Kind:
+    shape = data.shape
+    if data.columns:
+        return "table"
+    if len(shape) == 1:
+        return "signal" if shape[0] >= 128 and _neighbours(data) > SMOOTH else "vector"
+    if len(shape) == 2:
+        near = min(shape) >= 8 and max(shape) <= 4 * min(shape)
+        return "picture" if data.levels is not None or near else "signal"
+    if len(shape) == 3:
+        return "picture" if data.levels is not None or shape[0] <= 16 else "volume"
+    if len(shape) == 4:
+        return "volume"
+    raise InputError(f"{data.name} has items of shape {shape}; give vectors, signals, pictures or volumes")
+
+
+def _neighbours(data: Dataset) -> float:
+    """Correlation of neighbouring entries about the mean of each."""
+    x = data.read(_probes(data.size, 256)).double()
+    x = x - x.mean(0)
+    return float((x[:, 1:] * x[:, :-1]).mean() / x.square().mean().clamp(min=1e-300))
+
+
+def _with_channel(data: Dataset, kind: Kind) -> Dataset:
+    dims = {"vector": 1, "table": 1, "signal": 2, "picture": 3, "volume": 4}[kind]
+    shape = data.shape
+    if dims == 1:
+        return data if len(shape) == 1 else _mapped(data, (math.prod(shape),), lambda x: x.flatten(1))
+    if len(shape) == dims - 1:
+        return _mapped(data, (1, *shape), lambda x: x.unsqueeze(1))
+    if len(shape) != dims:
+        raise InputError(f"{data.name} has items of shape {shape}, which are no {kind}s; leave out kind={kind}")
+    return data
+
+
+def levels_of(side: int) -> int:
+    """Levels of a U-Net for this side, the coarsest of at least 7."""
+    return max(1, min(4, int(math.log2(side / 7)) + 1)) if side >= 14 else 1
+
+
+def _cropped(data: Dataset, kind: Kind) -> tuple[Dataset, tuple[str, ...]]:
+    """Sides that the levels of the network divide, by cutting the rim off."""
+    if kind in ("vector", "table"):
+        return data, ()
+    unit = 2 ** (levels_of(min(data.shape[1:])) - 1)
+    sides = [side // unit * unit for side in data.shape[1:]]
+    if sides == list(data.shape[1:]):
+        return data, ()
+    cuts = [slice((old - new) // 2, (old - new) // 2 + new) for old, new in zip(data.shape[1:], sides, strict=True)]
+    old = " x ".join(map(str, data.shape[1:]))
+    note = f"cut from {old}, so that the network can halve its sides"
+    return _mapped(data, (data.shape[0], *sides), lambda x: x[(slice(None), slice(None), *cuts)]), (note,)
+
+
+def _mapped(data: Dataset, shape: tuple[int, ...], change: Any) -> Dataset:
+    read = data.read
+    return replace(data, shape=shape, read=lambda index: change(read(index)).contiguous())
+
+
+def _scale(data: Dataset, raw: Tensor, kind: Kind) -> Scale:
+    """Vectors are whitened where there are enough of them, else standardised entry by entry; all else by two numbers."""
+    x = raw.double()
+    if kind not in ("vector", "table"):
+        return Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
+    mean, std = x.mean(0), x.std(0, correction=0)
+    dead = (std <= 1e-9 * mean.abs().clamp(min=1e-30)).nonzero().flatten().tolist()
+    if dead:
+        some = ", ".join(data.columns[i] if data.columns else str(i) for i in dead[:3]) + (
+            ", ..." if len(dead) > 3 else ""
+        )
+        raise InputError(
+            f"{len(dead)} entries of {data.name} never change ({some}), so they have no density; leave them out"
+        )
+    if 1 < x.shape[1] <= WHITENED and len(x) >= 5 * x.shape[1]:
+        least = float(torch.linalg.eigvalsh(torch.corrcoef(x.T)).min())
+        if least > 1e-6:
+            return Scale.whitening(x)
+    return Scale(mean, std)

@@ -1,0 +1,188 @@
+"""Whether a model is any good: held-out likelihood beside simple densities, the spread of its samples, and repetition."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.automatic.baselines import SMALL, Density, gaussian, histograms, kernel, mixture
+from scorefield.automatic.findings import Findings
+from scorefield.data.dataset import Dataset, Range, to_range
+from scorefield.evaluation.bits import item_likelihoods, model_input
+from scorefield.likelihood import levels_width
+from scorefield.model import ScoreModel
+from scorefield.sampling import sample
+from scorefield.solve import DDIM, Dopri5
+
+ITEMS = 10_000
+"""Training items that baselines are fitted to and samples are compared with, at most."""
+CHUNK = 16
+"""Items whose likelihood is computed at a time, until the time is over."""
+EXACT = 64
+"""Entries up to which the trace is exact."""
+SPREAD = (0.8, 1.25)
+"""Spread of samples relative to that of data that is taken for right."""
+REPEATED = 0.5
+"""Distance of samples from training data, relative to that of held-out data, below which they repeat it."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Figures of a fitted model.
+
+    Attributes:
+        unit: of likelihoods: "nats" an item, in the units of the data (higher is better), or "bits/dim" (lower is).
+        model: mean over held-out items, its standard error, and their number.
+        baselines: mean by name, on the same items.
+        spread: standard deviation of samples over that of the data. nearest: median distance of samples to the nearest
+            training item over that of held-out items.
+        warnings: what is wrong and what would help, in words.
+    """
+
+    unit: str
+    model: tuple[float, float, int]
+    baselines: Mapping[str, float]
+    spread: float
+    nearest: float
+    warnings: tuple[str, ...]
+
+    @property
+    def best_baseline(self) -> tuple[str, float]:
+        """The best of the baselines."""
+        choose = min if self.unit == "bits/dim" else max
+        name = choose(self.baselines, key=lambda n: self.baselines[n])
+        return name, self.baselines[name]
+
+    def __str__(self) -> str:
+        mean, error, count = self.model
+        others = ", ".join(f"{name} {value:.3f}" for name, value in self.baselines.items())
+        better = "lower" if self.unit == "bits/dim" else "higher"
+        lines = [
+            f"held out: {mean:.3f} ± {error:.3f} {self.unit} on {count} items ({better} is better); {others}",
+            f"samples: {self.spread:.2f} times the spread of the data, {self.nearest:.2f} times as far from training data "
+            "as held-out data is",
+        ]
+        return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
+
+    def values(self) -> dict[str, Any]:
+        """The figures as JSON."""
+        mean, error, count = self.model
+        return {
+            "unit": self.unit,
+            "held_out": {"value": mean, "stderr": error, "n": count},
+            "baselines": dict(self.baselines),
+            "spread": self.spread,
+            "nearest": self.nearest,
+            "warnings": list(self.warnings),
+        }
+
+
+def judge(model: ScoreModel, found: Findings, seconds: float, seed: int = 0, progress: bool | None = None) -> Judgement:
+    """Judge a model within about so many seconds.
+
+    Main arguments:
+        model: in eval mode. found: what it was trained on and what was held out.
+    """
+    interval = model.sde.range if found.data.scaled else None
+    nats, index = _likelihoods(model, found.held_out, interval, seconds / 2, seed)
+    few = [int(i) for i in torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed))[:ITEMS]]
+    baselines = _baselines(found, few, index, interval, seed)
+    bits = found.data.levels is not None
+    unit = math.prod(found.data.shape) * math.log(2) if bits else -1.0
+    values = -nats / unit
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    known = {name: float((-v / unit).mean()) for name, v in baselines.items()}
+    x = _samples(model, found, seed, progress)
+    data = to_range(found.data.read(few), found.data, model.sde.range)
+    held = to_range(found.held_out.read(range(min(found.held_out.size, 500))), found.held_out, model.sde.range)
+    spread = float(x.std() / data.std())
+    nearest = _distance(x, data) / max(_distance(held, data), 1e-12)
+    result = Judgement(
+        "bits/dim" if bits else "nats", (float(values.mean()), error, len(values)), known, spread, nearest, ()
+    )
+    return Judgement(**{**vars(result), "warnings": _warnings(model, found, result, x, data, seed)})
+
+
+def _likelihoods(
+    model: ScoreModel, data: Dataset, interval: Range | None, seconds: float, seed: int
+) -> tuple[Tensor, list[int]]:
+    """log p of held-out items in the units of the data, one chunk after the other until the time is over."""
+    begin, found, done = time.monotonic(), [], 0
+    vectors = math.prod(data.shape) <= EXACT
+    trace, chunk = ("exact", 200) if vectors else ("hutchinson", CHUNK)
+    while done < data.size and (not done or time.monotonic() - begin < seconds):
+        index = range(done, min(done + chunk, data.size))
+        _, nats = item_likelihoods(model, data, index, interval, seed=seed, trace=trace, solver=Dopri5(1e-4, 1e-4))
+        found.append(nats.double().cpu())
+        done = index.stop
+    return torch.cat(found), list(range(done))
+
+
+def _baselines(
+    found: Findings, train: list[int], held: list[int], interval: Range | None, seed: int
+) -> dict[str, Tensor]:
+    """log p of the held-out items under each simple density, in the units of the data."""
+    data, other = found.data, found.held_out
+    x, y = (model_input(d, i, interval, seed).flatten(1) for d, i in ((data, train), (other, held)))
+    d = x.shape[1]
+    shift = -data.scale.log_volume(d) if data.scale is not None else 0.0
+    if data.levels is not None and interval is not None:
+        shift = -d * math.log(levels_width(data.levels, *interval))
+    elif data.range is not None and interval is not None:
+        shift = d * math.log((interval[1] - interval[0]) / (data.range[1] - data.range[0]))
+    densities: dict[str, Density] = {"Gaussian": gaussian(x)}
+    if d <= SMALL:
+        densities |= {"mixture": mixture(x, seed), "kernels": kernel(x)}
+    result = {name: density(y) + shift for name, density in densities.items()}
+    if data.levels is not None:
+        counts = histograms(data.read(train).flatten(1), data.levels)
+        result["pixel histogram"] = counts(other.read(held).flatten(1))
+    return result
+
+
+def _samples(model: ScoreModel, found: Findings, seed: int, progress: bool | None, solver: Any = None) -> Tensor:
+    n = 1000 if found.kind in ("vector", "table") else 32
+    cond: dict[str, Any] = {}
+    if found.data.labels is not None:
+        classes = len(found.data.classes) or int(found.data.labels.max()) + 1
+        cond["label"] = torch.arange(n, device=model.device) % classes
+    steps = None if solver is None else 50
+    x: Tensor = sample(model, n, solver, steps=steps, seed=seed, progress=progress, batch_size=256, **cond)
+    return x.cpu()
+
+
+def _distance(x: Tensor, data: Tensor) -> float:
+    """Median distance to the nearest item of data."""
+    near = [torch.cdist(rows.flatten(1), data.flatten(1)).amin(1) for rows in x[:500].split(50)]
+    return float(torch.cat(near).median())
+
+
+def _warnings(
+    model: ScoreModel, found: Findings, result: Judgement, x: Tensor, data: Tensor, seed: int
+) -> tuple[str, ...]:
+    told = []
+    low, high = SPREAD
+    if not low <= result.spread <= high:
+        other = _samples(model, found, seed, False, DDIM(eta=1.0))
+        again = float(other.std() / data.std())
+        cure = "train for more minutes"
+        if low <= again <= high:
+            cure = f"sample with DDIM(eta=1) (--sampler ddim:eta=1), whose spread is {again:.2f}, or {cure}"
+        told.append(f"samples spread {result.spread:.2f} times as far as the data: the model is not good yet; {cure}")
+    reach = float((data - data.mean()).abs().max())
+    if float((x - data.mean()).abs().max()) > 3 * reach and not told:
+        told.append("some samples lie far beyond the data: the model is not good yet; train for more minutes")
+    if result.nearest < REPEATED:
+        told.append("samples repeat training items; train for fewer minutes, or on more data")
+    name, best = result.best_baseline
+    mean, error, _ = result.model
+    behind = mean - best if result.unit == "bits/dim" else best - mean
+    if behind > 2 * error:
+        told.append(f"a {name} fits held-out data better than the model does; train for more minutes, or on more data")
+    return tuple(told)

@@ -1,0 +1,141 @@
+"""The one door: it chooses, trains, judges, goes on, and repeats."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import scorefield as sf
+from scorefield.errors import InputError
+from scorefield.training import read_run
+from scorefield.training.checkpoint import read_state
+
+DRAWS = np.random.default_rng(1)
+VECTORS = (DRAWS.normal(size=(200, 2)) @ np.array([[3.0, 0.0], [4.0, 0.5]]) + np.array([100.0, -7.0])).astype(
+    np.float32
+)
+
+
+def weights(folder, step):
+    return {p.name: p.read_bytes() for p in (folder / f"step-{step:06d}").glob("*.safetensors")}
+
+
+@pytest.fixture
+def go(tmp_path, capsys):
+    def run(name="run", data=VECTORS, **options):
+        return sf.fit(data, out=tmp_path / name, **({"device": "cpu", "judged": False, "progress": False} | options))
+
+    return run
+
+
+def test_choices_are_said_recorded_and_repeated_bitwise(go, tmp_path, capsys):
+    first = go(minutes=0.03, progress=None)
+    told = capsys.readouterr().err.splitlines()
+    assert "200 vectors of 2, 20 of them held out" in told[0]
+    assert "MLP of width 64" in told[1]
+    assert f"steps={first.run.step}, like=" in told[2]
+    assert len(told) == 3
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["arguments"]
+    assert config["steps"] == first.run.step
+    again = go("again", steps=first.run.step, like=tmp_path / "run")
+    assert weights(tmp_path / "run", first.run.step) == weights(tmp_path / "again", again.run.step)
+
+
+def test_the_same_call_goes_on_within_the_same_total(go, tmp_path, monkeypatch):
+    from scorefield.automatic import door
+
+    real = door._stops_rising
+    monkeypatch.setattr(door, "_stops_rising", lambda run: lambda moment: moment.step == 7)
+    assert go(minutes=0.05).run.stopped == "a callback"
+    monkeypatch.setattr(door, "_stops_rising", real)
+    done = go(minutes=0.05).run
+    assert done.finished
+    assert read_state(tmp_path / "run" / f"step-{done.step:06d}")["seconds"] < 2 * 0.05 * 60
+    assert go(minutes=0.05).run.step == done.step
+
+
+def test_samples_and_densities_are_in_the_units_of_the_data(go):
+    fitted = go(steps=30)
+    scale = fitted.found.data.scale
+    x = fitted.sample(400, sf.Heun(), steps=10, seed=0)
+    z = sf.sample(fitted.model, 400, sf.Heun(), steps=10, seed=0)
+    torch.testing.assert_close(x.double(), scale.to_units(z.double()), rtol=1e-4, atol=1e-4)
+    assert float(x[:, 0].mean()) == pytest.approx(100, abs=3)
+    options = {"trace": "exact", "solver": sf.Dopri5(1e-5, 1e-5)}
+    lp = fitted.log_prob(VECTORS[:4], **options)
+    inner = sf.log_prob(fitted.model, scale.to_model(torch.from_numpy(VECTORS[:4])), **options)
+    torch.testing.assert_close(lp.nats, inner.nats - scale.log_volume(2))
+    assert repr(fitted).count("\n") == 0
+
+
+def test_a_judged_run_keeps_its_figures(go, tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = go(steps=60, judged=True, progress=None)
+    told = capsys.readouterr().err
+    assert "held out: " in told
+    assert set(json.loads((tmp_path / "run" / "fit.json").read_text())["baselines"]) == {
+        "Gaussian",
+        "mixture",
+        "kernels",
+    }
+    assert fitted.judgement.unit == "nats"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DRAWS.integers(0, 256, (40, 3, 16, 16), np.uint8),
+        DRAWS.normal(size=(40, 1, 32)).astype(np.float32),
+        DRAWS.normal(size=(30, 1, 8, 8, 8)).astype(np.float32),
+    ],
+    ids=["pictures", "signals", "volumes"],
+)
+def test_every_kind_trains(go, tmp_path, data):
+    fitted = go(data=data, steps=3)
+    assert fitted.run.finished
+    assert isinstance(fitted.model.net, sf.nn.UNet)
+    assert fitted.sample(2, sf.Euler(), steps=2, seed=0).shape == (2, *data.shape[1:])
+    assert read_run(tmp_path / "run").shape == data.shape[1:]
+
+
+def test_classes_of_an_array_are_learned_where_they_are_wanted(go):
+    data = sf.data.array(VECTORS, labels=np.arange(200) % 3)
+    assert go("plain", data, steps=3).model.net.num_classes == 0
+    assert go("classes", data, steps=3, labels=True).model.net.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"minutes": 0}, "minutes=0.* is impossible; expected a positive number"),
+        ({"minutes": -1}, "is impossible"),
+        ({"steps": 0}, "steps=0 is impossible"),
+        ({"steps": 3, "minutes": 1}, "give minutes or steps, not both"),
+    ],
+)
+def test_impossible_lengths_are_refused_before_anything_is_read(go, tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        go(data="nowhere", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_ends_when_the_held_out_loss_has_long_been_rising(tmp_path):
+    from types import SimpleNamespace
+
+    from scorefield.automatic.door import _stops_rising
+
+    stop = _stops_rising(tmp_path)
+    moment = SimpleNamespace(step=500)
+
+    def losses(*values):
+        lines = [json.dumps({"step": i, "held_out_loss": v}) for i, v in enumerate(values)]
+        (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+        return stop(moment)
+
+    assert not losses(*range(5))
+    assert not losses(*np.linspace(2.0, 1.0, 30))
+    assert losses(*np.linspace(2.0, 1.0, 10), *np.linspace(1.1, 3.0, 12))
+    assert not losses(*np.linspace(2.0, 1.0, 30), *np.linspace(1.1, 3.0, 12))
