@@ -32,9 +32,9 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield import times as times
     from scorefield import training as training
     from scorefield.analytic import GaussianMixture as GaussianMixture
+    from scorefield.automatic import fit as fit
     from scorefield.consistency import consistency_loss as consistency_loss
     from scorefield.consistency import scm_loss as scm_loss
-    from scorefield.automatic import fit as fit
     from scorefield.data import digits as digits
     from scorefield.data import images as images
     from scorefield.density import ScoreDensity as ScoreDensity

@@ -199,6 +199,27 @@ def _with_channel(data: Dataset, kind: Kind) -> Dataset:
     return data
 
 
+def in_form(data: Dataset, shape: tuple[int, ...]) -> Dataset:
+    """Data in the form that a run takes: flattened, with a channel, its rim cut off.
+
+    Raises:
+        InputError: its items are of another shape.
+    """
+    if data.shape == shape:
+        return data
+    if len(shape) == 1 and math.prod(data.shape) == shape[0]:
+        return _mapped(data, shape, lambda x: x.flatten(1))
+    if len(data.shape) == len(shape) - 1:
+        data = _mapped(data, (1, *data.shape), lambda x: x.unsqueeze(1))
+    if len(data.shape) == len(shape) and len(shape) > 1 and data.shape[0] == shape[0]:
+        unit = 2 ** (levels_of(min(shape[1:])) - 1)
+        if all(0 <= old - new < unit for old, new in zip(data.shape[1:], shape[1:], strict=True)):
+            return _cut(data, shape[1:])
+    raise InputError(
+        f"{data.name} has items of shape {data.shape} and {shape} is expected; reshape or resize them first"
+    )
+
+
 def levels_of(side: int) -> int:
     """Levels of a U-Net for this side, the coarsest of at least 7."""
     return max(1, min(4, int(math.log2(side / 7)) + 1)) if side >= 14 else 1
@@ -212,10 +233,14 @@ def _cropped(data: Dataset, kind: Kind) -> tuple[Dataset, tuple[str, ...]]:
     sides = [side // unit * unit for side in data.shape[1:]]
     if sides == list(data.shape[1:]):
         return data, ()
-    cuts = [slice((old - new) // 2, (old - new) // 2 + new) for old, new in zip(data.shape[1:], sides, strict=True)]
     old = " x ".join(map(str, data.shape[1:]))
     note = f"cut from {old}, so that the network can halve its sides"
-    return _mapped(data, (data.shape[0], *sides), lambda x: x[(slice(None), slice(None), *cuts)]), (note,)
+    return _cut(data, sides), (note,)
+
+
+def _cut(data: Dataset, sides: Sequence[int]) -> Dataset:
+    cuts = [slice((old - new) // 2, (old - new) // 2 + new) for old, new in zip(data.shape[1:], sides, strict=True)]
+    return _mapped(data, (data.shape[0], *sides), lambda x: x[(slice(None), slice(None), *cuts)])
 
 
 def _mapped(data: Dataset, shape: tuple[int, ...], change: Any) -> Dataset:

@@ -106,7 +106,10 @@ def _run(args: list[str]) -> int:
     from scorefield.cli.parse import parse
 
     command = importlib.import_module(f"scorefield.cli.{args[0]}")
-    options = parse(command, args[1:], f"scorefield {args[0]}")
+    words = args[1:]
+    if hasattr(command, "instead"):  # another form of the command, told by its words
+        command, words = command.instead(words)
+    options = parse(command, words, f"scorefield {args[0]}")
     if options is None:
         return 0
     result = _interruptible(command.run, options)

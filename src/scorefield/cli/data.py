@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scorefield.errors import InputError
@@ -18,17 +19,26 @@ def open_items(source: str, info: RunInfo, *, grey: bool = False, skip_broken: b
     Raises:
         InputError: no such data, or of another shape or number of levels.
     """
+    from scorefield.automatic.findings import in_form
     from scorefield.data import open_data
 
+    own = info.scale is not None  # by `fit`, whose networks take a form of the data (a channel more, a rim less)
     data = open_data(
         source,
-        info.shape,
+        None if own else info.shape,
         train=False,
         levels=info.levels if info.levels != 256 else None,
         range=_range(info),
         convert=grey,
         skip_broken=skip_broken,
+        span=info.data.get("span"),
     )
+    if own:
+        data = replace(in_form(data, info.shape), scale=info.scale)
+        if data.columns and list(data.columns) != info.data.get("columns", list(data.columns)):
+            raise InputError(
+                f"{source} has the columns {', '.join(data.columns)}; give those of the run, in their order"
+            )
     if data.levels != info.levels:
         raise InputError(
             f"{source} has {data.levels or 'no'} levels and the run was trained with {info.levels or 'none'}; "

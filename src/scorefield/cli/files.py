@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-ARRAYS = (".npy", ".npz", ".safetensors")
+ARRAYS = (".npy", ".npz", ".safetensors", ".csv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SHOWN = 4
 """Samples in a panel, at most."""
@@ -52,7 +52,15 @@ def check_format(path: str, shape: tuple[int, ...]) -> None:
         raise InputError(f"cannot write {path}: items of shape {shape} are not images; use one of {', '.join(ARRAYS)}")
 
 
-def write_samples(path: str, x: Tensor, low: float, high: float, columns: int | None = None, zoom: int = 1) -> None:
+def write_samples(
+    path: str,
+    x: Tensor,
+    low: float,
+    high: float,
+    columns: int | None = None,
+    zoom: int = 1,
+    names: Sequence[str] = (),
+) -> None:
     """Write samples (N, *) with values in [low, high]: a picture as a grid, enlarged `zoom` times, arrays as they are.
 
     Raises:
@@ -62,7 +70,11 @@ def write_samples(path: str, x: Tensor, low: float, high: float, columns: int | 
 
     suffix, values = Path(path).suffix.lower(), x.detach().float().cpu().contiguous()
     content = io.BytesIO()
-    if suffix == ".npy":
+    if suffix == ".csv":
+        rows = values.flatten(1).tolist()
+        lines = [",".join(names)] if names else []
+        content.write("\n".join([*lines, *(",".join(f"{v:.9g}" for v in row) for row in rows), ""]).encode())
+    elif suffix == ".npy":
         np.save(content, values.numpy())
     elif suffix == ".npz":
         np.savez(content, images=values.numpy())

@@ -98,7 +98,10 @@ def run(options: Options) -> Result:
         return Result("")
     x, nfe = (torch.cat(values) for values in zip(*gathered, strict=True))
     low, high = info.range or sde.range
-    write_samples(out, x, low, high, options.columns)
+    if info.scale is not None:
+        x = info.in_units(x)
+        low, high = float(x.min()), float(x.max())
+    write_samples(out, x, low, high, options.columns, names=info.data.get("columns", ()))
     seconds, calls = time.monotonic() - begin, float(nfe.float().mean())
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})

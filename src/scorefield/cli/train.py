@@ -28,6 +28,8 @@ NO_PRESET = (
 class Options(Reading, Arrays, Basic):
     """Train a score model into a folder; the same command again goes on where the last one ended.
 
+    Without a preset it chooses by itself: scorefield train --data photos/ --out runs/photos --minutes 10
+
     Example: scorefield train digits --data digits --out runs/digits --steps 2000 --optim.lr 1e-3
     """
 
@@ -51,6 +53,14 @@ class Options(Reading, Arrays, Basic):
     init: Annotated[str | None, Unset("RUN")] = None
     """Run whose averaged weights a new training starts from, such as digits for the bundled model."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+def instead(args: list[str]) -> tuple[Any, list[str]]:
+    """The command and its words: the door for data of one's own where no preset is named."""
+    from scorefield.cli import own
+
+    words = own.words_for(args)
+    return (sys.modules[__name__], args) if words is None else (own, words)
 
 
 def prepare(args: list[str]) -> tuple[list[str], Any]:

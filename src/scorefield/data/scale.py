@@ -26,7 +26,7 @@ class Scale:
     @classmethod
     def whitening(cls, x: Tensor) -> Scale:
         """The scale in which the vectors x, (N, D), have no mean and the unit covariance."""
-        x = x.double()
+        x = x.cpu().double()
         return cls(x.mean(0), torch.linalg.cholesky(torch.cov(x.T, correction=0).reshape(x.shape[1], -1)))
 
     @property
