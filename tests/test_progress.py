@@ -58,3 +58,15 @@ def test_any_kind_of_standard_error(time, monkeypatch, stream):
 
 def test_times_are_said_as_people_say_them():
     assert [clock(s) for s in (5, 89, 120, 7900)] == ["5 s", "89 s", "2 min", "2 h 12 min"]
+
+
+def test_a_bar_inside_another_is_not_shown_and_no_fault(time, capsys):
+    with Bar("outer", True) as outer:
+        time[0] = 10.0
+        outer(0.1)
+        with Bar("inner", True) as inner:
+            time[0] = 20.0
+            inner(0.5)
+        outer(0.9)
+    assert "inner" not in capsys.readouterr().err
+    assert Bar._showing is None

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,10 +43,14 @@ def clock(seconds: float) -> str:
 class Bar:
     """Shows the fraction done on standard error: a bar on a terminal, else a line every half minute.
 
+    A terminal holds one bar: one inside another is not shown.
+
     Main arguments:
         text: what is being done.
         shown: False is silent; True shows a bar whatever standard error is; None decides by it.
     """
+
+    _showing: ClassVar[Bar | None] = None
 
     def __init__(self, text: str, shown: bool | None = None, delay: float = 2.0) -> None:
         self._terminal = shown is True or (shown is None and on_terminal())
@@ -65,7 +69,8 @@ class Bar:
             self._said = now
             left = f", {clock((now - self._begin) * (1 - fraction) / fraction)} left" if fraction > 0 else ""
             say(f"{self._text}: {100 * fraction:.0f} %{left}")
-        if self._bar is None and self._terminal and now - self._begin > self._delay and sys.stderr is not None:
+        due = self._terminal and now - self._begin > self._delay and sys.stderr is not None
+        if due and Bar._showing is None:
             self._start()
         if self._bar is not None:
             self._bar.update(self._task, completed=fraction)
@@ -81,10 +86,12 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._bar.start()
+        Bar._showing = self
         self._task = self._bar.add_task(self._text, total=1.0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            Bar._showing = None
             self._bar.stop()

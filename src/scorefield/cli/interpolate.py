@@ -39,6 +39,8 @@ class Options(Codes, Items, OfRun):
 
     pairs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FROM,TO")] = ("0,1",)
     """Numbers of the items at both ends of a path, the first being 0; one row of the picture for each pair."""
+    tolerance: float = 1e-4
+    """Relative and absolute tolerance of the solver, for every entry."""
     n: Number = 9
     """Points on a path, both ends included."""
     temperature: float = 1.0

@@ -120,7 +120,7 @@ class Drawing(Batches):
     """Commands that draw samples with a solver."""
 
     sampler: Annotated[str | None, Unset("NAME[:OPTION=VALUE,...]")] = None
-    """fitted (unless given), pc:snr=0.16, pc:predictor=ancestral, ddim:eta=1, dpm-solver:order=3, heun, ...; list shows all."""
+    """uni-pc (the default), pc:snr=0.16, pc:predictor=ancestral, ddim:eta=1, dpm-solver:order=3, heun, ...; list shows all."""
     steps: Annotated[int | None, Unset("INT"), COUNT] = None
     """Steps; the sampler's own number unless given, and as many as needed for the adaptive ones."""
 

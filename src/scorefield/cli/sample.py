@@ -14,6 +14,7 @@ from scorefield.cli.data import label_condition
 from scorefield.cli.files import check_format, check_suffix, is_image, write_samples
 from scorefield.cli.names import draws_noise, read_solver
 from scorefield.cli.options import (
+    COUNT,
     Common,
     Drawing,
     Grid,
@@ -43,6 +44,8 @@ class Options(Drawing, Grid, Common):
     """Number of samples."""
     temperature: float = 1.0
     """Factor on the noise at the start, for samplers without noise of their own; below 1 samples become more typical."""
+    pilots: Annotated[int | None, Unset("INT"), COUNT] = None
+    """Trajectories that are followed first, to fit the default sampler to the model."""
     label: Annotated[int | None, Unset("INT")] = None
     """Class of the samples, where the run has classes."""
     out: Annotated[str | None, Unset("FILE")] = None
@@ -63,7 +66,7 @@ def run(options: Options) -> Result:
     if options.temperature != 1 and draws_noise(read_solver(options.sampler)):
         raise InputError(
             f"--temperature needs a sampler without noise of its own, not {options.sampler}; "
-            "choose fitted, dpm-solver, heun or dopri5"
+            "choose uni-pc, dpm-solver, heun or dopri5"
         )
     read_solver(options.sampler)
     shape = sf.training.read_run(options.run).shape
@@ -88,6 +91,7 @@ def run(options: Options) -> Result:
             seed=SeedRows(options.seed, rows),
             batch_size=options.batch_size,
             full=True,
+            pilots=options.pilots,
             progress=None if processes.main else False,
             **start,
             **{name: value.expand(len(rows)) for name, value in cond.items()},
