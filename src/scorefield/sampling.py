@@ -121,7 +121,7 @@ def sample(
         for rows, draws in chunks(seed, noise, n, batch_size or n):
             index = torch.arange(n)[rows]
             x = first.draw(draws, inner, device) if x_init is None else x_init[rows].to(inner)
-            field, own = whole.rows(index), [take(hook, index, x.ndim) for hook in hooks]
+            field, own = take(whole, index, x.ndim), [take(hook, index, x.ndim) for hook in hooks]
             part = take(chosen, index, x.ndim)
             solution = part.solve(field, x, span, draws, grid=times, hooks=own, save=full, tick=bar.part(rows, n))
             parts.append(_denoised(solution, field, span[1], own, full) if final else solution)

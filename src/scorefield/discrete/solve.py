@@ -13,6 +13,7 @@ from torch import Tensor
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.process import JumpProcess
 from scorefield.randomness import Noise
+from scorefield.rows import take
 from scorefield.solve.integrate import Field, Solver
 
 FIRST = 1e-3
@@ -234,7 +235,7 @@ def _reveal(field: Field, x: Tensor, times: Tensor, chosen: Tensor, u: Tensor) -
     rows = chosen.reshape(len(x), -1).any(1).nonzero().squeeze(1)
     if not len(rows):
         return x
-    part = field.rows(rows) if len(rows) < len(x) else field
+    part = take(field, rows) if len(rows) < len(x) else field
     field.calls += 1
     there = rows.to(x.device)
     posterior = jump_model(part).posterior(x[there], times[rows], **part.cond)

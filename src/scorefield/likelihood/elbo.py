@@ -14,6 +14,7 @@ from scorefield.likelihood.result import LogProb
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, Seed, chunks
+from scorefield.rows import take
 from scorefield.sampling import LIKELIHOOD_T_MIN, resolve_prior
 from scorefield.sde import expand
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution
@@ -66,7 +67,7 @@ def elbo(
     parts = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         for rows, draws in chunks(seed, None, n, batch_size or max(n, 1)):
-            field = whole.rows(torch.arange(n)[rows])
+            field = take(whole, torch.arange(n)[rows])
             proposal = ImportanceTimes(t_min) if times is None else times
             parts.append(torch.stack([_draw(field, x[rows], draws, proposal, end, t_min) for _ in range(samples)], 1))
     estimates, nfe = torch.cat(parts), torch.full((n,), samples, device=x.device)

@@ -18,6 +18,7 @@ from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
+from scorefield.rows import take
 from scorefield.sampling import LIKELIHOOD_T_MIN, Grid, resolve_prior
 from scorefield.sde import GaussianSDE, Time
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution, Solver
@@ -107,7 +108,7 @@ def log_prob(
             part = x[rows]
             divergence = estimator(trace, part, draws, probes, distribution, linearizer, memory)
             columns = divergence.columns
-            field = whole.rows(torch.arange(n)[rows])
+            field = take(whole, torch.arange(n)[rows])
             flow = AugmentedFlow(field, tuple(x.shape[1:]), x.dtype, divergence, linearizer)
             # The state is kept in float64 where there is one: in float32, thousands of nats keep three decimals.
             state = wide(part).flatten(1)
@@ -155,7 +156,7 @@ class AugmentedFlow:
             return self._at(y, t)
         halves = torch.arange(len(y)).tensor_split(2)
         return torch.cat(
-            [self.rows(i)._at(y[i], t[i] if isinstance(t, Tensor) and t.ndim else t) for i in halves if len(i)]
+            [take(self, i)._at(y[i], t[i] if isinstance(t, Tensor) and t.ndim else t) for i in halves if len(i)]
         )
 
     def _at(self, y: Tensor, t: Time) -> Tensor:
@@ -188,7 +189,3 @@ class AugmentedFlow:
     def integrals(self) -> int:
         """Columns of the divergence."""
         return self.divergence.columns
-
-    def rows(self, index: Tensor) -> AugmentedFlow:
-        """The flow for a subset of the samples."""
-        return replace(self, field=self.field.rows(index), divergence=self.divergence.rows(index))

@@ -184,10 +184,6 @@ class Divergence(Protocol):
         """(v(x), like x; estimates (B, columns), float64) at x (B, *)."""
         ...
 
-    def rows(self, index: Tensor) -> Divergence:
-        """The estimator for a subset of the samples."""
-        ...
-
 
 @dataclass
 class Exact:
@@ -216,9 +212,6 @@ class Exact:
             total = total + wide(own).sum((0, 2))
         return linear.value, total.unsqueeze(1)
 
-    def rows(self, index: Tensor) -> Exact:
-        return self
-
 
 @dataclass
 class Hutchinson:
@@ -240,7 +233,7 @@ class Hutchinson:
         linear = self.linearizer(function, x)
         return _products(linear, self.probes)
 
-    def rows(self, index: Tensor) -> Hutchinson:
+    def take(self, index: Tensor, ndim: int = 0) -> Hutchinson:
         return Hutchinson(self.probes[:, index], self.linearizer)
 
 
@@ -275,7 +268,7 @@ class HutchPlusPlus:
         k = q.shape[2]
         return value, columns[:, :k].sum(1, keepdim=True) + columns[:, k:]
 
-    def rows(self, index: Tensor) -> HutchPlusPlus:
+    def take(self, index: Tensor, ndim: int = 0) -> HutchPlusPlus:
         return HutchPlusPlus(self.probes[:, index], self.sketch[:, index], self.linearizer)
 
 

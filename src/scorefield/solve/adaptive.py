@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from scorefield.rows import take
 from scorefield.sde import Time, expand
 from scorefield.solve.integrate import NOT_FINITE, STEP_TOO_SMALL, SUCCESS, TOO_MANY_STEPS, Hook, Solution, Tick
 
@@ -71,11 +72,9 @@ class Control:
 
 
 class Flow(Protocol):
-    """What the adaptive loop needs: a velocity, and itself for a subset of the samples."""
+    """What the adaptive loop needs: a velocity; samples that finish leave it by `scorefield.rows.take`."""
 
     def velocity(self, x: Tensor, t: Time) -> Tensor: ...
-
-    def rows(self, index: Tensor) -> Flow: ...
 
 
 class Pair(Protocol):
@@ -154,7 +153,7 @@ def integrate_adaptive(
             keep = torch.nonzero(~stop).squeeze(1)
             there = keep.to(x.device)
             live, t, h, rejected = live[keep], t[keep], h[keep], rejected[keep]
-            x, k, flow = x[there], k[there], flow.rows(keep)
+            x, k, flow = x[there], k[there], take(flow, keep)
         if tick is not None:  # of the way, averaged over samples: they finish nearly together
             tick(1 - float((end - t).abs().sum()) / (n * abs(end - span[0])))
         if len(live) == 0:

@@ -113,10 +113,6 @@ class ReverseFlow:
         sde, time = self.field.sde, as_time(t)
         return expand(sde.f(time), x) * x - expand(sde.g2(time), x) * self.field.score(x, t)
 
-    def rows(self, index: Tensor) -> ReverseFlow:
-        """The flow for a subset of the samples."""
-        return ReverseFlow(self.field.rows(index), self.path.rows(index))
-
 
 @dataclass
 class BrownianPath:
@@ -130,6 +126,8 @@ class BrownianPath:
     """(B, K), rising, infinite where unused; on the CPU, as all times are."""
     values: Tensor | None = None
     """(B, K, *)."""
+
+    per_sample: ClassVar[tuple[str, ...]] = ("knots", "values")
 
     def increment(self, x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
         """W(end) - W(begin), like x, for (B,) times begin < end; begin is where the last accepted step ended.
@@ -156,12 +154,6 @@ class BrownianPath:
         order = torch.argsort(knots, dim=1)[:, :used]
         self.knots, self.values = knots.gather(1, order), _at(values, rows.unsqueeze(1), order)
         return change
-
-    def rows(self, index: Tensor) -> BrownianPath:
-        """The paths of a subset of the samples."""
-        if self.knots is None or self.values is None:
-            return BrownianPath(self.noise.take(index))
-        return BrownianPath(self.noise.take(index), self.knots[index], self.values[index.to(self.values.device)])
 
 
 def _at(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -144,10 +144,10 @@ class Field:
         """x where the process lives: folded back into its box, where it has walls."""
         return self.sde.project(x) if isinstance(self.sde, SDE) else x
 
-    def rows(self, index: Tensor) -> Field:
-        """The field for a subset of the samples."""
+    def take(self, index: Tensor, ndim: int = 0) -> Field:
+        """The field for some of the samples."""
         own = self.own or frozenset()
-        return Field(take(self.model, index), split(self.cond, index, own), len(index), own)
+        return Field(take(self.model, index, ndim), split(self.cond, index, own), len(index), own)
 
 
 @dataclass(frozen=True)

@@ -281,10 +281,6 @@ class _Turned:
         moved = (v[:, :d] - expand(growth, x) * x[:, :d]) * expand(1 / torch.sqrt(squared), x)
         return torch.cat([moved, v[:, d:] - d * expand(growth, x)], 1) * expand(1 / speed, x)
 
-    def rows(self, index: Tensor) -> _Turned:
-        """The flow for a subset of the samples."""
-        return replace(self, flow=self.flow.rows(index))
-
     def shrink(self, x: Tensor, t: Tensor) -> Tensor:
         """y from x."""
         r = expand(_radius(self.sde, t), x)
