@@ -197,7 +197,7 @@ def test_slerp_keeps_the_norm_and_the_ends():
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"n": 0}, "at least one sample"),
+        ({"n": 0}, "n=0: at least one"),
         ({"steps": 0}, "steps=0"),
         ({"steps": -3}, "steps=-3"),
         ({"seed": [1, 2, 3]}, "3 seeds for 2 samples"),
@@ -318,7 +318,11 @@ def test_a_score_of_zero_sets_no_infinite_step():
     [
         (lambda gm: sf.sample(gm, (4, 3)), "give the number of samples"),
         (lambda gm: sf.sample(gm, 2.5), "give the number of samples"),
-        (lambda gm: sf.sample(gm, 2, sf.Heun), "is a class: give an object, Heun"),
+        (lambda gm: sf.sample(gm, 2, sf.Heun(), steps=2.5), "steps=2.5: give the number of steps, a whole number"),
+        (lambda gm: sf.sample(gm, 2, sf.Heun(), steps="many"), "steps='many'"),
+        (lambda gm: sf.sample(gm, 2, batch_size=1.5), "batch_size=1.5"),
+        (lambda gm: sf.sample(gm, 2, pilots=0), "pilots=0: at least one"),
+        (lambda gm: sf.sample(gm, 2, sf.Heun, steps=2), "is a class: give an object, Heun"),
         (lambda gm: sf.PC(sf.ReverseDiffusion), "predictor=.*give a solver object"),
         (lambda gm: sf.PC(corrector=0.16), "corrector=0.16: give a solver object"),
         (

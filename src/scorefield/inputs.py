@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -44,3 +45,18 @@ def _check_entries(value: Tensor, name: str, hint: str = "") -> None:
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise ValueError(f"{name}: {bad} of {value.numel()} entries are NaN or infinite{hint}")
+
+
+def whole(value: Any, name: str, what: str) -> int:
+    """A number that counts something, from 1 up.
+
+    Raises:
+        ValueError: it is not whole, or not positive.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: give {what}, a whole number") from None
+    if count < 1:
+        raise ValueError(f"{name}={count}: at least one is needed ({what})")
+    return count

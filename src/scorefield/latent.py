@@ -15,6 +15,7 @@ from scorefield.likelihood import LogProb
 from scorefield.model import ScoreModel
 from scorefield.sampling import decode, encode, slerp
 from scorefield.solve.integrate import Solver
+from scorefield.solve.ode import Dopri5
 
 
 def interpolate(
@@ -25,14 +26,18 @@ def interpolate(
     *,
     temperature: float = 1.0,
     solver: Solver | None = None,
+    steps: int | None = None,
+    progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
     """n samples from a to b, both (*), decoded from the great circle between their codes: (n, *) (Song et al. 2021, sec. 4.3).
 
     Main arguments:
         temperature: factor on the codes; below 1 it trades diversity for typicality.
+        solver: Dopri5(1e-5, 1e-5) by default, for half the time of the codes' own default and errors that no eye sees.
 
     Other arguments:
+        steps: fixed steps, as in `sample`. progress: as in `sample`.
         cond: passed to the network; tensors with one row hold for all points.
 
     Raises:
@@ -47,8 +52,11 @@ def interpolate(
         one_row = {k: v for k, v in cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == 1}
         return cond | {k: v.expand(count, *v.shape[1:]) for k, v in one_row.items()}
 
-    codes = encode(model, torch.stack([a, b]), solver, **rows(2))
-    path: Tensor = decode(model, temperature * slerp(codes[0], codes[1], n), solver, **rows(n))
+    solver = Dopri5() if solver is None else solver
+    codes = encode(model, torch.stack([a, b]), solver, steps=steps, progress=progress, **rows(2))
+    path: Tensor = decode(
+        model, temperature * slerp(codes[0], codes[1], n), solver, steps=steps, progress=progress, **rows(n)
+    )
     return path
 
 

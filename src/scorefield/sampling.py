@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from scorefield.conditions import warn_of_dropout
 from scorefield.dtypes import check_real, exact, onto, warn_of_units
-from scorefield.inputs import as_tensor
+from scorefield.inputs import as_tensor, whole
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
@@ -96,7 +95,7 @@ def sample(
         ValueError: an argument out of range, a shape that does not fit, or a keyword that the network does not take.
     """
     x_init = None if x_init is None else as_tensor(x_init, "x_init")
-    n = _check(n, solver, batch_size, x_init)
+    n = _check(n, solver, batch_size, pilots, x_init)
     if x_init is not None:
         model.check(x_init, "x_init")
     event, span = _event_shape(model, shape, x_init, n), _span(model.sde, t_start, t_min, grid, x_init is None)
@@ -276,19 +275,15 @@ def _denoised(solution: Solution, field: Field, t: float, hooks: Sequence[Hook],
     return replace(solution, path=torch.cat([solution.path, x.unsqueeze(0)]), times=at)
 
 
-def _check(n: int, solver: Solver | None, batch_size: int | None, x_init: Tensor | None) -> int:
+def _check(n: int, solver: Solver | None, batch_size: int | None, pilots: int | None, x_init: Tensor | None) -> int:
     if isinstance(solver, type) and issubclass(solver, Solver):
         raise ValueError(f"solver={solver.__name__} is a class: give an object, {solver.__name__}()")
     if solver is not None and not isinstance(solver, Solver):
         raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Heun()")
-    try:
-        n = operator.index(n)
-    except TypeError:
-        raise ValueError(f"n={n!r}: give the number of samples; the shape of one goes to shape=") from None
-    if n < 1:
-        raise ValueError(f"n={n}: at least one sample is needed")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+    n = whole(n, "n", "the number of samples; the shape of one goes to shape=")
+    for name, value in (("batch_size", batch_size), ("pilots", pilots)):
+        if value is not None:
+            whole(value, name, "a number of samples")
     if x_init is not None:
         _refuse_vmap(x_init)
     return n

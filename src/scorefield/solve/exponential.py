@@ -54,8 +54,9 @@ class DDIM(Solver):
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
         sigma_s, sigma_t = sde.sigma(s), sde.sigma(t)
-        _, v = sde.transition_coefficients(s, t)
-        fresh = self.eta**2 * v * torch.square(sigma_s / sigma_t)
+        fresh = torch.zeros_like(sigma_s)
+        if self.eta > 0:
+            fresh = self.eta**2 * sde.transition_coefficients(s, t)[1] * torch.square(sigma_s / sigma_t)
         kept = torch.sqrt((sigma_s**2 - fresh).clamp_min(0.0)) / sigma_t
         gained = float(sde.alpha(s) - kept * sde.alpha(t))
         x = (expand(kept, x) * x).add_(field.denoise(x, t), alpha=gained)

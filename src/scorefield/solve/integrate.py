@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scorefield.conditions import Where, complete, per_sample, split, with_rows
 from scorefield.dtypes import exact
+from scorefield.inputs import whole
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, generator, source
@@ -266,8 +267,7 @@ class Solver(ABC):
     ) -> Tensor:
         """The grid from span[0] to span[1] on which the solver works where nothing else is said."""
         count, where = self.default_steps if steps is None else steps, self.grid if grid is None else grid
-        if count < 1:
-            raise ValueError(f"steps={count}: at least one step is needed")
+        count = whole(count, "steps", "the number of steps")
         times = sampling_grid(sde, count, max(span), min(span), where)  # type: ignore[arg-type]
         return times if bool(times[0] > times[-1]) == (span[0] > span[1]) else times.flip(0)
 

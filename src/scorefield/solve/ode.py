@@ -222,7 +222,7 @@ class Tsit5(EmbeddedRungeKutta):
 def _at_once(field: Field, t: Tensor) -> bool:
     """Whether the flow is infinitely fast at t, as where alpha leaves 0 like a root; a step of DDIM then crosses it."""
     sde = field.sde
-    if not isinstance(sde, GaussianSDE) or float(sde.alpha(t)) != 0.0:
+    if not isinstance(sde, GaussianSDE) or float(t) < sde.T or float(sde.alpha(t)) != 0.0:
         return False
     return not all(bool(torch.isfinite(rate)) for rate in sde.derivatives(t))
 
@@ -271,14 +271,15 @@ class _Turned:
         squared = alpha**2 + sigma**2
         growth = (alpha * d_alpha + sigma * d_sigma) / squared
         speed = (alpha * d_sigma - sigma * d_alpha) / squared
-        x = self.grow(y, t)
+        radius = torch.sqrt(squared)
+        x = self.grow(y, t, radius)
         v = self.flow.velocity(x, t)
         if self.dims is None:
-            scale = 1 / (speed * torch.sqrt(squared))
+            scale = 1 / (speed * radius)
             moved = expand(scale, v) * v
             return moved.addcmul_(expand(-scale * growth, x).to(x.device), x)  # in place: as in `_combine`
         d = self.dims
-        moved = (v[:, :d] - expand(growth, x) * x[:, :d]) * expand(1 / torch.sqrt(squared), x)
+        moved = (v[:, :d] - expand(growth, x) * x[:, :d]) * expand(1 / radius, x)
         return torch.cat([moved, v[:, d:] - d * expand(growth, x)], 1) * expand(1 / speed, x)
 
     def shrink(self, x: Tensor, t: Tensor) -> Tensor:
@@ -288,11 +289,14 @@ class _Turned:
             return x / r
         return torch.cat([x[:, : self.dims] / r, x[:, self.dims :] - self._log_volume(t, x)], 1)
 
-    def grow(self, y: Tensor, t: Tensor) -> Tensor:
-        """x from y."""
-        r = expand(_radius(self.sde, t), y)
+    def grow(self, y: Tensor, t: Tensor, radius: Tensor | None = None) -> Tensor:
+        """x from y; `radius` is sqrt(alpha^2 + sigma^2) at t, where it is known."""
+        radius = _radius(self.sde, t) if radius is None else radius
+        if self.dims is None and bool((radius.to(y.dtype) == 1).all()):  # asked on the CPU
+            return y
+        r = expand(radius, y)
         if self.dims is None:
-            return y if bool((r == 1).all()) else r * y
+            return r * y
         return torch.cat([r * y[:, : self.dims], y[:, self.dims :] + self._log_volume(t, y)], 1)
 
     def _log_volume(self, t: Tensor, x: Tensor) -> Tensor:
