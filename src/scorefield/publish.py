@@ -66,17 +66,11 @@ def save_pretrained(
         OutputError: the folder cannot be written to.
     """
     target = Path(folder)
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or _is_ours(target))):
-        raise InputError(f"{folder} holds something else; choose a new folder")
-    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
-        raise InputError(f"licence={licence!r} is not a name of the hub; give one such as apache-2.0, mit or cc-by-4.0")
+    _check_publishable(target, licence)
     picture = None
     if isinstance(source, ScoreModel):
-        about, weights, step = (
-            _describe(source, source.sde.range if levels else None, levels),
-            bare(source).state_dict(),
-            0,
-        )
+        about = _describe(source, source.sde.range if levels else None, levels)
+        weights, step = bare(source).state_dict(), 0
     else:
         info = read_run(source)
         about = json.loads((info.path / RUN_FILE).read_text("utf-8"))
@@ -85,17 +79,9 @@ def save_pretrained(
         if checkpoint is None:
             raise CheckpointError(f"{source} has no checkpoint yet; train it first")
         weights, step = dict(checkpoint.tensors["ema"]), checkpoint.step
-        if figures is None and (info.path / FIGURES).exists():
-            figures = json.loads((info.path / FIGURES).read_text("utf-8"))
-            paths = {name: _last_part(figures[name]) for name in ("data", "features") if name in figures}
-            figures = {**figures, **paths}
+        figures = _own_figures(info.path) if figures is None else figures
         picture = info.path / PICTURE if (info.path / PICTURE).exists() else None
-    for part in ("net", "sde", "clock"):
-        if isinstance(about["model"][part], Mapping) and "custom" in about["model"][part]:
-            raise InputError(
-                f"the {part} is a class of your own ({about['model'][part]['custom']}), which JSON cannot describe; "
-                "use one of scorefield's"
-            )
+    _check_parts(about)
     size = sum(value.numel() for value in weights.values())
     card = model_card(about, title or target.name, step, size, licence, preset, figures, picture is not None)
     with atomic_folder(target) as part_folder:
@@ -201,6 +187,32 @@ def push_to_hub(
     return str(address)
 
 
+def _check_publishable(target: Path, licence: str | None) -> None:
+    """Refuse a folder that holds something else, and a licence that the hub does not know how to spell."""
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or _is_ours(target))):
+        raise InputError(f"{target} holds something else; choose a new folder")
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        raise InputError(f"licence={licence!r} is not a name of the hub; give one such as apache-2.0, mit or cc-by-4.0")
+
+
+def _own_figures(run: Path) -> dict[str, Any] | None:
+    """The figures of a run's last `evaluate`, without the paths of what they were taken from."""
+    if not (run / FIGURES).exists():
+        return None
+    figures: dict[str, Any] = json.loads((run / FIGURES).read_text("utf-8"))
+    return {**figures, **{name: _last_part(figures[name]) for name in ("data", "features") if name in figures}}
+
+
+def _check_parts(about: Mapping[str, Any]) -> None:
+    """Refuse a model with parts that JSON cannot describe."""
+    for part in ("net", "sde", "clock"):
+        if isinstance(about["model"][part], Mapping) and "custom" in about["model"][part]:
+            raise InputError(
+                f"the {part} is a class of your own ({about['model'][part]['custom']}), which JSON cannot describe; "
+                "use one of scorefield's"
+            )
+
+
 def model_card(
     about: Mapping[str, Any],
     title: str,
@@ -212,28 +224,12 @@ def model_card(
     picture: bool = False,
 ) -> str:
     """The text of README.md: what the model is, how to use it, its figures, its licence."""
-    shape, data = tuple(about["shape"]), about["data"]
-    image = len(shape) == 3 and shape[0] in (1, 3)
+    shape = tuple(about["shape"])
     head = ["---", "library_name: scorefield", *([f"license: {licence}"] if licence else [])]
-    head += [
-        "tags:",
-        "- score-based",
-        "- diffusion",
-        *(["pipeline_tag: unconditional-image-generation"] if image else []),
-    ]
-    net, sde = about["model"]["net"], about["model"]["sde"]
-    rows = {
-        "SDE": _call(sde),
-        "network": f"{net['class']}, {size:,} weights",
-        "items": f"{' x '.join(map(str, shape)) or 'of any shape'}"
-        + (f", {about['levels']} levels" if about["levels"] else "")
-        + (f", {len(about['classes'])} classes" if about["classes"] else ""),
-        "range": "as stored" if about["range"] is None else f"{about['range'][0]:g} to {about['range'][1]:g}",
-        "data": f"{data['name']}, {data['size']:,} items" if data["size"] else str(data["name"]),
-        "preset": preset or "",
-        "steps": f"{step:,}" if step else "",
-        "scorefield": about["scorefield"],
-    }
+    head += ["tags:", "- score-based", "- diffusion"]
+    if len(shape) == 3 and shape[0] in (1, 3):
+        head.append("pipeline_tag: unconditional-image-generation")
+    rows = _card_rows(about, step, size, preset)
     parts = ["\n".join([*head, "---"]), f"# {_line(title)}"]
     if picture:
         parts.append(f"![samples]({PICTURE})")
@@ -247,26 +243,39 @@ def model_card(
         "x = sf.sample(model, 16, seed=0)\n```"
     )
     if figures and figures.get("figures"):
-        found = figures["figures"]
-        table = [
-            (
-                name,
-                f"{e['value']:.5g}",
-                "" if not math.isfinite(e["stderr"]) else f"{1.96 * e['stderr']:.2g}",
-                str(e["n"]),
-            )
-            for name, e in found.items()
-        ]
-        against = f"{figures['samples']} samples against {figures['reference']} items, features: {figures['features']}"
-        sampler = f"{against}; sampler {figures['sampler']}" if "sampler" in figures else against
-        parts += [
-            "## Figures",
-            _table(("", "value", "± (95 %)", "n"), table),
-            _line(sampler) if figures["features"] else "",
-        ]
+        parts += _card_figures(figures)
     if licence:
         parts += ["## Licence", licence]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _card_rows(about: Mapping[str, Any], step: int, size: int, preset: str | None) -> dict[str, str]:
+    """What a model is, a line each; empty ones are left out."""
+    data, levels, classes = about["data"], about["levels"], about["classes"]
+    items = " x ".join(map(str, about["shape"])) or "of any shape"
+    items += f", {levels} levels" if levels else ""
+    items += f", {len(classes)} classes" if classes else ""
+    return {
+        "SDE": _call(about["model"]["sde"]),
+        "network": f"{about['model']['net']['class']}, {size:,} weights",
+        "items": items,
+        "range": "as stored" if about["range"] is None else f"{about['range'][0]:g} to {about['range'][1]:g}",
+        "data": f"{data['name']}, {data['size']:,} items" if data["size"] else str(data["name"]),
+        "preset": preset or "",
+        "steps": f"{step:,}" if step else "",
+        "scorefield": about["scorefield"],
+    }
+
+
+def _card_figures(figures: Mapping[str, Any]) -> list[str]:
+    """The figures of `evaluate` with their intervals."""
+    table = []
+    for name, e in figures["figures"].items():
+        width = f"{1.96 * e['stderr']:.2g}" if math.isfinite(e["stderr"]) else ""
+        table.append((name, f"{e['value']:.5g}", width, str(e["n"])))
+    against = f"{figures['samples']} samples against {figures['reference']} items, features: {figures['features']}"
+    sampler = f"{against}; sampler {figures['sampler']}" if "sampler" in figures else against
+    return ["## Figures", _table(("", "value", "± (95 %)", "n"), table), _line(sampler) if figures["features"] else ""]
 
 
 def _describe(model: ScoreModel, interval: Range | None, levels: int | None) -> dict[str, Any]:

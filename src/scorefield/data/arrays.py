@@ -37,6 +37,19 @@ def _digits() -> tuple[Tensor, Tensor]:
         return torch.from_numpy(stored["images"]).unsqueeze(1), torch.from_numpy(stored["labels"]).long()
 
 
+def _levels_of(dtype: torch.dtype, levels: int | None, name: str) -> int | None:
+    """Number of values that integer data takes; None for floats."""
+    if dtype.is_floating_point:
+        if levels is not None:
+            raise InputError(
+                f"{name} holds floats, so levels={levels} has no meaning; convert it to integers or drop levels"
+            )
+        return None
+    if levels is None and dtype != torch.uint8:
+        raise InputError(f"{name} holds {dtype} integers of unknown range; give levels= or store uint8 or floats")
+    return 256 if levels is None else levels
+
+
 def array(
     source: str | Path | np.ndarray | Tensor,
     *,
@@ -74,15 +87,7 @@ def array(
     shape, dtype = tuple(int(n) for n in values.shape), _dtype(values, name)
     if len(shape) < 2 or not shape[0] or 0 in shape:
         raise InputError(f"{name} has shape {shape}; expected (N, ...) with at least one item of at least one number")
-    if dtype.is_floating_point:
-        if levels is not None:
-            raise InputError(
-                f"{name} holds floats, so levels={levels} has no meaning; convert it to integers or drop levels"
-            )
-    elif levels is None:
-        if dtype != torch.uint8:
-            raise InputError(f"{name} holds {dtype} integers of unknown range; give levels= or store uint8 or floats")
-        levels = 256
+    levels = _levels_of(dtype, levels, name)
     if range is not None and not range[0] < range[1]:
         raise InputError(f"range={range} of {name} is empty; give (low, high) with low < high")
     moved = _image_axes(shape, name) if image else None

@@ -26,26 +26,38 @@ def class_labels(values: Any, size: int, name: str) -> tuple[Tensor, tuple[str, 
     """
     found = _array(values)
     if found.ndim == 2 and found.shape[1] > 1 and len(found) == size and found.dtype.kind in "biuf":
-        bad = np.flatnonzero(~(((found == 0) | (found == 1)).all(1) & (found.sum(1) == 1)))
-        if len(bad):
-            raise InputError(f"the label of item {bad[0]} of {name} is not one-hot; give one class an item")
-        return torch.from_numpy(found.argmax(1).astype(np.int64)), ()
+        return _one_hot(found, name), ()
     found = found.reshape(len(found), -1)[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
     if found.shape != (size,):
         raise InputError(
             f"labels of {name} have shape {found.shape} and dtype {found.dtype}; expected {size} integers or words"
         )
-    if found.dtype.kind == "O":
-        missing = [i for i, v in enumerate(found) if v is None or v != v]
-        if missing:
-            raise InputError(f"item {missing[0]} of {name} has no label; give it one or leave it out")
-        words = any(isinstance(v, str) for v in found)
-        if not words and not all(isinstance(v, int | float | np.number) for v in found):
-            raise InputError(f"labels of {name} are of several kinds; expected whole numbers from 0, or words")
-        found = np.array([str(v) for v in found]) if words else found.astype(float)
+    found = _of_one_kind(found, name) if found.dtype.kind == "O" else found
     if found.dtype.kind in "US":
         names, index = np.unique(found.astype(str), return_inverse=True)
         return torch.from_numpy(index.astype(np.int64)), tuple(str(w) for w in names)
+    return _whole_numbers(found, name), ()
+
+
+def _one_hot(rows: np.ndarray, name: str) -> Tensor:
+    bad = np.flatnonzero(~(((rows == 0) | (rows == 1)).all(1) & (rows.sum(1) == 1)))
+    if len(bad):
+        raise InputError(f"the label of item {bad[0]} of {name} is not one-hot; give one class an item")
+    return torch.from_numpy(rows.argmax(1).astype(np.int64))
+
+
+def _of_one_kind(found: np.ndarray, name: str) -> np.ndarray:
+    """Objects as an array of words or of numbers."""
+    missing = [i for i, v in enumerate(found) if v is None or v != v]
+    if missing:
+        raise InputError(f"item {missing[0]} of {name} has no label; give it one or leave it out")
+    words = any(isinstance(v, str) for v in found)
+    if not words and not all(isinstance(v, int | float | np.number) for v in found):
+        raise InputError(f"labels of {name} are of several kinds; expected whole numbers from 0, or words")
+    return np.array([str(v) for v in found]) if words else found.astype(float)
+
+
+def _whole_numbers(found: np.ndarray, name: str) -> Tensor:
     if found.dtype.kind not in "biuf":
         raise InputError(f"labels of {name} hold {found.dtype}; expected whole numbers from 0, or words")
     for fault, what in ((~np.isfinite(found), "no label"), (found != np.floor(found), "a fractional label")):
@@ -55,7 +67,7 @@ def class_labels(values: Any, size: int, name: str) -> tuple[Tensor, tuple[str, 
     if (found < 0).any():
         i = int((found < 0).argmax())
         raise InputError(f"item {i} of {name} has the label {int(found[i])}; expected whole numbers from 0, or words")
-    return torch.from_numpy(found.astype(np.int64)), ()
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def _array(values: Any) -> np.ndarray:

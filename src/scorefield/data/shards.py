@@ -94,39 +94,54 @@ def shards(
     height, width = (size, size) if isinstance(size, int) else size
     arrays = where[0][1].suffix == ".npy"
     decode = _array if arrays else _picture(channels, (height, width), convert)
-
-    def load(i: int) -> Tensor:
-        for attempt in range(len(where) if skip_broken else 1):
-            s, entry = where[(i + attempt) % len(where)]
-            try:
-                return decode(store.read(places[s], entry), f"{places[s]}/{entry.key}")
-            except BrokenImage:
-                if not skip_broken:
-                    raise
-        raise BrokenImage(f"cannot read {name}: none of its {len(where)} samples is an image")
-
-    first = load(0)
-
-    def read(wanted: Sequence[int]) -> Tensor:
-        values = [load(i) for i in wanted]
-        for i, value in zip(wanted, values, strict=True):
-            if value.shape != first.shape or value.dtype != first.dtype:
-                raise InputError(
-                    f"{named(i)} has shape {tuple(value.shape)}; the first sample has {tuple(first.shape)}"
-                )
-        return torch.stack(values)
+    samples = _Samples(name, where, places, store, decode, skip_broken)
+    first = samples.load(0)
 
     return Dataset(
         name=name,
         shape=tuple(first.shape),
         size=len(where),
-        read=read,
+        read=lambda wanted: samples.read(wanted, first),
         levels=256 if first.dtype == torch.uint8 else None,
         labels=_labels(where, named) if labels else None,
         names=named,
         slow=True,
         groups=tuple(len(found) for found in indices),
     )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Reads samples by index: where each lies (its shard, its entry), and how its bytes are decoded."""
+
+    name: str
+    where: list[tuple[int, Entry]]
+    places: list[str]
+    store: _Store
+    decode: Callable[[bytes, str], Tensor]
+    skip_broken: bool
+
+    def load(self, i: int) -> Tensor:
+        """One sample; where it is broken and may be skipped, the next that is not."""
+        for attempt in range(len(self.where) if self.skip_broken else 1):
+            s, entry = self.where[(i + attempt) % len(self.where)]
+            try:
+                return self.decode(self.store.read(self.places[s], entry), f"{self.places[s]}/{entry.key}")
+            except BrokenImage:
+                if not self.skip_broken:
+                    raise
+        raise BrokenImage(f"cannot read {self.name}: none of its {len(self.where)} samples is an image")
+
+    def read(self, wanted: Sequence[int], first: Tensor) -> Tensor:
+        """Several samples, of the shape of the first."""
+        values = [self.load(i) for i in wanted]
+        for i, value in zip(wanted, values, strict=True):
+            if value.shape != first.shape or value.dtype != first.dtype:
+                s, entry = self.where[i]
+                raise InputError(
+                    f"{self.places[s]}/{entry.key} has shape {tuple(value.shape)}; the first sample has {tuple(first.shape)}"
+                )
+        return torch.stack(values)
 
 
 def expand(pattern: str) -> list[str]:

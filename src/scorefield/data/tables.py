@@ -49,13 +49,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
         targets = class_labels([_plain(row[at]) for row in rows], len(rows), name)
         columns = [c for i, c in enumerate(columns) if i != at]
         rows = [[v for i, v in enumerate(row) if i != at] for row in rows]
-    values = np.array(
-        [[_number(v, c, i, name) for v, c in zip(row, columns, strict=True)] for i, row in enumerate(rows)]
-    )
-    mean, std = values.mean(0), values.std(0)
-    for column, spread, centre in zip(columns, std, mean, strict=True):
-        if not spread > 1e-9 * max(abs(centre), 1e-30):
-            raise InputError(f"column {column!r} of {name} never changes, so it has no density; leave it out")
+    values, mean, std = _numbers(columns, rows, name)
     stored = torch.from_numpy(values)
     return Dataset(
         name=name,
@@ -67,6 +61,18 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
         columns=tuple(columns),
         scale=Scale(torch.from_numpy(mean), torch.from_numpy(std)),
     )
+
+
+def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The fields as numbers (N, C), with mean and deviation of each column."""
+    values = np.array(
+        [[_number(v, c, i, name) for v, c in zip(row, columns, strict=True)] for i, row in enumerate(rows)]
+    )
+    mean, std = values.mean(0), values.std(0)
+    for column, spread, centre in zip(columns, std, mean, strict=True):
+        if not spread > 1e-9 * max(abs(centre), 1e-30):
+            raise InputError(f"column {column!r} of {name} never changes, so it has no density; leave it out")
+    return values, mean, std
 
 
 def _read(path: Path) -> tuple[list[str], list[list[Any]]]:
@@ -81,14 +87,19 @@ def _read(path: Path) -> tuple[list[str], list[list[Any]]]:
     rows = [row for row in csv.reader(text.splitlines(), delimiter=apart) if any(field.strip() for field in row)]
     if not rows:
         raise InputError(f"{path} is empty; give lines of numbers")
-    heads = [field.strip() for field in rows[0]]
-    named = not all(_is_number(field) for field in heads) and any(not _is_number(f) and f for f in heads)
-    columns = heads if named else [f"column {i + 1}" for i in range(len(heads))]
-    body: list[list[Any]] = [list(row) for row in (rows[1:] if named else rows)]
+    columns, body = _headed(rows)
     for i, row in enumerate(body):
         if len(row) != len(columns):
             raise InputError(f"row {i + 1} of {path} has {len(row)} fields and {len(columns)} are expected; repair it")
     return columns, body
+
+
+def _headed(rows: list[list[str]]) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns, from the first row where it holds words, and the other rows."""
+    heads = [field.strip() for field in rows[0]]
+    named = any(not _is_number(f) and f for f in heads)
+    columns = heads if named else [f"column {i + 1}" for i in range(len(heads))]
+    return columns, [list(row) for row in (rows[1:] if named else rows)]
 
 
 def _label_column(columns: list[str], rows: list[list[Any]], labels: bool | str, name: str) -> int:

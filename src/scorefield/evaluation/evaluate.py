@@ -122,31 +122,13 @@ def evaluate(
     for name, value in (("n", n), ("likelihood", likelihood), ("loss", loss)):
         if value < 0 or (name == "n" and value == 1):
             raise InputError(f"{name}={value} is impossible; expected 0 or {'2' if name == 'n' else '1'} or more")
-    dequantised = False
-    interval: Range | None
-    if isinstance(source, ScoreModel):
-        model, folder, items = source, samples, _items(data, source.shape, None)
-        interval = source.sde.range if items.scaled else None
-    else:
-        info = read_run(source)
-        model = load(source, device=device)
-        folder, interval = results_folder(source) / "evaluation" if samples is None else samples, info.range
-        items = _items(data, info.shape, info.levels, info.data.get("range"))
-        dequantised = bool(info.config.get("arguments", {}).get("dequantize"))
-        if items.levels != info.levels:
-            raise InputError(
-                f"{items.name} has {items.levels or 'no'} levels and the run was trained with {info.levels or 'none'}; "
-                "convert it to the same kind"
-            )
+    model, folder, items, interval, dequantised = _subject(source, data, samples, device)
     processes = parallel.join(model.device.type)
     figures: dict[str, Estimate] = {}
     real, network = items[: reference or items.size], None
     if n:
-        network = (
-            features
-            if isinstance(features, FeatureNetwork)
-            else open_features(features or _default(items.shape), model.device)
-        )
+        named = features or _default(items.shape)
+        network = named if isinstance(named, FeatureNetwork) else open_features(named, model.device)
         with ExitStack() as stack:
             if folder is None:
                 folder = processes.broadcast(stack.enter_context(TemporaryDirectory()) if processes.main else "")
@@ -214,6 +196,25 @@ def _thinned(features: Tensor) -> Tensor:
     if len(features) <= PAIRED:
         return features
     return features[torch.linspace(0, len(features) - 1, PAIRED).round().long()]
+
+
+def _subject(
+    source: ScoreModel | str | Path, data: Any, samples: str | Path | None, device: str
+) -> tuple[ScoreModel, str | Path | None, Dataset, Range | None, bool]:
+    """What is judged: the model, the folder of its samples, the data, its range, and whether the model was dequantised."""
+    if isinstance(source, ScoreModel):
+        items = _items(data, source.shape, None)
+        return source, samples, items, source.sde.range if items.scaled else None, False
+    info = read_run(source)
+    folder = results_folder(source) / "evaluation" if samples is None else samples
+    items = _items(data, info.shape, info.levels, info.data.get("range"))
+    if items.levels != info.levels:
+        raise InputError(
+            f"{items.name} has {items.levels or 'no'} levels and the run was trained with {info.levels or 'none'}; "
+            "convert it to the same kind"
+        )
+    dequantised = bool(info.config.get("arguments", {}).get("dequantize"))
+    return load(source, device=device), folder, items, info.range, dequantised
 
 
 def _items(data: Any, shape: tuple[int, ...] | None, levels: int | None, range: Any = None) -> Dataset:

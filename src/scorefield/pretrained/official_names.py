@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -70,27 +70,31 @@ def _units(net: UNet) -> Iterator[tuple[str, nn.Module]]:
                 yield name, getattr(net, name)
             continue
         for i, level in enumerate(getattr(net, side)):
-            at = f"{side}.{i}"
-            for j, block in enumerate(level.blocks):
-                yield f"{at}.blocks.{j}", block
-                if side == "down" and len(level.attns):
-                    yield f"{at}.attns.{j}", level.attns[j]
-            if side == "up" and len(level.attns):
-                yield f"{at}.attns.0", level.attns[0]
-            if side == "down" and level.resample is not None:
-                yield f"{at}.resample", level.resample
-            if isinstance(level.pyramid, ConvDown | ConvUp):
-                yield f"{at}.pyramid", level.pyramid
-            if isinstance(level.merge, Combine):
-                yield f"{at}.merge", level.merge
-            elif level.merge is not None:
-                yield f"{at}.merge.norm", level.merge.norm
-                yield f"{at}.merge.conv", level.merge.conv
-            if side == "up" and level.resample is not None:
-                yield f"{at}.resample", level.resample
+            yield from _level_units(f"{side}.{i}", side, level)
     if net.head is not None:
         yield "head.norm", net.head.norm
         yield "head.conv", net.head.conv
+
+
+def _level_units(at: str, side: str, level: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of one resolution of a side, in the official order."""
+    for j, block in enumerate(level.blocks):
+        yield f"{at}.blocks.{j}", block
+        if side == "down" and len(level.attns):
+            yield f"{at}.attns.{j}", level.attns[j]
+    if side == "up" and len(level.attns):
+        yield f"{at}.attns.0", level.attns[0]
+    if side == "down" and level.resample is not None:
+        yield f"{at}.resample", level.resample
+    if isinstance(level.pyramid, ConvDown | ConvUp):
+        yield f"{at}.pyramid", level.pyramid
+    if isinstance(level.merge, Combine):
+        yield f"{at}.merge", level.merge
+    elif level.merge is not None:
+        yield f"{at}.merge.norm", level.merge.norm
+        yield f"{at}.merge.conv", level.merge.conv
+    if side == "up" and level.resample is not None:
+        yield f"{at}.resample", level.resample
 
 
 def _unit_rules(index: int, name: str, unit: nn.Module) -> Iterator[Rule]:
@@ -137,52 +141,62 @@ _REFINES = {4: "1 2 3 4", 5: "1 2 3 4 5", 6: "1 2 31 3 4 5"}
 
 
 def _refinenet_rules(net: _RefineNet) -> Iterator[Rule]:
-    def conv(official: str, ours: str, bias: bool = True) -> Iterator[Rule]:
-        yield Rule(f"{official}.weight", f"{ours}.weight")
-        if bias:
-            yield Rule(f"{official}.bias", f"{ours}.bias")
-
-    def norm(official: str, ours: str) -> Iterator[Rule]:
-        parts = net.norm.parts
-        if net.num_labels:
-            yield Rule(f"{official}.embed.weight", f"{ours}.table")
-        else:
-            for k, name in enumerate(parts):
-                yield Rule(f"{official}.{name}", f"{ours}.table", part=(k, len(parts)), axis=1)
-
-    def units(official: str, ours: str, module: nn.Module) -> Iterator[Rule]:
-        for k in range(len(module.convs)):  # type: ignore[arg-type]
-            label = f"{official}.{k // 2 + 1}_{k % 2 + 1}"
-            if net.num_labels:
-                yield from norm(f"{label}_norm", f"{ours}.norms.{k}")
-            yield from conv(f"{label}_conv", f"{ours}.convs.{k}", bias=False)
-
-    yield from conv("begin_conv", "begin")
-    yield from norm("normalizer", "norm")
-    yield from conv("end_conv", "end")
+    yield from _conv("begin_conv", "begin")
+    yield from _norm(net, "normalizer", "norm")
+    yield from _conv("end_conv", "end")
     count = len(net.stages)
     for i, stage in enumerate(_STAGES[count].split()):
         for j, block in enumerate(cast(nn.ModuleList, net.stages[i])):
             assert isinstance(block, Residual)
-            at, own, inner = f"res{stage}.{j}", f"stages.{i}.{j}", ".conv" if block.pool else ""
-            yield from conv(f"{at}.conv1", f"{own}.conv1")
-            yield from norm(f"{at}.normalize2", f"{own}.norm2")
-            yield from conv(f"{at}.conv2{inner}", f"{own}.conv2")
-            if block.shortcut is not None:
-                yield from conv(f"{at}.shortcut{inner}", f"{own}.shortcut")
-            yield from norm(f"{at}.normalize1", f"{own}.norm1")
+            yield from _residual_rules(net, f"res{stage}.{j}", f"stages.{i}.{j}", block)
     for i, stage in enumerate(_REFINES[count].split()):
         refine = net.refines[i]
         assert isinstance(refine, Refine)
-        at, own = f"refine{stage}", f"refines.{i}"
-        for k, adapt in enumerate(refine.adapt):
-            yield from units(f"{at}.adapt_convs.{k}", f"{own}.adapt.{k}", adapt)
-        yield from units(f"{at}.output_convs", f"{own}.output", refine.output)
-        for k in range(len(refine.adapt) if refine.fuse is not None else 0):
-            yield from conv(f"{at}.msf.convs.{k}", f"{own}.fuse.convs.{k}")
-            if net.num_labels:
-                yield from norm(f"{at}.msf.norms.{k}", f"{own}.fuse.norms.{k}")
-        for k in range(2):
-            yield from conv(f"{at}.crp.convs.{k}", f"{own}.pool.convs.{k}", bias=False)
-            if net.num_labels:
-                yield from norm(f"{at}.crp.norms.{k}", f"{own}.pool.norms.{k}")
+        yield from _refine_rules(net, f"refine{stage}", f"refines.{i}", refine)
+
+
+def _conv(official: str, ours: str, bias: bool = True) -> Iterator[Rule]:
+    yield Rule(f"{official}.weight", f"{ours}.weight")
+    if bias:
+        yield Rule(f"{official}.bias", f"{ours}.bias")
+
+
+def _norm(net: _RefineNet, official: str, ours: str) -> Iterator[Rule]:
+    parts = net.norm.parts
+    if net.num_labels:
+        yield Rule(f"{official}.embed.weight", f"{ours}.table")
+        return
+    for k, name in enumerate(parts):
+        yield Rule(f"{official}.{name}", f"{ours}.table", part=(k, len(parts)), axis=1)
+
+
+def _residual_rules(net: _RefineNet, at: str, own: str, block: Residual) -> Iterator[Rule]:
+    inner = ".conv" if block.pool else ""
+    yield from _conv(f"{at}.conv1", f"{own}.conv1")
+    yield from _norm(net, f"{at}.normalize2", f"{own}.norm2")
+    yield from _conv(f"{at}.conv2{inner}", f"{own}.conv2")
+    if block.shortcut is not None:
+        yield from _conv(f"{at}.shortcut{inner}", f"{own}.shortcut")
+    yield from _norm(net, f"{at}.normalize1", f"{own}.norm1")
+
+
+def _refine_rules(net: _RefineNet, at: str, own: str, refine: Refine) -> Iterator[Rule]:
+    for k, adapt in enumerate(refine.adapt):
+        yield from _chain_rules(net, f"{at}.adapt_convs.{k}", f"{own}.adapt.{k}", adapt)
+    yield from _chain_rules(net, f"{at}.output_convs", f"{own}.output", refine.output)
+    for k in range(len(refine.adapt) if refine.fuse is not None else 0):
+        yield from _conv(f"{at}.msf.convs.{k}", f"{own}.fuse.convs.{k}")
+        if net.num_labels:
+            yield from _norm(net, f"{at}.msf.norms.{k}", f"{own}.fuse.norms.{k}")
+    for k in range(2):
+        yield from _conv(f"{at}.crp.convs.{k}", f"{own}.pool.convs.{k}", bias=False)
+        if net.num_labels:
+            yield from _norm(net, f"{at}.crp.norms.{k}", f"{own}.pool.norms.{k}")
+
+
+def _chain_rules(net: _RefineNet, official: str, ours: str, module: nn.Module) -> Iterator[Rule]:
+    for k in range(len(module.convs)):  # type: ignore[arg-type]
+        label = f"{official}.{k // 2 + 1}_{k % 2 + 1}"
+        if net.num_labels:
+            yield from _norm(net, f"{label}_norm", f"{ours}.norms.{k}")
+        yield from _conv(f"{label}_conv", f"{ours}.convs.{k}", bias=False)
