@@ -110,3 +110,14 @@ def test_rates_at_one_time_for_all():
     x = torch.ones(4, 2)
     one, each = (sf.dsm_loss(model, x, t=u, seed=0) for u in (0.5, torch.full((4,), 0.5)))
     assert torch.equal(one, each)
+
+
+@pytest.mark.parametrize("operator", [sf.Mask(torch.tensor([True, False, True])), sf.Grayscale((5.0, 5.0, 5.0))])
+def test_measurements_in_other_units_are_warned_of(operator, recwarn):
+    """15 times the mean of three channels: 12 is a measurement of data in [-1, 1], 120 is none."""
+    model, factor = gaussian(sf.VP()), 1.0 if isinstance(operator, sf.Mask) else 15.0
+    y = operator(torch.tensor([[0.3, -0.8, 0.5]]))
+    model | sf.Posterior(operator, y, 0.1)
+    assert not [w for w in recwarn if "model's data lie" in str(w.message)]
+    with pytest.warns(RuntimeWarning, match=rf"measurements of the model's data lie in \[-{factor:g}, {factor:g}\]"):
+        model | sf.Posterior(operator, 100 * factor * torch.ones_like(y), 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ def exact(value: Any) -> Tensor:
 def onto(value: Tensor, x: Tensor) -> Tensor:
     """value in the dtype and on the device of x, converted before it moves."""
     return value.to(x.dtype).to(x.device)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Switches autocast off; devices that know no autocast, such as meta, have none to switch off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def check_real(x: Tensor, name: str = "x") -> None:
@@ -73,8 +79,8 @@ def check_finite(x: Tensor, name: str = "x") -> None:
         )
 
 
-def warn_of_units(x: Tensor, low: float, high: float, name: str = "x") -> None:
-    """Warn of data that can hardly be in the model's range [low, high]: 8-bit levels, or twenty times too large.
+def warn_of_units(x: Tensor, low: float, high: float, name: str = "x", what: str = "the model expects data") -> None:
+    """Warn of data that can hardly be in the range [low, high]: 8-bit levels, or twenty times too large.
 
     One transfer of two numbers; nothing on the meta device.
     """
@@ -85,7 +91,7 @@ def warn_of_units(x: Tensor, low: float, high: float, name: str = "x") -> None:
     levels = least >= 0 and most > 8 * reach and bool((x == torch.round(x)).all())
     if levels or max(-least, most) > 20 * reach:
         warnings.warn(
-            f"{name} runs from {least:.4g} to {most:.4g}, where the model expects data in [{low:g}, {high:g}]: "
+            f"{name} runs from {least:.4g} to {most:.4g}, where {what} in [{low:.4g}, {high:.4g}]: "
             "convert it to the model's range first",
             RuntimeWarning,
             stacklevel=3,

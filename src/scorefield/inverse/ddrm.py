@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import exact, onto, wide
-from scorefield.inverse.measurement import Map, Measurement, in_rows, matrix_of, read_measurement, real_rows
+from scorefield.inverse.measurement import Map, Measurement, in_rows, matrix_of, plain, read_measurement, real_rows
 from scorefield.inverse.operators import AlongAxes, Mask, along
 from scorefield.randomness import Noise
 from scorefield.sde import expand
@@ -115,6 +115,11 @@ def spectrum_of(operator: Measurement, shape: tuple[int, ...]) -> Spectrum:
     Raises:
         ValueError: an operator without structure on more than 4096 entries.
     """
+    found = _decomposed(operator, shape)
+    return Spectrum(found.singular, plain(found.into), plain(found.back), plain(found.read))
+
+
+def _decomposed(operator: Measurement, shape: tuple[int, ...]) -> Spectrum:
     if isinstance(operator, Mask):
         full = operator.mask.expand(torch.broadcast_shapes(operator.mask.shape, (1, *shape)))
         known = exact(full.flatten(1))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scorefield.differentiate import differentiation, ordinary, variable
-from scorefield.dtypes import exact, wide
+from scorefield.dtypes import exact, full_precision, warn_of_units, wide
 from scorefield.inputs import tensor_of
 
 Map: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -49,11 +49,11 @@ def linearize(operator: Measurement, x: Tensor, create_graph: bool = False) -> L
         value = call(point)
 
     def transposed(u: Tensor) -> Tensor:
-        with differentiation():
+        with differentiation(), full_precision(u.device):
             return _gradient(value, point, ordinary(u), create_graph)
 
     def forward(v: Tensor) -> Tensor:
-        with differentiation():
+        with differentiation(), full_precision(v.device):
             # The transposed map is linear in its argument, so that its derivative is the map itself: no forward mode.
             u = torch.zeros_like(value, requires_grad=True)
             return _gradient(_gradient(value, point, u, True), u, ordinary(v), create_graph)
@@ -62,11 +62,35 @@ def linearize(operator: Measurement, x: Tensor, create_graph: bool = False) -> L
 
 
 def parts(operator: Measurement) -> tuple[Map, Map | None]:
-    """(A, A^T) of an operator; None for the adjoint where it has none."""
+    """(A, A^T) of an operator, also under autocast in the precision of what they are given; None for an adjoint it has not."""
     given: Any = operator
     if hasattr(given, "A") and hasattr(given, "A_adjoint"):
-        return given.A, given.A_adjoint  # deepinv's call would add noise
-    return given, getattr(given, "adjoint", None)
+        return plain(given.A), plain(given.A_adjoint)  # deepinv's call would add noise
+    adjoint = getattr(given, "adjoint", None)
+    return plain(given), None if adjoint is None else plain(adjoint)
+
+
+def plain(function: Map) -> Map:
+    """The function without autocast, as `LinearOperator` has it."""
+
+    def call(x: Tensor) -> Tensor:
+        with full_precision(x.device):
+            return function(x)
+
+    return call
+
+
+def warn_of_foreign_units(
+    operator: Measurement, y: Tensor, shape: tuple[int, ...], interval: tuple[float, float]
+) -> None:
+    """Warn of a measurement y (n, *) that data in `interval` can hardly give: levels of 8 bits for a model of [-1, 1]."""
+    if y.is_complex():
+        return
+    reach = max(abs(end) for end in interval)
+    with suppress(RuntimeError, TypeError), torch.no_grad():  # as in `_measured_shape`
+        most = float(parts(operator)[0](torch.full((1, *shape), reach, dtype=y.dtype, device=y.device)).abs().max())
+        reach = max(reach, most)
+    warn_of_units(y, -reach, reach, "y", "measurements of the model's data lie")
 
 
 def read_measurement(y: Any) -> Tensor:

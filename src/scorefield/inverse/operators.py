@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import ClassVar, Literal, Protocol
+from functools import lru_cache, wraps
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from scorefield.differentiate import differentiation, ordinary
-from scorefield.dtypes import check_not_integers
+from scorefield.dtypes import check_not_integers, full_precision
 from scorefield.errors import InputError
 from scorefield.inputs import tensor_of
 from scorefield.inverse import words
 
 Boundary = Literal["reflect", "circular", "zeros"]
+
+
+def _plain(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """The method without autocast: half precision is for networks, and a pseudo-inverse diverges in it."""
+
+    @wraps(method)
+    def call(self: Any, x: Tensor) -> Tensor:
+        with full_precision(x.device):
+            return method(self, x)
+
+    return call
 
 
 class Operator(Protocol):
@@ -35,7 +46,12 @@ class Operator(Protocol):
 
 
 class LinearOperator(ABC):
-    """A linear measurement; A @ B is first B, then A."""
+    """A linear measurement; A @ B is first B, then A. Under autocast it works in the precision of what it is given."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {"__call__", "adjoint"} & set(cls.__dict__):
+            setattr(cls, name, _plain(cls.__dict__[name]))
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:

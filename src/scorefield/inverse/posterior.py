@@ -27,6 +27,7 @@ from scorefield.inverse.measurement import (
     parts,
     read_measurement,
     real_rows,
+    warn_of_foreign_units,
 )
 from scorefield.model import Guided, ScoreModel
 from scorefield.sde import Time, as_time, expand
@@ -109,7 +110,10 @@ class Posterior:
 
     def __call__(self, model: ScoreModel) -> ScoreModel:
         """The model of x_0 given y."""
-        return PosteriorModel(model, replace(self, y=in_rows(self.operator, self.y, model.shape)))
+        y = in_rows(self.operator, self.y, model.shape)
+        if model.shape is not None:
+            warn_of_foreign_units(self.operator, y, model.shape, model.sde.range)
+        return PosteriorModel(model, replace(self, y=y))
 
 
 def misfit(operator: Measurement, y: Tensor, noise: float | Tensor, x: Tensor) -> float:

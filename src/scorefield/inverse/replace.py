@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import full_precision
 from scorefield.inverse.measurement import (
     check_rows,
     in_rows,
@@ -82,7 +83,8 @@ class Replace:
         if "matrix" not in self._inverse:
             self._inverse["matrix"] = torch.linalg.pinv(matrix_of(self.operator, tuple(x.shape[1:]), x)).T
         rows = real_rows(y)
-        return (rows @ self._inverse["matrix"].to(rows)).reshape(x.shape).to(x.dtype)
+        with full_precision(x.device):
+            return (rows @ self._inverse["matrix"].to(rows)).reshape(x.shape).to(x.dtype)
 
     def _apply(self, x: Tensor) -> Tensor:
         return parts(self.operator)[0](x)

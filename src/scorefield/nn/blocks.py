@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scorefield.nn.initial import fan_avg_uniform_, full_precision
+from scorefield.dtypes import full_precision
+from scorefield.nn.initial import fan_avg_uniform_
 from scorefield.nn.recompute import is_worthwhile, prepared_convolution
 from scorefield.nn.resample import ConvDown, ConvUp, Dims, Taps, conv, downsampler, upsampler
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.dtypes import wide
-from scorefield.nn.initial import fan_avg_uniform_, full_precision
+from scorefield.dtypes import full_precision, wide
+from scorefield.nn.initial import fan_avg_uniform_
 
 
 def _at_least_float32(t: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,11 +21,6 @@ def fan_avg_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
     fan_avg = receptive * (weight.shape[0] + weight.shape[1]) / 2
     bound = math.sqrt(3.0 * (scale or 1e-10) / fan_avg)
     return weight.uniform_(-bound, bound)
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switches autocast off; devices that know no autocast, such as meta, have none to switch off."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def arguments(local_names: Mapping[str, Any]) -> dict[str, Any]:
