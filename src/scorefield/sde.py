@@ -21,7 +21,7 @@ Time: TypeAlias = "float | Tensor"
 def as_time(t: Time) -> Tensor:
     """t as a float64 tensor on the CPU, where all coefficients are computed; one on another device is read back."""
     if isinstance(t, Tensor):
-        return t.cpu().to(torch.float64)
+        return t if t.dtype is torch.float64 and t.is_cpu else t.cpu().to(torch.float64)
     return torch.tensor(float(t), dtype=torch.float64, device="cpu")
 
 
@@ -280,6 +280,9 @@ class GaussianSDE(SDE):
 
     tweedie: ClassVar[bool] = True
 
+    _ends_exactly: ClassVar[bool] = False
+    """Whether alpha and sigma are known to be exactly 0 where they vanish, so that nothing needs to be looked for."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("alpha", "sigma"):
@@ -401,9 +404,7 @@ def _of_time(formula: Callable[[Any, Tensor], Any]) -> Callable[[Any, Time], Ten
         time = as_time(t)
         value = _evaluate(formula, self, time)
         low, high = END * self.T, (1 - END) * self.T
-        if time.ndim == 0 and low < float(time) < high:  # the common case, without two launches more
-            return value
-        if time.numel() == 0 or low < float(time.min()) <= float(time.max()) < high:
+        if self._ends_exactly or _inside(time, low, high):
             return value
         # Numerical zero is zero: what changes by half of itself over some roundings of t is nothing but rounding. Its
         # slope is kept. The test is relative, so that a small constant and the tail of an exponential stay as they are.
@@ -414,11 +415,19 @@ def _of_time(formula: Callable[[Any, Tensor], Any]) -> Callable[[Any, Time], Ten
     return method
 
 
+def _inside(time: Tensor, low: float, high: float) -> bool:
+    if time.ndim == 0:  # the common case, without two launches more
+        return low < float(time) < high
+    return time.numel() == 0 or low < float(time.min()) <= float(time.max()) < high
+
+
 def _evaluate(formula: Callable[[Any, Tensor], Any], sde: Any, time: Tensor) -> Tensor:
     try:
         value = formula(sde, time)
         if isinstance(value, Tensor):
-            return value.to(time).expand(time.shape)
+            return (
+                value if value.shape == time.shape and value.dtype is time.dtype else value.to(time).expand(time.shape)
+            )
         # A function of math turns a tensor of one entry into a number, which would pass for a constant.
         formula(sde, torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu") * sde.T)
     except (TypeError, ValueError, RuntimeError) as error:

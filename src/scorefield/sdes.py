@@ -15,6 +15,8 @@ from scorefield.sde import GaussianSDE, Time, as_time
 class _KnownRates(GaussianSDE):
     """An SDE whose f and g^2 are closed forms, from which the derivatives of alpha and sigma follow faster than by autograd."""
 
+    _ends_exactly: ClassVar[bool] = True
+
     def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
         f, sigma = self.f(t), self.sigma(t)
         return f * self.alpha(t), f * sigma + self.g2(t) / (2 * sigma)
