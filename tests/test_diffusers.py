@@ -266,6 +266,31 @@ def test_conditions_go_with_their_samples():
     torch.testing.assert_close(guided, null + 3 * (good - null), rtol=1e-4, atol=1e-5)
 
 
+def test_text_guidance_and_nested_conditions():
+    torch.manual_seed(0)
+    net = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+        attention_head_dim=4, cross_attention_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 + 6 * 4,
+    ).eval()  # fmt: skip
+    g = torch.Generator().manual_seed(0)
+    added = {"text_embeds": torch.randn(3, 6, generator=g), "time_ids": torch.ones(1, 6)}
+    text, empty = torch.randn(3, 2, 8, generator=g), torch.randn(1, 2, 8, generator=g)
+    model = from_diffusers(net, scheduler())
+    guided = model | sf.ClassifierFree(scale=2.0, null={"encoder_hidden_states": empty})
+    cond = {"encoder_hidden_states": text, "added_cond_kwargs": added}
+    whole = sf.sample(guided, 3, sf.DDIM(), steps=2, seed=0, **cond)
+    split = sf.sample(guided, 3, sf.DDIM(), steps=2, seed=0, batch_size=2, **cond)
+    torch.testing.assert_close(whole, split, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    x = state(net, 3)
+    every = {"added_cond_kwargs": {"text_embeds": added["text_embeds"], "time_ids": torch.ones(3, 6)}}
+    with torch.no_grad():
+        good = call(net, x, 400, every | {"encoder_hidden_states": text})
+        poor = call(net, x, 400, every | {"encoder_hidden_states": empty.expand(3, -1, -1)})
+        torch.testing.assert_close(guided.noise(x, 0.401, **cond), poor + 2 * (good - poor), rtol=1e-4, atol=1e-5)
+
+
 def test_half_precision_keeps_the_label():
     net = unet()
     model = from_diffusers(net.bfloat16(), scheduler())

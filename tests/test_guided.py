@@ -146,6 +146,10 @@ def test_a_checkpoint_becomes_a_run(tmp_path, capsys):
     ]
     assert main(arguments) == 0
     assert "parameters" in capsys.readouterr().out
+    assert main([*arguments[:-1], str(tmp_path / "other"), "--raw"]) == 2
+    assert "--raw: a file of guided diffusion" in capsys.readouterr().err
+    assert main(["presets", "adm/ffhq256"]) == 0
+    assert "num_channels                  128" in capsys.readouterr().out
     model, direct = sf.load(tmp_path / "run"), load_guided(tmp_path / "m.pt", FLAGS)
     assert model.sde == direct.sde
     x = torch.randn(1, 3, 16, 16)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scorefield.nn import UNet, low_precision
+from scorefield.nn import MLP, UNet, low_precision
 from scorefield.nn.recompute import dropout_mask, is_worthwhile
 
 STYLES = [
@@ -241,3 +241,8 @@ def test_training_under_autocast_has_the_gradients_of_float32():
         assert a.dtype == torch.float32
         if rms(b) > 1e-3 * rms(exact[0]):  # a zero gradient, such as that of the keys' bias, is rounding
             assert rms(a - b) < 0.1 * rms(b)
+
+
+def test_low_precision_of_a_network_without_a_trunk_is_refused():
+    with pytest.raises(ValueError, match="MLP has no trunk of a UNet; cast it as a whole"):
+        low_precision(MLP(2))

@@ -43,6 +43,8 @@ def run(options: Options) -> Result:
     preset = None if guided else read(options.preset)
     check_writable(folder / RUN_FILE)
     if preset is None:
+        if options.raw:
+            raise InputError("--raw: a file of guided diffusion holds one set of weights; leave it out")
         model, step, shown = load_guided(options.checkpoint, options.preset), 0, (-1.0, 1.0)
     else:
         checkpoint = read_checkpoint(options.checkpoint)

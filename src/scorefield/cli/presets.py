@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import tyro
@@ -18,15 +18,19 @@ class Options(Common):
     """
 
     name: Annotated[str | None, tyro.conf.Positional, Unset("NAME")] = None
-    """Official name of a configuration; all are listed unless given."""
+    """Official name of a configuration, or adm/NAME of one of guided diffusion; the official ones are listed unless given."""
 
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.presets import get, names
+    from scorefield.presets.guided import GUIDED
 
     if options.name is None:
         return Result("\n".join(names()), {"presets": names()})
+    if options.name in GUIDED:
+        flags = asdict(GUIDED[options.name])
+        return Result("\n".join(_lines(flags)), flags)
     config = get(options.name).official()
     return Result("\n".join(_lines(config)), config)
 

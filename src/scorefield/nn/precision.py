@@ -14,6 +14,9 @@ from scorefield.nn.resample import ConvDown, ConvUp
 Net = TypeVar("Net", bound=nn.Module)
 
 
+_TRUNK = (ResidualBlock, Attention, ConvDown, ConvUp, Combine)
+
+
 def copied(net: Net) -> Net:
     """A deep copy of a module, also of one that keeps results of its last pass, as `weight_norm` does."""
     # deepcopy refuses tensors with a history; they are made again in the next pass.
@@ -28,7 +31,12 @@ def low_precision(net: Net, dtype: torch.dtype = torch.bfloat16) -> Net:
 
     Norms, embeddings, the first layer and the last ones keep their dtype, and so does what the network returns. Unlike
     under `torch.autocast`, weights are converted once and not at every call.
+
+    Raises:
+        ValueError: there is no part of a `UNet` in it.
     """
+    if not any(isinstance(module, _TRUNK) for module in net.modules()):
+        raise ValueError(f"{type(net).__name__} has no trunk of a UNet; cast it as a whole, net.to({dtype})")
     net = copied(net).eval()
     for module in net.modules():
         parts: list[nn.Module | None] = []

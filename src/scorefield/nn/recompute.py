@@ -32,7 +32,7 @@ def prepared_convolution(x: Tensor, norm: nn.GroupNorm, conv: Any, prepare: Prep
         conv: an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
         dropout: probability of a zero.
     """
-    y: Tensor = _PreparedConvolution.apply(x, norm.weight, norm.bias, conv.weight, conv.bias, conv, prepare, dropout)  # type: ignore[no-untyped-call]
+    y: Tensor = _PreparedConvolution.apply(x, norm.weight, norm.bias, conv.weight, conv.bias, (conv, prepare, dropout))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -58,10 +58,9 @@ class _PreparedConvolution(torch.autograd.Function):
         beta: Tensor,
         weight: Tensor,
         bias: Tensor,
-        conv: Any,
-        prepare: Prepare,
-        dropout: float,
+        how: tuple[Any, Prepare, float],
     ) -> Tensor:
+        conv, prepare, dropout = how
         a = prepare(x, gamma, beta)
         mask = dropout_mask(a, dropout) if dropout else None
         ctx.save_for_backward(x, gamma, beta, weight, mask)
@@ -95,7 +94,7 @@ class _PreparedConvolution(torch.autograd.Function):
         grads = dict(zip(needed, found, strict=True))
         to_weight = None if to_weight is None else to_weight.to(weight.dtype)
         to_bias = None if to_bias is None else to_bias.to(conv.bias.dtype)
-        return (*(grads.get(i) for i in range(3)), to_weight, to_bias, None, None, None)
+        return (*(grads.get(i) for i in range(3)), to_weight, to_bias, None)
 
 
 def _drop(a: Tensor, mask: Tensor | None, p: float) -> Tensor:

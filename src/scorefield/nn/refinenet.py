@@ -198,7 +198,7 @@ class Refine(nn.Module):
 
 
 class _RefineNet(nn.Module):
-    """Stages of two residual blocks each, and one refinement per stage from coarse to fine."""
+    """Stages of two residual blocks each, (widths, dilations), and one refinement per stage from coarse to fine."""
 
     exact_time = True
 
@@ -206,8 +206,7 @@ class _RefineNet(nn.Module):
         self,
         channels: int,
         nf: int,
-        widths: Sequence[int],
-        dilations: Sequence[int],
+        stages: tuple[Sequence[int], Sequence[int]],
         *,
         num_labels: int,
         centered: bool,
@@ -219,6 +218,7 @@ class _RefineNet(nn.Module):
         check_choice("nonlinearity", nonlinearity, ACTIVATIONS)
         check_choice("normalization", normalization, NORMS)
         act = ACTIVATIONS[nonlinearity]()
+        widths, dilations = stages
 
         def norm(width: int) -> nn.Module:
             return Norm2d(normalization, width, num_labels)
@@ -292,8 +292,7 @@ class NCSN(_RefineNet):
         super().__init__(
             channels,
             nf,
-            (1, 2, 2, 2),
-            (1, 1, 2, 4),
+            ((1, 2, 2, 2), (1, 1, 2, 4)),
             num_labels=num_scales,
             centered=centered,
             nonlinearity=nonlinearity,
@@ -342,7 +341,7 @@ class NCSNv2(_RefineNet):
         super().__init__(
             channels,
             nf,
-            *stages[size],
+            stages[size],
             num_labels=0,
             centered=centered,
             nonlinearity=nonlinearity,

@@ -164,7 +164,7 @@ class UNet(nn.Module):
         channels = options["nf"]
         skips, levels = [channels], nn.ModuleList()
         for i, mult in enumerate(options["ch_mult"]):
-            level = _Level()
+            level = Level()
             for _ in range(options["num_res_blocks"]):
                 level.blocks.append(ResidualBlock(style, channels, options["nf"] * mult))
                 channels = options["nf"] * mult
@@ -190,7 +190,7 @@ class UNet(nn.Module):
         channels = pyramid = skips[-1]
         levels = nn.ModuleList()
         for i in reversed(range(self.levels)):
-            level = _Level()
+            level = Level()
             for _ in range(options["num_res_blocks"] + 1):
                 level.blocks.append(ResidualBlock(style, channels + skips.pop(), options["nf"] * options["ch_mult"][i]))
                 channels = options["nf"] * options["ch_mult"][i]
@@ -217,7 +217,7 @@ class UNet(nn.Module):
         pyramid = h.to(trunk)
         h = self.stem(h).to(trunk)
         skips = [h]
-        for level in cast(Iterable[_Level], self.down):
+        for level in cast(Iterable[Level], self.down):
             h = level.run(h, e, skips)
             if level.resample is None:
                 continue
@@ -233,7 +233,7 @@ class UNet(nn.Module):
         h = self.middle2(self.middle_attn(self.middle1(h, e)), e)
 
         output: Tensor | None = None
-        for level in cast(Iterable[_Level], self.up):
+        for level in cast(Iterable[Level], self.up):
             for block in level.blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), e)
             for attn in level.attns:
@@ -245,7 +245,7 @@ class UNet(nn.Module):
         y: Tensor = output if self.head is None else self.head(h)  # type: ignore[assignment]
         return y / self._noise_level(t, y) if self.scale_by_sigma else y
 
-    def _climb(self, level: _Level, output: Tensor | None, h: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _climb(self, level: Level, output: Tensor | None, h: Tensor) -> tuple[Tensor | None, Tensor]:
         """One level of the output pyramid; returns the pyramid and the trunk."""
         if level.pyramid is None:
             return (output if level.merge is None else level.merge(h)), h
@@ -275,7 +275,7 @@ class UNet(nn.Module):
         return sigma.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
-class _Level(nn.Module):
+class Level(nn.Module):
     """One resolution on the way down or up: its blocks, and what leads to the next."""
 
     resample: nn.Module | None

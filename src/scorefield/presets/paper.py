@@ -20,11 +20,11 @@ _DEEP: Fields = {"num_res_blocks": 8}
 _SHORTER: Fields = {"n_iters": 950001}
 _LABELLED: Fields = {"embedding_type": "positional", "fourier_scale": None}
 _DDPMPP: Fields = {"fir": False, "progressive_input": "none"}
+_CIFAR = Preset("ve/cifar10_ncsnpp_continuous")
 
 
-def _variance_exploding() -> list[Preset]:
-    cifar = Preset("ve/cifar10_ncsnpp_continuous")
-    presets = [
+def _small_exploding(cifar: Preset) -> list[Preset]:
+    return [
         cifar,
         cifar.but("ve/cifar10_ncsnpp_deep_continuous", model=_DEEP, training=_SHORTER),
         cifar.but("ve/cifar10_ncsnpp", model=_LABELLED, training=_DISCRETE),
@@ -38,6 +38,9 @@ def _variance_exploding() -> list[Preset]:
             eval={"begin_ckpt": 1, "enable_sampling": True},
         ),
     ]
+
+
+def _large_exploding(cifar: Preset) -> list[Preset]:
     pyramid: Fields = {
         "ch_mult": (1, 1, 2, 2, 2, 2, 2),
         "num_res_blocks": 2,
@@ -55,7 +58,7 @@ def _variance_exploding() -> list[Preset]:
         sampling={"snr": 0.075},
         eval=_LSUN_EVAL,
     )
-    presets += [
+    presets = [
         large,
         large.but("ve/church_ncsnpp_continuous", data=_CHURCH, model={"sigma_max": 380}),
         large.but("ve/celebahq_256_ncsnpp_continuous", data={**_CELEBAHQ, "category": None}, model={"sigma_max": 348}),
@@ -185,5 +188,11 @@ def _variance_preserving() -> list[Preset]:
 
 
 PRESETS: dict[str, Preset] = {
-    preset.name: preset for preset in (*_variance_exploding(), *_score_ladders(), *_variance_preserving())
+    preset.name: preset
+    for preset in (
+        *_small_exploding(_CIFAR),
+        *_large_exploding(_CIFAR),
+        *_score_ladders(),
+        *_variance_preserving(),
+    )
 }

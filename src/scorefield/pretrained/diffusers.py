@@ -43,8 +43,9 @@ class DiffusersNet(nn.Module):
     """A network of diffusers called as net(x, t, **cond) -> like x; t are its own labels.
 
     `cond` is passed on under the names that diffusers has (`encoder_hidden_states`, `class_labels`, ...); `label` is another
-    name of `class_labels`, with None or a negative entry for the class that stands for none, where the network has one. Of
-    the channels of a network that also learns a variance the first half is returned.
+    name of `class_labels`, with None or a negative entry for the class that stands for none, where the network has one. A
+    condition of one row is that of all samples. Of the channels of a network that also learns a variance the first half is
+    returned.
 
     Main arguments:
         model: the module of diffusers. scheduler: that of the model.
@@ -75,6 +76,7 @@ class DiffusersNet(nn.Module):
                 f"sample(model, n, {missing[0]}=...)"
             )
         label = torch.round(t).long() if self.whole else t
+        cond = {name: _for_all(value, len(x)) for name, value in cond.items()}
         y: Tensor = self.model(**{self.kind.state: x}, timestep=label, return_dict=False, **cond)[0]
         y = y[:, : x.shape[1]] if y.shape[1] == 2 * x.shape[1] else y
         return y if self.sign == 1.0 else self.sign * y
@@ -192,6 +194,15 @@ def autoencoder(source: Any) -> Autoencoder:
     if type(vae).__name__ != "AutoencoderKL":
         raise ValueError(f"the autoencoder is of class {type(vae).__name__}; supported is AutoencoderKL")
     return Autoencoder(vae).eval()
+
+
+def _for_all(value: Any, n: int) -> Any:
+    """A condition of one row for n samples, such as the text that stands for none."""
+    if isinstance(value, dict):
+        return {name: _for_all(part, n) for name, part in value.items()}
+    if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 1:
+        return value.expand(n, *value.shape[1:])
+    return value
 
 
 def _kind(model: Any) -> _Kind:

@@ -44,21 +44,10 @@ def unet_from_diffusers(config: Mapping[str, Any]) -> UNet:
     Raises:
         ValueError: it is no NCSN++ of Skip blocks; one line names the option.
     """
-    for key, value in _FIXED.items():
-        got = config.get(key, value)
-        if got != value and not (isinstance(value, float) and math.isclose(got, value, rel_tol=1e-6)):
-            raise ValueError(f"{key}={got!r} in config.json is not that of NCSN++; expected {value!r}")
-    down, up = list(config["down_block_types"]), list(config["up_block_types"])
-    known = {"SkipDownBlock2D": False, "AttnSkipDownBlock2D": True}
-    if any(kind not in known for kind in down) or up != [kind.replace("Down", "Up") for kind in reversed(down)]:
-        raise ValueError("down_block_types and up_block_types in config.json must be matching Skip blocks")
-    widths = list(config["block_out_channels"])
+    _check_skip(config)
+    down, widths = list(config["down_block_types"]), list(config["block_out_channels"])
     nf = widths[0]
-    if any(w % nf for w in widths):
-        raise ValueError(f"block_out_channels={widths} in config.json must be multiples of the first")
-    if config["in_channels"] != 3 or config["out_channels"] != 3:
-        raise ValueError("in_channels and out_channels in config.json must be 3, as the Skip blocks are written")
-    attn = tuple(i for i, kind in enumerate(down) if known[kind])
+    attn = tuple(i for i, kind in enumerate(down) if kind == "AttnSkipDownBlock2D")
     _check_groups(config, [widths[i] for i in attn], widths)
     return UNet(
         3,
@@ -74,6 +63,23 @@ def unet_from_diffusers(config: Mapping[str, Any]) -> UNet:
         scale_by_sigma=True,
         centered=not config.get("center_input_sample", False),
     )
+
+
+def _check_skip(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not one of Skip blocks as NCSN++ has them."""
+    for key, value in _FIXED.items():
+        got = config.get(key, value)
+        if got != value and not (isinstance(value, float) and math.isclose(got, value, rel_tol=1e-6)):
+            raise ValueError(f"{key}={got!r} in config.json is not that of NCSN++; expected {value!r}")
+    down, up = list(config["down_block_types"]), list(config["up_block_types"])
+    known = ("SkipDownBlock2D", "AttnSkipDownBlock2D")
+    if any(kind not in known for kind in down) or up != [kind.replace("Down", "Up") for kind in reversed(down)]:
+        raise ValueError("down_block_types and up_block_types in config.json must be matching Skip blocks")
+    widths = list(config["block_out_channels"])
+    if any(w % widths[0] for w in widths):
+        raise ValueError(f"block_out_channels={widths} in config.json must be multiples of the first")
+    if config["in_channels"] != 3 or config["out_channels"] != 3:
+        raise ValueError("in_channels and out_channels in config.json must be 3, as the Skip blocks are written")
 
 
 _SKIP: dict[str, Any] = {
@@ -116,17 +122,8 @@ def diffusers_config(net: UNet, size: int | None = None) -> dict[str, Any]:
         ValueError: diffusers has no blocks for it; one line names the option.
     """
     options, skip = net.config, net.config["embedding"] == "fourier"
-    kind = "NCSN++" if skip else "DDPM"
-    for key, allowed in ((_SKIP if skip else _PLAIN) | _BOTH).items():
-        got = tuple(options[key]) if isinstance(options[key], list | tuple) else options[key]
-        if got not in allowed:
-            raise ValueError(f"{key}={options[key]!r}: the diffusers layout of {kind} has only {allowed[-1]!r}")
-    channels, exit_channels = options["in_channels"], options["out_channels"] or options["in_channels"]
-    if exit_channels != channels or options["ch_mult"][0] != 1:
-        raise ValueError(
-            f"out_channels={exit_channels}, ch_mult={options['ch_mult']}: diffusers needs out_channels="
-            f"{channels} and a first multiple of 1"
-        )
+    _check_options(options, skip)
+    channels = options["in_channels"]
     widths = [options["nf"] * m for m in options["ch_mult"]]
     attn, levels = set(options["attn"]), range(len(widths))
     block = "SkipDownBlock2D" if skip else "DownBlock2D"
@@ -151,6 +148,21 @@ def diffusers_config(net: UNet, size: int | None = None) -> dict[str, Any]:
     else:
         config |= {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1}
     return config
+
+
+def _check_options(options: Mapping[str, Any], skip: bool) -> None:
+    """Refuse a network that diffusers has no blocks for."""
+    for key, allowed in ((_SKIP if skip else _PLAIN) | _BOTH).items():
+        got = tuple(options[key]) if isinstance(options[key], list | tuple) else options[key]
+        if got not in allowed:
+            kind = "NCSN++" if skip else "DDPM"
+            raise ValueError(f"{key}={options[key]!r}: the diffusers layout of {kind} has only {allowed[-1]!r}")
+    channels, exit_channels = options["in_channels"], options["out_channels"] or options["in_channels"]
+    if exit_channels != channels or options["ch_mult"][0] != 1:
+        raise ValueError(
+            f"out_channels={exit_channels}, ch_mult={options['ch_mult']}: diffusers needs out_channels="
+            f"{channels} and a first multiple of 1"
+        )
 
 
 def _groups(net: UNet) -> int:
