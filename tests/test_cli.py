@@ -193,7 +193,11 @@ def test_demo_prints_one_json_object_whatever_it_prints_itself(cli, monkeypatch)
     monkeypatch.setattr(scorefield.demo, "main", demo)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # so that what the command sets is undone
     status, out, err = cli("demo", "--json", "--device", "cpu", "--steps", 3)
-    assert (status, json.loads(out), err) == (0, {"bits_per_dim": 1.0, "steps": 3, "seed": 0}, "a table\n")
+    assert (status, json.loads(out), err) == (
+        0,
+        {"bits_per_dim": 1.0, "steps": 3, "minutes": 4.0, "seed": 0},
+        "a table\n",
+    )
     assert os.environ["ACCELERATE_USE_CPU"] == "true"
 
 
@@ -531,13 +535,18 @@ def test_the_corrector_has_the_snr_of_the_paper_for_its_sde():
         ("ddim:eta=2", "eta lies between 0 and 1"),
         ("heun:order=3", "it takes none"),
         ("pc:predictor=magic", "predictor='magic' is unknown"),
-        ("list", "--sampler takes adaptive-sde (rtol, "),
     ],
 )
 def test_wrong_words_for_solvers_are_one_line(cli, word, words):
     status, out, err = cli("sample", "r", "--sampler", word)
     assert (status, out) == (2, "")
     assert_one_line(err, words)
+
+
+def test_solvers_are_listed_with_their_options(cli):
+    status, _, err = cli("sample", "--sampler", "list")
+    assert status == 2
+    assert_one_line(err, "--sampler takes adaptive-sde (rtol, ", "pc (predictor, corrector")
 
 
 @pytest.mark.parametrize("command", sorted(app.COMMANDS))

@@ -80,7 +80,8 @@ def test_every_method_writes_samples_and_panel(cli, trained, image, tmp_path, me
     out = tmp_path / "y.png"
     command = ["restore", trained, "--image", image, "--operator", "downsample:4", "--noise", 0.5, "--method", method]
     status, text, err = cli(*command, "--simulate", "-n", 3, "--steps", 2, "--out", out, "--json")
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert all("do not explain" in line for line in err.splitlines())  # in two steps of an untrained network
     values = json.loads(text)
     assert values["psnr"] < 60
     with Image.open(out) as picture:
@@ -95,7 +96,8 @@ def test_every_operator_is_simulated_and_restored(cli, trained, image, mask, tmp
     word = f"mask:{mask}" if operator == "mask" else operator
     command = ["restore", trained, "--image", image, "--operator", word, "--noise", 0.5, "--steps", 2, "--out", out]
     status, _, err = cli(*command, "--simulate", "-n", 2)
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert all("do not explain" in line for line in err.splitlines())  # in two steps of an untrained network
     assert np.load(out).shape == (2, 1, 8, 8)
 
 

@@ -75,6 +75,17 @@ def read_solver(word: str | None, sde: Any = None, option: str = "--sampler") ->
     return made
 
 
+def check_solver(word: str | None) -> None:
+    """Refuse a word that names no solver of any kind of run, before the run is opened.
+
+    Raises:
+        InputError: as `read_solver`.
+    """
+    name = (word or "").partition(":")[0]
+    if name != "list" and name not in jump_solvers():
+        read_solver(word)
+
+
 def draws_noise(solver: Solver | None) -> bool:
     """Whether a solver draws noise of its own, so that the first noise does not decide all; found by trying."""
     import torch

@@ -12,7 +12,7 @@ import scorefield as sf
 from scorefield.bundled import results_folder
 from scorefield.cli.data import label_condition
 from scorefield.cli.files import check_format, check_suffix, is_image, write_samples
-from scorefield.cli.names import draws_noise, read_solver
+from scorefield.cli.names import check_solver, draws_noise, read_solver
 from scorefield.cli.options import (
     COUNT,
     Common,
@@ -61,6 +61,7 @@ def run(options: Options) -> Result:
     from scorefield.randomness import SeedRows
 
     check_temperature(options.temperature)
+    check_solver(options.sampler)
     if holds_states(sf.training.read_run(options.run)):
         return _states(options)
     if options.temperature != 1 and draws_noise(read_solver(options.sampler)):

@@ -269,7 +269,8 @@ class Preset:
         Raises:
             ValueError: a needed field is missing, or a value is not one that the official code takes; the message names it.
         """
-        kind = config.get("model", {}).get("name")
+        model = config.get("model")
+        kind = model.get("name") if isinstance(model, Mapping) else None
         network = {"ncsnpp": NCSNpp, "ddpm": DDPM}.get(str(kind), RefineNet)
         sections = {"data": Data, "model": network, "training": Training, "optim": Optim, "sampling": Sampling}
         return cls(name, **from_official(config, {**sections, "eval": Evaluation}), seed=config.get("seed", 42))
