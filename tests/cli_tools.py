@@ -21,7 +21,7 @@ def tiny_run(out, channels=1, labels=False):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.UNet(channels, 8, (1, 2), 1, (), num_classes=3 if labels else 0)
-    model = sf.ScoreModel(net, sf.VP(), shape=(channels, 8, 8))
+    model = sf.ScoreModel(net, sf.VP(), "noise", shape=(channels, 8, 8))
     pixels = torch.randint(0, 256, (16, channels, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = array(pixels, labels=torch.arange(16) % 3 if labels else None)
     sf.train(model, data, out=out, steps=2, batch_size=4, warmup=1, checkpoint_every=1, device="cpu")

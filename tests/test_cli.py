@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = sf.ScoreModel(nn.UNet(1, 8, (1, 2), 1, ()), sf.VP(), shape=(1, 8, 8))
+        model = sf.ScoreModel(nn.UNet(1, 8, (1, 2), 1, ()), sf.VP(), "noise", shape=(1, 8, 8))
     data = array(torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     sf.train(model, data, out=out, steps=2, batch_size=4, warmup=1, checkpoint_every=1, device="cpu")
     return out

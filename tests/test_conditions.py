@@ -26,7 +26,7 @@ def rows_nested(x, t, extra):
     return noise_of(x, t, extra["deep"][0]["m"][:, None])
 
 
-MODEL = sf.ScoreModel(shared_table, SDE, shape=(2,))
+MODEL = sf.ScoreModel(shared_table, SDE, "noise", shape=(2,))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_places_of_rows_are_found_in_any_nest():
 def labelled() -> sf.ScoreModel:
     torch.manual_seed(0)
     net = sf.nn.UNet(1, 8, (1,), 1, attn=(), dropout=0.0, init_scale=1.0, num_classes=3).eval()
-    return sf.ScoreModel(net, SDE, shape=(1, 4, 4))
+    return sf.ScoreModel(net, SDE, "noise", shape=(1, 4, 4))
 
 
 def test_one_class_number_is_that_of_all_samples():

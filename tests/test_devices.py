@@ -242,7 +242,7 @@ def test_networks_of_the_library(device):
     scales = sf.nn.NoiseScales(num_scales=10)
     small = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn": ()}
     nets = [
-        (sf.ScoreModel(sf.nn.MLP(D, width=16).to(DEVICE), sf.VP()), x),
+        (sf.ScoreModel(sf.nn.MLP(D, width=16).to(DEVICE), sf.VP(), "noise"), x),
         (sf.ScoreModel(sf.nn.MLP(D, width=16, embedding="fourier").to(DEVICE), sf.VE(), "score", clock="sigma"), x),
         (sf.ScoreModel(sf.nn.UNet(1, embedding="fourier", **small).to(DEVICE), sf.VE(), "edm"), image),
         (sf.ScoreModel(DDPMScore(sf.nn.UNet(1, **small)).to(DEVICE), sf.VP(), "score"), image),

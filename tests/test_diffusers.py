@@ -440,7 +440,7 @@ def test_a_network_of_ours_is_a_pipeline_of_theirs(name, tmp_path):
 )
 def test_networks_of_ours_that_diffusers_lacks(options, message, tmp_path):
     net = sf.nn.ddpm(**({"in_channels": 3, "nf": 9, "ch_mult": (1, 2), "num_res_blocks": 1, "attn": ()} | options))
-    model = sf.ScoreModel(net, sf.VP(), shape=(3, 8, 8))
+    model = sf.ScoreModel(net, sf.VP(), "noise", shape=(3, 8, 8))
     if message is None:
         save_diffusers(model, tmp_path)
         return
@@ -461,7 +461,7 @@ def test_processes_of_ours_that_diffusers_lacks(sde, predict, message, tmp_path)
     with pytest.raises(ValueError, match=message):
         save_diffusers(sf.ScoreModel(own(), sde, predict, shape=(3, 8, 8)), tmp_path)
     with pytest.raises(ValueError, match="for a UNet, not MLP"):
-        save_diffusers(sf.ScoreModel(sf.nn.MLP(2), sf.VP()), tmp_path)
+        save_diffusers(sf.ScoreModel(sf.nn.MLP(2), sf.VP(), "noise"), tmp_path)
 
 
 # --- refusals

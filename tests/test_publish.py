@@ -17,7 +17,7 @@ from scorefield.errors import CheckpointError, InputError
 def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return sf.ScoreModel(sf.nn.MLP(2, width=8, depth=1), sf.VE(sigma_max=7.0), shape=(2,)).eval()
+        return sf.ScoreModel(sf.nn.MLP(2, width=8, depth=1), sf.VE(sigma_max=7.0), "noise", shape=(2,)).eval()
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_what_is_there_is_replaced_only_if_it_is_a_published_folder(run, model, 
 
 
 def test_parts_of_ones_own_are_refused_before_anything_is_written(tmp_path):
-    own = sf.ScoreModel(torch.nn.Linear(2, 2), sf.VP(), shape=(2,))
+    own = sf.ScoreModel(torch.nn.Linear(2, 2), sf.VP(), "noise", shape=(2,))
     with pytest.raises(InputError, match="class of your own"):
         sf.publish.save_pretrained(own, tmp_path / "m")
     assert not (tmp_path / "m").exists()

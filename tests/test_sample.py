@@ -39,7 +39,7 @@ def network() -> sf.ScoreModel:
     net = sf.nn.UNet(1, 16, (1, 2), 1, (1,), dropout=0.0).eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    return sf.ScoreModel(net, sf.VP(), shape=(1, 8, 8))
+    return sf.ScoreModel(net, sf.VP(), "noise", shape=(1, 8, 8))
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
@@ -239,7 +239,7 @@ class Half(torch.nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("solver", [sf.DDIM(), sf.Ancestral(), sf.EulerMaruyama()], ids=name)
 def test_the_state_of_a_half_precision_network_is_single(solver, dtype):
-    model = sf.ScoreModel(Half().to(dtype), sf.VE(), shape=(64,))
+    model = sf.ScoreModel(Half().to(dtype), sf.VE(), "noise", shape=(64,))
     r = sf.sample(model, 16, solver, steps=300, seed=0, full=True)
     assert r.x.dtype == r.path.dtype == dtype
     assert r.x.float().mean() == pytest.approx(0.5, abs=0.03)
@@ -259,7 +259,7 @@ def test_dropout_in_train_mode_is_said():
         def forward(self, x, t):
             return self.body(x)
 
-    model = sf.ScoreModel(Net(), sf.VP(), shape=(2,))
+    model = sf.ScoreModel(Net(), sf.VP(), "noise", shape=(2,))
     with pytest.warns(UserWarning, match="in train mode, so dropout"):
         sf.sample(model, 2, sf.DDIM(), steps=2, seed=0)
     model.eval()

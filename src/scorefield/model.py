@@ -36,13 +36,14 @@ class ScoreModel(nn.Module):
             an attribute `exact_time` that is True gets float32 times where its weights are in half precision.
         sde: the forward process the network was trained under.
         predict: what the network returns: "noise" (eps), "score", "data" (x_0), "velocity" (dx/dt of the probability
-            flow) or "edm" (F of Karras et al. 2022, Table 1, whose input is x scaled to unit variance).
+            flow) or "edm" (F of Karras et al. 2022, Table 1, whose input is x scaled to unit variance). By default "edm"
+            for a network with weights, which learns best that way, and "noise" for any other function.
 
     Other arguments:
         shape: event shape, without the batch; needed only to sample without `shape=`.
         clock: what the network receives as t: "t", "sigma", "log_sigma" (1/4 log(sigma/alpha), the default of "edm"),
             a number that multiplies t, or a function of the float64 time.
-        sigma_data: standard deviation of the data, used by "edm" alone.
+        sigma_data: standard deviation of the data, used by "edm" alone; unless given 0.5, until `train` measures it.
 
     Raises:
         ValueError: `predict` or `clock` is not one of the names above.
@@ -52,13 +53,15 @@ class ScoreModel(nn.Module):
         self,
         net: Callable[..., Tensor],
         sde: SDE,
-        predict: Predict = "noise",
+        predict: Predict | None = None,
         *,
         shape: Sequence[int] | None = None,
         clock: Clock | None = None,
-        sigma_data: float = 0.5,
+        sigma_data: float | None = None,
     ) -> None:
         super().__init__()
+        if predict is None:
+            predict = "edm" if isinstance(net, nn.Module) and any(True for _ in net.parameters()) else "noise"
         if predict not in PREDICTIONS:
             raise ValueError(f"predict={predict!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
         if isinstance(clock, str) and clock not in CLOCKS:
@@ -69,7 +72,9 @@ class ScoreModel(nn.Module):
         self.predict: str = predict
         self.shape: tuple[int, ...] | None = None if shape is None else tuple(shape)
         self.clock: Clock = clock if clock is not None else ("log_sigma" if predict == "edm" else "t")
-        self.sigma_data = sigma_data
+        self.sigma_data = 0.5 if sigma_data is None else sigma_data
+        self.sigma_known = sigma_data is not None
+        """Whether `sigma_data` was given; training measures it on the data otherwise."""
         self.data_levels: int | None = None
         self.data_range: tuple[float, float] | None = None
         """Number of values of the data of training, where these are integers, and the interval they fill (set by `load`)."""

@@ -189,7 +189,7 @@ def test_training_on_shards_resumes_bit_for_bit(folder, tmp_path):
         for count in steps:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                model = sf.ScoreModel(sf.nn.MLP(2, width=8, depth=1), sf.VP(), shape=(2,))
+                model = sf.ScoreModel(sf.nn.MLP(2, width=8, depth=1), sf.VP(), "noise", shape=(2,))
             options = {"batch_size": 7, "optim": OptimConfig(warmup=2), "report": False, "trackers": ()}
             sf.train(model, data, steps=count, out=tmp_path / name, device="cpu", progress=False, **options)
         return sf.load(tmp_path / name).state_dict()

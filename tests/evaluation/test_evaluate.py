@@ -197,7 +197,7 @@ def test_items_that_do_not_fit_are_named(normal):
 
 def test_command_line_judges_a_run(tmp_path, capsys):
     torch.manual_seed(0)
-    model = sf.ScoreModel(sf.nn.MLP(DIMS, width=16, depth=1), sf.VP(), shape=(DIMS,))
+    model = sf.ScoreModel(sf.nn.MLP(DIMS, width=16, depth=1), sf.VP(), "noise", shape=(DIMS,))
     sf.train(model, points(100), steps=3, batch_size=16, out=tmp_path / "run", device="cpu", progress=False)
     np.save(tmp_path / "x.npy", points(60).numpy())
     command = ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "x.npy"), "--steps", "4", "--device", "cpu"]

@@ -25,7 +25,7 @@ def test_standard_error_covers_the_truth_at_the_nominal_rate():
 def test_a_networks_likelihood_does_not_depend_on_its_batch():
     torch.manual_seed(0)
     net = sf.nn.UNet(1, 8, (1, 2), 1, (), dropout=0.0).eval()
-    model = sf.ScoreModel(net, sf.VP(), shape=(1, 4, 4))
+    model = sf.ScoreModel(net, sf.VP(), "noise", shape=(1, 4, 4))
     x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     together = sf.log_prob(model, x, seed=[4, 5, 6])
     alone = torch.cat([sf.log_prob(model, x[i : i + 1], seed=4 + i).nats for i in range(3)])

@@ -110,7 +110,7 @@ def test_condition_reaches_the_network_and_its_dtype_is_its_own():
             assert x.dtype == t.dtype == torch.float32
             return self.scale * label.reshape(-1, 1) * x
 
-    model = sf.ScoreModel(Net(), sf.VP())
+    model = sf.ScoreModel(Net(), sf.VP(), "noise")
     x = torch.ones(2, 3, dtype=torch.float64)
     out = model.noise(x, 0.5, label=torch.tensor([2.0, 3.0]))
     assert out.dtype == torch.float64

@@ -145,6 +145,6 @@ def test_the_loss_reaches_model_and_dequantizer_alike():
     net = MLP(2, width=8, depth=1)
     net.exit.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     flow = VariationalDequantizer((2,), LEVELS, width=8)
-    dequantization_loss(sf.ScoreModel(net, sf.VP()), flow, torch.tensor([[3, 4]]), seed=0).sum().backward()
+    dequantization_loss(sf.ScoreModel(net, sf.VP(), "noise"), flow, torch.tensor([[3, 4]]), seed=0).sum().backward()
     assert float(net.exit.weight.grad.abs().sum()) > 0
     assert sum(float(p.grad.abs().sum()) for p in flow.parameters()) > 0

@@ -268,7 +268,7 @@ def broken_late(dtype=torch.float64):
         lost = (t > 0.5)[:, None] & (x[:, :1] > 0)
         return torch.where(lost, torch.nan, x)
 
-    return sf.ScoreModel(net, sf.VP(), shape=(2,)), torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=dtype)
+    return sf.ScoreModel(net, sf.VP(), "noise", shape=(2,)), torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=dtype)
 
 
 @pytest.mark.parametrize(

@@ -285,5 +285,5 @@ def test_forward_mode_and_half_precision(build):
     with torch.no_grad():
         _, tangent = pushforward(lambda z: model.velocity(z, 0.3), x.detach(), d.unsqueeze(0))
     torch.testing.assert_close((tangent[0] * v).sum(), (g * d).sum())
-    half = sf.ScoreModel(net.bfloat16(), sf.VP(), shape=(1, 4, 4))
+    half = sf.ScoreModel(net.bfloat16(), sf.VP(), "noise", shape=(1, 4, 4))
     assert sf.sample(half, 2, sf.DDIM(), steps=2, seed=0).isfinite().all()

@@ -211,7 +211,7 @@ def test_casts(embedding, dtype, bar):
 def test_a_network_in_half_precision_reads_exact_times(embedding):
     """Label 999 is 1000 in bfloat16, and a noise level of 50 is off by half a turn of the fastest feature."""
     net = tiny(embedding=embedding, time_scale=1.0).bfloat16()
-    model = ScoreModel(net, VE(), clock=(lambda t: 999 * t) if embedding == "positional" else "sigma")
+    model = ScoreModel(net, VE(), "noise", clock=(lambda t: 999 * t) if embedding == "positional" else "sigma")
     seen = []
     net.conditioning.features.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x, _ = batch()

@@ -9,7 +9,7 @@ def vector_model(seed=0, **options):
     """A small network for points of the plane."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return sf.ScoreModel(nn.MLP(2, width=16, depth=1, **options), sf.VP(), shape=(2,))
+        return sf.ScoreModel(nn.MLP(2, width=16, depth=1, **options), sf.VP(), "noise", shape=(2,))
 
 
 def points(n=100):

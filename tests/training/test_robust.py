@@ -130,7 +130,7 @@ class Normed(torch.nn.Module):
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*")
 def test_weight_norm_trains_and_loads(run_training, tmp_path, cloud):
-    run = run_training(model=sf.ScoreModel(Normed(), sf.VP()), sample_every=10, held_out=cloud[:20])
+    run = run_training(model=sf.ScoreModel(Normed(), sf.VP(), "noise"), sample_every=10, held_out=cloud[:20])
     x = torch.ones(3, 2)
     again = sf.load(tmp_path / "run", net=Normed(), step=30)
     best = sf.load(tmp_path / "run", net=Normed())
@@ -245,7 +245,7 @@ def test_held_out_folders_follow_the_classes_of_training(run_training, tmp_path)
         return sf.dsm_loss(model, x0, t=t, noise=noise, label=label)
 
     data, held_out = (images(tmp_path / place, 8, channels=1, labels=True) for place in ("train", "val"))
-    model = sf.ScoreModel(sf.nn.UNet(1, 8, (1,), 1, (), num_classes=3), sf.VP())
+    model = sf.ScoreModel(sf.nn.UNet(1, 8, (1,), 1, (), num_classes=3), sf.VP(), "noise")
     run_training(model=model, data=data, held_out=held_out, loss=loss, steps=2, batch_size=2, checkpoint_every=2)
     assert seen == {(1, 1), (2, 2)}
 

@@ -27,7 +27,7 @@ def small_unet():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = nn.UNet(1, 8, (1, 2), 1, (1,), dropout=0.2, num_classes=3)
-        return sf.ScoreModel(net, sf.VP(), shape=(1, 8, 8))
+        return sf.ScoreModel(net, sf.VP(), "noise", shape=(1, 8, 8))
 
 
 def small_images():
@@ -139,7 +139,7 @@ def test_load_with_a_network_of_the_users_own(run_training, tmp_path):
         def forward(self, x, t):
             return self.layer(x)
 
-    run_training(model=sf.ScoreModel(Own(), sf.VE()))
+    run_training(model=sf.ScoreModel(Own(), sf.VE(), "noise"))
     with pytest.raises(InputError, match="load it with net="):
         sf.load(tmp_path / "run")
     assert isinstance(sf.load(tmp_path / "run", net=Own()).net, Own)

@@ -26,7 +26,7 @@ def pictures(n=20):
 def picture_model(**options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return sf.ScoreModel(nn.UNet(1, 8, (1,), 1, (), dropout=0.1, **options), sf.VP(), shape=(1, 8, 8))
+        return sf.ScoreModel(nn.UNet(1, 8, (1,), 1, (), dropout=0.1, **options), sf.VP(), "noise", shape=(1, 8, 8))
 
 
 def weights(run):

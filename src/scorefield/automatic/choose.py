@@ -64,16 +64,16 @@ def choose(found: Findings, seconds: float | None, steps: int | None, device: to
     if kind in ("vector", "table"):
         model = build(found, _perceptron_width(found.data.size), seed)
         config = configured(found, 0.0, seed)
-        pace = _pace(model, found, config, device)
+        pace = _pace(model, found, config, device, seconds)
     else:
         widths = [w for w in WIDTHS[kind] if w <= 32 or found.data.size >= 500]
         config = configured(found, 0.0, seed)
-        narrow = _pace(build(found, widths[0], seed), found, config, device)
+        narrow = _pace(build(found, widths[0], seed), found, config, device, seconds)
         # Time grows with the width a little slower than its square.
         fits = [w for w in widths if narrow * (w / widths[0]) ** 1.7 * WANTED_STEPS <= seconds]
         width = fits[-1] if fits else widths[0]
         model = build(found, width, seed)
-        pace = narrow if width == widths[0] else _pace(model, found, config, device)
+        pace = narrow if width == widths[0] else _pace(model, found, config, device, seconds)
     return Choice(model, configured(found, steps or seconds / pace, seed), pace)
 
 
@@ -123,8 +123,8 @@ def _perceptron_width(count: int) -> int:
     return 64 if count < 300 else 128 if count < 2000 else 256
 
 
-def _pace(model: ScoreModel, found: Findings, config: TrainConfig, device: torch.device) -> float:
-    """Median seconds of a step; the model is left with other weights than it had."""
+def _pace(model: ScoreModel, found: Findings, config: TrainConfig, device: torch.device, seconds: float) -> float:
+    """Median seconds of a step, timed within a fiftieth of so many seconds if that is enough for one; weights are kept."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     model.to(device)
     if config.channels_last:
@@ -142,5 +142,7 @@ def _pace(model: ScoreModel, found: Findings, config: TrainConfig, device: torch
         optimizer.step()
         loss.item()  # waits for the device
         times.append(time.monotonic() - begin)
+        if sum(times) > seconds / 50:
+            break
     model.load_state_dict(state)
-    return statistics.median(times[1:])  # the first warms up
+    return statistics.median(times[1:] or times)  # the first warms up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def fit(
     minutes = 10.0 if minutes is None and steps is None else minutes
     length: dict[str, Any] = {"steps": steps} if minutes is None else {"minutes": TRAINED * minutes, "steps": 10**9}
     TrainConfig().updated(**length)  # refuses what is out of range before anything is read
-    tell = _teller(progress)
+    tell, begin = _teller(progress), time.monotonic()
     found = find(data, kind, size, labels, skip_broken, seed)
     tell(str(found))
     source = Path(out) if (Path(out) / RUN_FILE).exists() else like
@@ -133,6 +134,8 @@ def fit(
     else:
         model, config = _recorded(source, seed)
         tell(f"choices of {source}")
+    if minutes is not None:
+        length["minutes"] = max(TRAINED * minutes - (time.monotonic() - begin) / 60, minutes / 3)
     config = config.updated(**length)
     stop = [_stops_rising(Path(out))] if minutes is not None else []
     run = train(
@@ -148,7 +151,9 @@ def fit(
     tell(f"{run.step:,} steps made; again exactly: steps={run.step}, like={str(out)!r}")
     judgement = None
     if judged and run.stopped in (None, "a callback", "the clock"):
-        judgement = judge(run.model, found, 12.0 * minutes if minutes is not None else 30.0, seed, progress)
+        judgement = judge(
+            run.model, found, 60 * (1 - TRAINED) * minutes if minutes is not None else 30.0, seed, progress
+        )
         tell(str(judgement))
         with atomic_file(Path(out) / FIT_FILE, "w") as file:
             json.dump(judgement.values(), file, indent=1)

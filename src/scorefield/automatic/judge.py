@@ -18,12 +18,14 @@ from scorefield.evaluation.bits import item_likelihoods, model_input
 from scorefield.likelihood import levels_width
 from scorefield.model import ScoreModel
 from scorefield.sampling import sample
-from scorefield.solve import DDIM, Dopri5
+from scorefield.solve import DDIM, Dopri5, DPMSolver
 
 ITEMS = 10_000
 """Training items that baselines are fitted to and samples are compared with, at most."""
 CHUNK = 16
 """Items whose likelihood is computed at a time, until the time is over."""
+CALLS = 300
+"""Network calls of a likelihood, about."""
 EXACT = 64
 """Entries up to which the trace is exact."""
 SPREAD = (0.8, 1.25)
@@ -63,8 +65,13 @@ class Judgement:
         mean, error, count = self.model
         others = ", ".join(f"{name} {value:.3f}" for name, value in self.baselines.items())
         better = "lower" if self.unit == "bits/dim" else "higher"
+        held = f"held out: {mean:.3f} ± {error:.3f} {self.unit} on {count} items ({better} is better); {others}"
+        if not count:
+            held = (
+                "held out: no likelihood, which would take longer than there is time; scorefield likelihood computes it"
+            )
         lines = [
-            f"held out: {mean:.3f} ± {error:.3f} {self.unit} on {count} items ({better} is better); {others}",
+            held,
             f"samples: {self.spread:.2f} times the spread of the data, {self.nearest:.2f} times as far from training data "
             "as held-out data is",
         ]
@@ -75,7 +82,7 @@ class Judgement:
         mean, error, count = self.model
         return {
             "unit": self.unit,
-            "held_out": {"value": mean, "stderr": error, "n": count},
+            "held_out": {"value": mean, "stderr": error, "n": count} if count > 1 else None,
             "baselines": dict(self.baselines),
             "spread": self.spread,
             "nearest": self.nearest,
@@ -92,36 +99,50 @@ def judge(model: ScoreModel, found: Findings, seconds: float, seed: int = 0, pro
     interval = model.sde.range if found.data.scaled else None
     nats, index = _likelihoods(model, found.held_out, interval, seconds / 2, seed)
     few = [int(i) for i in torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed))[:ITEMS]]
-    baselines = _baselines(found, few, index, interval, seed)
+    baselines = _baselines(found, few, index, interval, seed) if index else {}
     bits = found.data.levels is not None
     unit = math.prod(found.data.shape) * math.log(2) if bits else -1.0
     values = -nats / unit
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    mean = float(values.mean()) if len(values) else math.nan
     known = {name: float((-v / unit).mean()) for name, v in baselines.items()}
-    x = _samples(model, found, seed, progress)
+    x = _samples(model, found, seconds / 2, seed, progress)
     data = to_range(found.data.read(few), found.data, model.sde.range)
     held = to_range(found.held_out.read(range(min(found.held_out.size, 500))), found.held_out, model.sde.range)
     spread = float(x.std() / data.std())
     nearest = _distance(x, data) / max(_distance(held, data), 1e-12)
-    result = Judgement(
-        "bits/dim" if bits else "nats", (float(values.mean()), error, len(values)), known, spread, nearest, ()
-    )
-    return Judgement(**{**vars(result), "warnings": _warnings(model, found, result, x, data, seed)})
+    result = Judgement("bits/dim" if bits else "nats", (mean, error, len(values)), known, spread, nearest, ())
+    return Judgement(**{**vars(result), "warnings": _warnings(model, found, result, x, data, seconds, seed)})
 
 
 def _likelihoods(
     model: ScoreModel, data: Dataset, interval: Range | None, seconds: float, seed: int
 ) -> tuple[Tensor, list[int]]:
-    """log p of held-out items in the units of the data, one chunk after the other until the time is over."""
+    """log p of held-out items in the units of the data, one chunk after the other until the time is over.
+
+    Nothing where a single item would take longer than all of the time.
+    """
     begin, found, done = time.monotonic(), [], 0
-    vectors = math.prod(data.shape) <= EXACT
-    trace, chunk = ("exact", 200) if vectors else ("hutchinson", CHUNK)
-    while done < data.size and (not done or time.monotonic() - begin < seconds):
-        index = range(done, min(done + chunk, data.size))
+    exact = math.prod(data.shape) <= EXACT
+    rows = min(200 if exact else CHUNK, data.size)
+    x = model_input(data, range(rows), interval, seed).to(model.device)
+    call = _seconds_a_call(model, x) * (1 + math.prod(data.shape) if exact else 2)
+    rows = min(rows, int(rows * seconds / (CALLS * call)))
+    while rows and done < data.size and (not done or time.monotonic() - begin < seconds):
+        index = range(done, min(done + rows, data.size))
+        trace: Any = "exact" if exact else "hutchinson"
         _, nats = item_likelihoods(model, data, index, interval, seed=seed, trace=trace, solver=Dopri5(1e-4, 1e-4))
         found.append(nats.double().cpu())
         done = index.stop
-    return torch.cat(found), list(range(done))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64), list(range(done))
+
+
+def _seconds_a_call(model: ScoreModel, x: Tensor) -> float:
+    with torch.no_grad():
+        model.denoise(x, 0.5 * model.sde.T)
+        begin = time.monotonic()
+        model.denoise(x, 0.5 * model.sde.T).cpu()
+    return time.monotonic() - begin
 
 
 def _baselines(
@@ -146,15 +167,21 @@ def _baselines(
     return result
 
 
-def _samples(model: ScoreModel, found: Findings, seed: int, progress: bool | None, solver: Any = None) -> Tensor:
+def _samples(
+    model: ScoreModel, found: Findings, seconds: float, seed: int, progress: bool | None, solver: Any = None
+) -> Tensor:
+    """Samples in about so many seconds, by a solver that needs no fitting."""
     n = 1000 if found.kind in ("vector", "table") else 32
+    x = torch.zeros((n, *found.data.shape), device=model.device, dtype=model.dtype)
+    steps = 30
+    n = max(8, min(n, int(n * seconds / (steps * _seconds_a_call(model, x)))))
     cond: dict[str, Any] = {}
     if found.data.labels is not None:
         classes = len(found.data.classes) or int(found.data.labels.max()) + 1
         cond["label"] = torch.arange(n, device=model.device) % classes
-    steps = None if solver is None else 50
-    x: Tensor = sample(model, n, solver, steps=steps, seed=seed, progress=progress, batch_size=256, **cond)
-    return x.cpu()
+    solver = DPMSolver(2) if solver is None else solver
+    drawn: Tensor = sample(model, n, solver, steps=steps, seed=seed, progress=progress, batch_size=256, **cond)
+    return drawn.cpu()
 
 
 def _distance(x: Tensor, data: Tensor) -> float:
@@ -164,12 +191,12 @@ def _distance(x: Tensor, data: Tensor) -> float:
 
 
 def _warnings(
-    model: ScoreModel, found: Findings, result: Judgement, x: Tensor, data: Tensor, seed: int
+    model: ScoreModel, found: Findings, result: Judgement, x: Tensor, data: Tensor, seconds: float, seed: int
 ) -> tuple[str, ...]:
     told = []
     low, high = SPREAD
     if not low <= result.spread <= high:
-        other = _samples(model, found, seed, False, DDIM(eta=1.0))
+        other = _samples(model, found, seconds / 4, seed, False, DDIM(eta=1.0))
         again = float(other.std() / data.std())
         cure = "train for more minutes"
         if low <= again <= high:
@@ -180,6 +207,8 @@ def _warnings(
         told.append("some samples lie far beyond the data: the model is not good yet; train for more minutes")
     if result.nearest < REPEATED:
         told.append("samples repeat training items; train for fewer minutes, or on more data")
+    if not result.baselines:
+        return tuple(told)
     name, best = result.best_baseline
     mean, error, _ = result.model
     behind = mean - best if result.unit == "bits/dim" else best - mean

@@ -71,7 +71,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = classifier_network(data.shape, classes, depth, width)
-    model = ScoreModel(net, sde, shape=data.shape)
+    model = ScoreModel(net, sde, "noise", shape=data.shape)
     return train(
         model,
         data,

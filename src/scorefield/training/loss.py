@@ -33,6 +33,8 @@ class Objective(nn.Module):
         self.model = model
         self._sum = config.reduce == "sum"
         self._weighting: Any = config.weighting
+        if config.weighting == "auto":
+            self._weighting = "edm" if getattr(model, "predict", "") == "edm" else "noise"
         self._loss = loss or model.own_loss
 
     def forward(self, batch: Batch) -> Tensor:

@@ -146,6 +146,8 @@ def read_run(path: str | Path) -> RunInfo:
         shape = tuple(content["shape"])
         if not all(type(n) is int and n > 0 for n in shape):
             raise ValueError("shape")
+        if not all(isinstance(content["model"][part], Mapping) for part in ("net", "sde")):
+            raise ValueError("model")
         return RunInfo(
             path=folder,
             model=dict(content["model"]),

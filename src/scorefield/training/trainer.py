@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from scorefield.data.dataset import Dataset, as_dataset
+from scorefield.data.dataset import Dataset, as_dataset, to_range
 from scorefield.data.labels import with_classes_of
+from scorefield.data.libraries import kept_randomness, seed_all
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
@@ -33,6 +34,8 @@ from scorefield.training.run import load_weights
 from scorefield.training.saves import Saves
 from scorefield.training.weights import Weights
 
+LOOKED_AT = 4096
+"""Items at most from which the spread of the data is measured."""
 RISEN = 0.02
 """Relative rise of the held-out loss over its least value that is told."""
 
@@ -86,7 +89,8 @@ def train(
     killed and continued ends with the weights of one that was not, bit for bit.
 
     Main arguments:
-        model: its weights are trained in place; the averaged ones are in the result.
+        model: its weights are trained in place; the averaged ones are in the result. One that predicts "edm", the default
+            of networks, is preconditioned by the spread of the data unless `sigma_data` was given.
         data: a Dataset, a tensor or array (N, *), or a sequence of tensors or (tensor, label) pairs. Data with labels
             trains a network with classes class-conditionally.
         out: folder for run.json, log.jsonl and the checkpoints step-NNNNNN.
@@ -129,6 +133,8 @@ def train(
     for part in (items, held_items):
         if part is not None and part.shape != model.shape:
             raise InputError(f"{part.name} has items of shape {part.shape} and the model expects {model.shape}")
+    if getattr(model, "predict", "") == "edm" and not model.sigma_known:
+        model.sigma_data, model.sigma_known = _spread(items, model, settings.seed), True
     folder = Path(out)
     with StopSignals() as signals:
         accelerator = make_accelerator(settings, device)
@@ -142,6 +148,16 @@ def train(
     if signals.received == signal.SIGINT:
         raise KeyboardInterrupt
     return run
+
+
+def _spread(data: Dataset, model: ScoreModel, seed: int) -> float:
+    """Standard deviation of the entries of data in the model's range, from at most `LOOKED_AT` items."""
+    most = LOOKED_AT // 8 if data.slow else LOOKED_AT
+    index = range(data.size) if data.size <= most else [i * (data.size - 1) // (most - 1) for i in range(most)]
+    with kept_randomness():  # of augmentation, which is the same at every call
+        seed_all(derived_seed(seed, "spread", 0))
+        std = float(to_range(data.read(index), data, model.sde.range).std())
+    return float(f"{std:.4g}") if math.isfinite(std) and std > 0 else 0.5
 
 
 class _Training:
