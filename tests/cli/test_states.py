@@ -77,6 +77,7 @@ def test_text_is_sampled_scored_and_filled_in(text_run, cli, tmp_path):
         (["likelihood", "{run}", "--data", "{f}/c.txt"], ["the character 'é'", "the same alphabet"]),
         (["likelihood", "{run}", "--data", "{f}/none.txt"], ["does not exist"]),
         (["likelihood", "{run}", "--data", "{f}/b.txt", "--trace", "exact"], ["leave them out"]),
+        (["encode", "{run}", "--data", "{f}/b.txt", "--out", "{f}/z.npz"], ["a run of states"]),
         (["sample", "{run}", "--out", "{f}/x.png"], ["unknown suffix '.png'"]),
         (["sample", "{run}", "--sampler", "heun"], ["--sampler='heun' is unknown"]),
         (["sample", "{run}", "--temperature", "0.5"], ["--temperature is for runs of continuous data"]),

@@ -85,3 +85,37 @@ def test_data_that_is_no_state_is_refused(tmp_path):
     sf.train(model(), data(100), out=tmp_path / "c", steps=1, **QUICK)
     with pytest.raises(CheckpointError, match="another sde"):
         sf.train(model(sf.discrete.Absorbing(4, sf.discrete.Cosine())), data(100), out=tmp_path / "c", steps=1, **QUICK)
+
+
+def test_samples_of_a_table_have_its_marginals_and_its_pairs(tmp_path):
+    """Words and numbers that go together: every pair of columns within sampling error, and 0.02 for the model."""
+    from scorefield.data.states import categories
+
+    g = torch.Generator().manual_seed(0)
+    size = torch.randint(3, (3000,), generator=g)
+    weight = 10.0 * size + torch.rand(3000, generator=g) * 8
+    colour = torch.where(torch.rand(3000, generator=g) < 0.8, size, torch.randint(3, (3000,), generator=g))
+    rows = [
+        f"{('s', 'm', 'l')[a]},{float(w):.3f},{('red', 'blue', 'green')[c]}"
+        for a, w, c in zip(size, weight, colour, strict=True)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["size,weight,colour", *rows]) + "\n", "utf-8")
+    table = categories(tmp_path / "t.csv")
+    assert table.codec.sizes == (3, 16, 3)
+    torch.manual_seed(0)
+    net = sf.nn.StateMLP(17, 3, 16, width=64, sizes=table.codec.sizes)
+    jump = sf.discrete.JumpModel(net, sf.discrete.Absorbing(16), (3,), clock=None)
+    run = sf.train(jump, table, out=tmp_path / "run", times=sf.discrete.JumpTimes(), steps=200, **QUICK)
+    x, y = sf.sample(run.model, 3000, sf.discrete.FirstHitting(), seed=0), table.read(range(3000))
+    for i in range(3):
+        for j in range(i + 1):
+            p, q = (pairs(v, i, j) for v in (x, y))
+            error = torch.sqrt((p * (1 - p) + q * (1 - q)) / 3000)
+            assert ((p - q).abs() < 4 * error + 0.02).all()
+    assert float((pairs(x, 0, 1) - pairs(x, 0, 0).sum(1)[:, None] * pairs(x, 1, 1).sum(1)).abs().sum()) > 0.8
+
+
+def pairs(x, i, j):
+    """Shares of the states of two columns, (16, 16)."""
+    counts = torch.zeros(16, 16, dtype=torch.float64)
+    return counts.index_put((x[:, i], x[:, j]), torch.full((len(x),), 1 / len(x), dtype=torch.float64), accumulate=True)

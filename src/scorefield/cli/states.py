@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scorefield as sf
-from scorefield.cli.files import ARRAYS, PICTURES, check_suffix, is_image, write_samples
+from scorefield.cli.files import PICTURES, check_suffix, is_image, write_samples
 from scorefield.cli.options import Result
 from scorefield.errors import InputError
 from scorefield.files import atomic_file
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
     from scorefield.training import RunInfo
 
+ARRAYS = (".npy", ".npz", ".safetensors")
+"""Files that hold states as integers."""
 LINES = 8
 """Samples of text that are shown."""
 
