@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import scorefield as sf
 from scorefield.cli import main
-from scorefield.data.dataset import as_dataset
+from scorefield.data.open import as_dataset
 from scorefield.errors import CheckpointError, InputError
 from scorefield.nn import DiT, UNet
 from scorefield.presets.guided import GUIDED, Guided

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scorefield.data import open_data, table
-from scorefield.data.dataset import as_dataset
+from scorefield.data.open import as_dataset
 from scorefield.errors import InputError
 
 ROWS = "height,weight,species\n1.0,10,ant\n2.0,30,bee\n3.0,20,ant\n"

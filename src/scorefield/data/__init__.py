@@ -1,10 +1,10 @@
 """Data: items of one shape with a known range, from arrays, images, tar shards, other libraries, and the embedded digits."""
 
 from scorefield.data.arrays import array, digits
-from scorefield.data.dataset import Dataset, as_dataset
+from scorefield.data.dataset import Dataset
 from scorefield.data.images import images
 from scorefield.data.libraries import huggingface, sequence
-from scorefield.data.open import open_data
+from scorefield.data.open import as_dataset, open_data
 from scorefield.data.shards import shards
 from scorefield.data.statistics import Statistics, statistics
 from scorefield.data.tables import table

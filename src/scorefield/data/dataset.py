@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,43 +143,3 @@ def to_range(raw: Tensor, data: Dataset, to: Range | None, uniform: Tensor | Non
 def flip_where(chosen: Tensor, x: Tensor) -> Tensor:
     """Mirror the chosen items, (B,) booleans, left to right (the last axis of x, (B, *))."""
     return torch.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
-
-
-def as_dataset(data: Any, levels: int | None = None) -> Dataset:
-    """A Dataset from one, from a tensor, array or list (N, *), a pandas table, a path or name as on the command line, a
-    Hugging Face dataset, or anything with a length and an index that gives x or (x, label), x being a tensor or a Pillow
-    image, as torch and torchvision datasets do.
-
-    Float values are taken as they are; integers have `levels`, where that is given, else 256 if they are uint8.
-
-    Raises:
-        InputError: something else, or nothing in it.
-    """
-    from scorefield.data.arrays import array
-    from scorefield.data.libraries import huggingface, sequence
-    from scorefield.data.open import open_data
-    from scorefield.data.tables import table
-
-    if isinstance(data, Dataset):
-        if not data.size:
-            raise InputError(f"{data.name} is empty; give at least one item")
-        return data
-    if isinstance(data, Tensor | np.ndarray):
-        whole = not torch.is_floating_point(data) if isinstance(data, Tensor) else data.dtype.kind in "iu"
-        return array(data, levels=levels if whole else None)
-    if isinstance(data, str | Path):
-        return open_data(str(data))
-    if hasattr(data, "to_numpy") and (hasattr(data, "columns") or hasattr(data, "index")):
-        return table(data)
-    if isinstance(data, list | tuple) and data and isinstance(data[0], list | int | float | np.number):
-        try:
-            return array(np.asarray(data, dtype=np.float32))
-        except (ValueError, TypeError):
-            raise InputError("data is a list whose items are not numbers of one shape; give an array (N, *)") from None
-    if hasattr(data, "features") and hasattr(data, "column_names"):
-        return huggingface(data)
-    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise InputError(
-            f"data is a {type(data).__name__}; give a Dataset, an array or table (N, *), a path, or a sequence of tensors"
-        )
-    return sequence(data)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from scorefield.data.arrays import array, digits
 from scorefield.data.dataset import Dataset, Range
@@ -18,6 +22,50 @@ from scorefield.data.tables import table
 from scorefield.errors import InputError, ScorefieldError, closest
 
 FORMS = "a folder of images, a .npy, .npz or .csv file, .tar shards, torchvision:NAME, hf:NAME, or 'digits'"
+
+
+def as_dataset(data: Any, levels: int | None = None) -> Dataset:
+    """A Dataset from one, from a tensor, array or list (N, *), a pandas table, a path or name as on the command line, a
+    Hugging Face dataset, or anything with a length and an index that gives x or (x, label), x being a tensor or a Pillow
+    image, as torch and torchvision datasets do.
+
+    Float values are taken as they are; integers have `levels`, where that is given, else 256 if they are uint8.
+
+    Raises:
+        InputError: something else, or nothing in it.
+    """
+
+    if isinstance(data, Dataset):
+        return _not_empty(data)
+    if isinstance(data, Tensor | np.ndarray):
+        whole = not torch.is_floating_point(data) if isinstance(data, Tensor) else data.dtype.kind in "iu"
+        return array(data, levels=levels if whole else None)
+    if isinstance(data, str | Path):
+        return open_data(str(data))
+    if hasattr(data, "to_numpy") and (hasattr(data, "columns") or hasattr(data, "index")):
+        return table(data)
+    if isinstance(data, list | tuple) and data and isinstance(data[0], list | int | float | np.number):
+        return _of_list(data)
+    if hasattr(data, "features") and hasattr(data, "column_names"):
+        return huggingface(data)
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise InputError(
+            f"data is a {type(data).__name__}; give a Dataset, an array or table (N, *), a path, or a sequence of tensors"
+        )
+    return sequence(data)
+
+
+def _not_empty(data: Dataset) -> Dataset:
+    if not data.size:
+        raise InputError(f"{data.name} is empty; give at least one item")
+    return data
+
+
+def _of_list(data: Sequence[Any]) -> Dataset:
+    try:
+        return array(np.asarray(data, dtype=np.float32))
+    except (ValueError, TypeError):
+        raise InputError("data is a list whose items are not numbers of one shape; give an array (N, *)") from None
 
 
 def open_data(
@@ -80,22 +128,20 @@ def open_data(
             raise InputError(
                 f"{source} holds images, and items of shape {shape} are expected; give a .npy file of them"
             )
-        if path.is_dir():
-            data = images(
-                path,
-                (height, width),
-                channels=channels,
-                labels=labels,
-                skip_broken=skip_broken,
-                convert=convert,
-                span=span,
-            )
-        else:
-            raw = read_image(path, channels, (height, width), convert, span)
-            data = replace(array(raw.unsqueeze(0), name=source), names=lambda _: source)
+        rest = {"labels": labels, "skip_broken": skip_broken, "convert": convert}
+        data = _pictures(source, (height, width), channels=channels, span=span, **rest)
     if shape is not None and data.shape != shape:
         raise InputError(f"{source} {_mismatch(data.shape, shape)}")
     return data
+
+
+def _pictures(source: str, size: tuple[int, int], *, channels: int, span: Range | None, **options: Any) -> Dataset:
+    """A folder of images, or one image."""
+    path = Path(source)
+    if path.is_dir():
+        return images(path, size, channels=channels, span=span, **options)
+    raw = read_image(path, channels, size, options["convert"], span)
+    return replace(array(raw.unsqueeze(0), name=source), names=lambda _: source)
 
 
 def _library(source: str, **options: Any) -> Dataset:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.data.dataset import Range, as_dataset, to_range
+from scorefield.data.dataset import Range, to_range
+from scorefield.data.open import as_dataset
 from scorefield.progress import Bar
 
 CHUNK_NUMBERS = 2**22

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from scorefield import parallel
 from scorefield.bundled import results_folder
-from scorefield.data.dataset import Dataset, Range, as_dataset
-from scorefield.data.open import open_data
+from scorefield.data.dataset import Dataset, Range
+from scorefield.data.open import as_dataset, open_data
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.evaluation.bits import bits_per_dim, mean_loss
 from scorefield.evaluation.features import FeatureNetwork, extract, open_features, reference_features

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from scorefield.data.dataset import Dataset, as_dataset, to_range
+from scorefield.data.dataset import Dataset, to_range
 from scorefield.data.labels import with_classes_of
 from scorefield.data.libraries import kept_randomness, seed_all
+from scorefield.data.open import as_dataset
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
