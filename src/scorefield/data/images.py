@@ -130,7 +130,9 @@ def _image_files(root: Path) -> list[Path]:
 def _checked(root: Path, paths: list[Path], skip_broken: bool) -> tuple[list[Path], list[Path]]:
     """The files whose headers are those of an image, and those with deep pixels; looking at all of them first spares a
     failure hours later."""
-    with ThreadPoolExecutor(8) as pool:
+    # One block around all threads: each with its own would put back filters that another has set.
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("ignore")
         heads = list(pool.map(_header, paths))
     broken = [(p, fault) for p, (fault, _, _) in zip(paths, heads, strict=True) if fault]
     if broken and not skip_broken:
@@ -157,10 +159,8 @@ def _checked(root: Path, paths: list[Path], skip_broken: bool) -> tuple[list[Pat
 def _header(path: Path) -> tuple[str, bool, int]:
     """What is wrong with an image file, whether its pixels are deep, and the pages of a TIFF."""
     try:
-        with quiet_pillow(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                return "", is_deep(opened), getattr(opened, "n_frames", 1) if opened.format == "TIFF" else 1
+        with quiet_pillow(), Image.open(path) as opened:
+            return "", is_deep(opened), getattr(opened, "n_frames", 1) if opened.format == "TIFF" else 1
     except Exception as error:  # a damaged file can raise anything from within a decoder
         return _fault(path, error), False, 1
 
