@@ -136,13 +136,13 @@ def test_solvers_that_measure_first(device, solver):
     sf.sample(network(), N, solver, steps=3, seed=0, denoise=True, full=True)
 
 
-LOOSE = solve.Dopri5(0.05, 0.05)
+LOOSE = solve.Dopri5(0.3, 0.3)
 
 
-@pytest.mark.parametrize("solver", [LOOSE, solve.Tsit5(0.05, 0.05, norm="max"), solve.AdaptiveSDE(0.5, 0.5)], ids=name)
+@pytest.mark.parametrize("solver", [LOOSE, solve.Tsit5(0.3, 0.3, norm="max"), solve.AdaptiveSDE(3.0, 3.0)], ids=name)
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 def test_adaptive_solvers(device, solver, sde):
-    r = sf.sample(network(sde, "data"), N, solver, seed=0, t_min=0.2, full=True)
+    r = sf.sample(network(sde, "data"), N, solver, seed=0, t_min=0.4, full=True)
     assert isinstance(r.x, OnDevice)
     assert "nfe=" in repr(r)
 
@@ -159,9 +159,9 @@ def test_codes(device, sde):
 def test_likelihoods(device, sde, trace):
     model = network(sde)
     for mode in ("forward", "reverse", "lean"):
-        lp = sf.log_prob(model, states(), trace, 2, seed=0, mode=mode, solver=solve.Heun(), steps=4)
+        lp = sf.log_prob(model, states(), trace, 2, seed=0, mode=mode, solver=solve.Euler(), steps=1)
         assert isinstance(lp.nats, OnDevice)
-    lp = sf.log_prob(network(sde, "data"), states(), trace, seed=0, t_min=0.2, solver=LOOSE)
+    lp = sf.log_prob(network(sde, "data"), states(), trace, seed=0, t_min=0.4, solver=LOOSE)
     assert isinstance(lp.bits_per_dim(levels=256, low=-1.0, high=1.0), OnDevice)
 
 
