@@ -11,7 +11,7 @@ from torch import nn
 import scorefield as sf
 from accelerator import DEVICE, Accelerator, OnDevice
 from oracles import PAPER, gaussian, name
-from scorefield import solve
+from scorefield import discrete, solve
 from scorefield.data import array
 from scorefield.evaluation.calibration import calibrate
 from scorefield.inverse import DDRM, twisted_smc
@@ -284,6 +284,46 @@ def test_a_table_is_scaled_in_float64_before_it_moves(device):
     feed = Feed(rows, TrainConfig(batch_size=N), sf.VP())
     batch = feed.batch(0, next(iter(feed.raw(0, 1))), Process.device)
     assert isinstance(batch.x0, OnDevice)
+
+
+class DoubleWell(sf.SDE):
+    """A process without a kernel."""
+
+    def drift(self, x, t):
+        return x - x**3
+
+    def diffusion(self, x, t):
+        return 0.5
+
+
+@pytest.mark.parametrize("trace", ["exact", "sliced", "finite"])
+def test_processes_without_a_kernel(device, trace):
+    model = sf.ScoreModel(Net().to(DEVICE), DoubleWell(), "score", shape=(D,))
+    sf.ssm_loss(model, states(), trace=trace, seed=0).mean().backward()
+    sf.sample(model, N, sf.EulerMaruyama(), steps=3, seed=0, prior=torch.randn(50, D))
+
+
+def test_a_model_under_another_sde(device):
+    sf.sample(network(sf.VE(exact=True)).under(sf.VP()), N, solve.DDIM(), steps=3, seed=0, t_start=0.5, x_init=states())
+
+
+class Rates(nn.Module):
+    """Logits (B, L, S) of a sequence."""
+
+    def __init__(self, states: int) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(states, 8), nn.Linear(8, states)
+
+    def forward(self, x, t):
+        return self.out(self.table(x) + t[:, None, None])
+
+
+@pytest.mark.parametrize("process", [discrete.Uniform(5), discrete.Absorbing(5)], ids=name)
+def test_jump_processes(device, process):
+    model = discrete.JumpModel(Rates(process.S).to(DEVICE), process, shape=(6,))
+    x = torch.randint(0, 5, (N, 6)).to(DEVICE)
+    model.ratio(x, 0.5), model.posterior(x, 0.5), model.marginal(x, 0.5)
+    assert isinstance(sf.sample(model, N, discrete.Tweedie(), steps=3, seed=0), OnDevice)
 
 
 def test_what_the_device_makes_of_float64_is_an_error(device):

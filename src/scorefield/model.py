@@ -171,8 +171,8 @@ class ScoreModel(nn.Module):
         """The model for some samples of a batch (see `scorefield.rows`); itself, unless it holds conditions for each."""
         return self
 
-    def inspect(self, x: Tensor, spread: float = 0.0) -> None:
-        """Warn of samples x that are not what the model was conditioned on; they may carry noise of deviation `spread`."""
+    def inspect(self, x: Tensor, t: float = 0.0) -> None:
+        """Warn of samples x that are not what the model was conditioned on; they carry the noise of time t, 0 for none."""
 
     def held(self, ndim: int = 0) -> int | None:
         """Number of samples that the model holds conditions for; None where it holds none, or one for all."""
@@ -266,9 +266,9 @@ class Guided(ScoreModel):
         base, guidance = take(self.base, index, ndim), take(self.guidance, index, ndim)
         return self if base is self.base and guidance is self.guidance else type(self)(base, guidance)
 
-    def inspect(self, x: Tensor, spread: float = 0.0) -> None:
+    def inspect(self, x: Tensor, t: float = 0.0) -> None:
         """What the model underneath has to say of samples x."""
-        self.base.inspect(x, spread)
+        self.base.inspect(x, t)
 
     def held(self, ndim: int = 0) -> int | None:
         """Number of samples that the model and its guidance hold conditions for."""

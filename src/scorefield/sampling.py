@@ -128,7 +128,7 @@ def sample(
     result = result if inner == outer else result.to(outer)
     result.warn(lambda: _cause(model, x_init, span))
     if span[1] <= model.sde.t_min:
-        model.inspect(result.x, 0.0 if final else float(model.sde.sigma(span[1])))
+        model.inspect(result.x, 0.0 if final else span[1])
     return result if full else result.x
 
 

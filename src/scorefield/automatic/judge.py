@@ -132,7 +132,7 @@ def _likelihoods(
         index = range(done, min(done + rows, data.size))
         trace: Any = "exact" if exact else "hutchinson"
         _, nats = item_likelihoods(model, data, index, interval, seed=seed, trace=trace, solver=Dopri5(1e-4, 1e-4))
-        found.append(nats.double().cpu())
+        found.append(nats.cpu().double())
         done = index.stop
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64), list(range(done))
 

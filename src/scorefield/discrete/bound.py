@@ -75,7 +75,7 @@ def _draws(model: JumpModel, x: Tensor, samples: int, earliest: float, noise: No
     for k in range(samples):
         t, weight = proposal(torch.remainder(shift.squeeze(1) + k / samples, 1.0), process)
         normal = noise.normal(x.shape, torch.float64, torch.device("cpu"))
-        integral = loss(model, x, t=t, noise=normal, **cond).double().cpu() * weight * span
+        integral = loss(model, x, t=t, noise=normal, **cond).cpu().double() * weight * span
         u = noise.uniform(x.shape)
         each.append(_reconstruction(model, x, earliest * process.T, u, cond) - integral - final)
     return torch.stack(each, 1)
@@ -88,7 +88,7 @@ def _reconstruction(model: JumpModel, x: Tensor, t: float, u: Tensor, cond: dict
     if process.mask is not None and torch.equal(early, x.long()):
         return torch.zeros(len(x), dtype=torch.float64)
     log_p = model.log_posterior(early, t, **cond).gather(-1, x.long().unsqueeze(-1))
-    return log_p.double().cpu().flatten(1).sum(1)
+    return log_p.cpu().double().flatten(1).sum(1)
 
 
 def _prior_term(model: JumpModel, x: Tensor) -> Tensor:

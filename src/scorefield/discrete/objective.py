@@ -242,7 +242,7 @@ def _known(model: JumpModel, x0: Tensor, x: Tensor, t: Tensor, dtype: torch.dtyp
 def _one_jump(model: JumpModel, x: Tensor, noise: Tensor | None, seed: int | torch.Generator | None) -> Tensor:
     """x after one jump of the forward process, drawn by its rates."""
     if noise is not None:
-        seed = int(noise.double().cpu().abs().sum() * 2**20)
+        seed = int(noise.cpu().double().abs().sum() * 2**20)
     elif isinstance(seed, int):
         seed = seed + 1  # not the numbers that drew x
     process = model.process

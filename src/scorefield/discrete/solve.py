@@ -191,9 +191,9 @@ def draw(law: Tensor, x: Tensor, noise: Noise) -> Tensor:
     """
     u = noise.uniform(x.shape)
     own = x.long().unsqueeze(-1)
-    stay = law.gather(-1, own).squeeze(-1).double().cpu()
+    stay = law.gather(-1, own).squeeze(-1).cpu().double()
     others = law.scatter(-1, own, 0.0)
-    jump = others.sum(-1).double().cpu()
+    jump = others.sum(-1).cpu().double()
     u = u * (jump + stay)
     return _pick(others, x, u < jump, u)
 
@@ -203,7 +203,7 @@ def leap(mean: Tensor, x: Tensor, noise: Noise, ordinal: bool) -> Tensor:
     if not ordinal:  # exactly one jump, with the chance of that
         return draw(_with_rest(mean * torch.exp(-mean.sum(-1, keepdim=True)), x), x, noise)
     shape = (noise.size, math.prod(x.shape[1:]) * mean.shape[-1])
-    counts = poisson(mean.double().cpu(), noise.uniform(shape).reshape(mean.shape))
+    counts = poisson(mean.cpu().double(), noise.uniform(shape).reshape(mean.shape))
     return add_jumps(counts, x)
 
 
@@ -240,7 +240,7 @@ def _reveal(field: Field, x: Tensor, times: Tensor, chosen: Tensor, u: Tensor) -
     there = rows.to(x.device)
     posterior = jump_model(part).posterior(x[there], times[rows], **part.cond)
     x = x.clone()
-    x[there] = _pick(posterior, x[there], chosen[rows], u[rows] * posterior.sum(-1).double().cpu())
+    x[there] = _pick(posterior, x[there], chosen[rows], u[rows] * posterior.sum(-1).cpu().double())
     return x
 
 
@@ -249,7 +249,7 @@ def _pick(weights: Tensor, x: Tensor, where: Tensor, u: Tensor) -> Tensor:
     if not bool(where.any()):
         return x
     at = where.to(weights.device)
-    edges = weights[at].double().cpu().cumsum(-1)
+    edges = weights[at].cpu().double().cumsum(-1)
     # Sums in another order and precision differ in the last digits: the last state of positive weight is never passed.
     level = torch.minimum(u[where].unsqueeze(-1), edges[:, -1:] * (1 - 1e-15))
     new = torch.searchsorted(edges, level, right=True).squeeze(-1)

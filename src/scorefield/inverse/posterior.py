@@ -168,11 +168,11 @@ class PosteriorModel(Guided):
             shifted = law.data + self._shift(law, as_time(t))
         return shifted if track else shifted.detach()
 
-    def inspect(self, x: Tensor, spread: float = 0.0) -> None:
-        p = self.guidance
-        noise = torch.sqrt(torch.square(torch.as_tensor(p.noise, dtype=torch.float64)) + spread**2)
+    def inspect(self, x: Tensor, t: float = 0.0) -> None:
+        p, spread = self.guidance, float(self.sde.sigma(t)) if t else 0.0
+        noise = torch.sqrt(torch.square(exact(p.noise)) + spread**2)
         warn_of_misfit(p.operator, p.y, noise, x)
-        super().inspect(x, spread)
+        super().inspect(x, t)
 
     def _shift(self, law: Tweedie, t: Tensor) -> Tensor:
         """E[x_0 | x_t, y] - E[x_0 | x_t] by the method, like x."""

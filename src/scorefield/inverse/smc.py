@@ -177,7 +177,7 @@ class _Cloud:
     def particles(self) -> Particles:
         """What is known at the end."""
         assert self.data is not None
-        evidence = (self.log_evidence + _log_mean(self.log_weights)).double().cpu()
+        evidence = (self.log_evidence + _log_mean(self.log_weights)).cpu().double()
         return Particles(self.data, torch.softmax(self.log_weights, 0), torch.stack(self.ess), evidence)
 
     def weighed(self, log_ratio: Tensor, data: Tensor | None) -> _Cloud:
