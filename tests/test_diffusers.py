@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -519,6 +520,13 @@ def test_what_cannot_be_read_is_refused_in_one_line(case, tmp_path):
     with pytest.raises((ValueError, InputError), match=message) as error:
         call(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    unet().save_pretrained(tmp_path)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(InputError, match=r"needs that package: pip install 'scorefield\[diffusers\]'"):
+        from_diffusers(tmp_path, scheduler)
 
 
 def test_pickled_weights_are_not_read(tmp_path):

@@ -271,7 +271,9 @@ def _diffusers() -> types.ModuleType:
     try:
         return importlib.import_module("diffusers")
     except ImportError:
-        raise InputError("reading models of diffusers needs the package: pip install diffusers") from None
+        raise InputError(
+            "reading models of diffusers needs that package: pip install 'scorefield[diffusers]'"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
