@@ -21,7 +21,16 @@ class Cubic(sf.GaussianSDE):
 
 
 PAPER = [sf.VE(), sf.VP(), sf.SubVP()]
-CONTRACTIVE = [sf.CVP(), sf.CSubVP(), sf.OU(1.5, 0.8), sf.OU(-1.0, 1.4), sf.OU(0.0, 2.0), sf.RectifiedFlow()]
+CONTRACTIVE = [
+    sf.CVP(),
+    sf.CSubVP(),
+    sf.OU(1.5, 0.8),
+    sf.OU(-1.0, 1.4),
+    sf.OU(0.0, 2.0),
+    sf.RectifiedFlow(),
+    sf.VPIDM(),
+    sf.OUVE(),
+]
 """SDEs that keep the data at T, or whose drift grows; and the straight line."""
 SDES = [*PAPER, sf.VE(exact=True), Cubic(), sf.RectifiedFlow()]
 

@@ -69,8 +69,10 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.sde import GaussianSDE as GaussianSDE
     from scorefield.sdes import CVP as CVP
     from scorefield.sdes import OU as OU
+    from scorefield.sdes import OUVE as OUVE
     from scorefield.sdes import VE as VE
     from scorefield.sdes import VP as VP
+    from scorefield.sdes import VPIDM as VPIDM
     from scorefield.sdes import CSubVP as CSubVP
     from scorefield.sdes import RectifiedFlow as RectifiedFlow
     from scorefield.sdes import SubVP as SubVP
@@ -113,7 +115,7 @@ _NAMES = {
     "reflected": "ReflectedVE",
     "sampling": "decode encode sample slerp",
     "sde": "SDE GaussianSDE",
-    "sdes": "CSubVP CVP OU RectifiedFlow SubVP VE VP",
+    "sdes": "CSubVP CVP OU OUVE RectifiedFlow SubVP VE VP VPIDM",
     "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",
     "training": "load train",
 }

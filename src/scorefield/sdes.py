@@ -275,6 +275,101 @@ class OU(_KnownRates):
 
 
 @dataclass(frozen=True)
+class VPIDM(_LinearBeta):
+    r"""Variance-preserving interpolation from clean data x_0 to a degraded version y (Guo et al. 2023), less its shift.
+
+    dx = (-1/2 beta x + eta (e^{-B/2} y - x)) dt + g dw has the mean e^{-B/2} (e^{-eta t} x_0 + (1 - e^{-eta t}) y). With
+    c(t) = `shift(t)`, u = x - c(t) y is an ordinary Gaussian SDE of x_0, which is this one, so that every solver and likelihood
+    applies; a network is shown x = u + c(t) y beside y.
+
+    du = -(1/2 beta + eta) u dt + g dw,   alpha(t) = e^{-B/2 - eta t},   sigma(t)^2 = scale^2 (1 - e^{-B}),
+    g^2 = scale^2 (beta + 2 eta (1 - e^{-B}))
+
+    Their x_T is drawn around e^{-B(T)/2} y: as x_init, that is N((e^{-B(T)/2} - c(T)) y, sigma(T)^2).
+
+    Main arguments:
+        beta_min, beta_max: noise rates at t = 0 and t = 1. eta: rate of the interpolation.
+        scale: of the noise, 2^(-1/2) for the real and imaginary parts of complex data whose noise has unit variance.
+    """
+
+    beta_max: float = 2.0
+    eta: float = 1.5
+    scale: float = 1.0
+
+    t_min: ClassVar[float] = 0.04
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(-0.5 * self.integrated_beta(t) - self.eta * as_time(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return self.scale * torch.sqrt(-torch.expm1(-self.integrated_beta(t)))
+
+    def shift(self, t: Time) -> Tensor:
+        """c(t), the factor on y; the shape of t, float64."""
+        return torch.exp(-0.5 * self.integrated_beta(t)) * -torch.expm1(-self.eta * as_time(t))
+
+    def f(self, t: Time) -> Tensor:
+        return -0.5 * self.beta(t) - self.eta
+
+    def g2(self, t: Time) -> Tensor:
+        return self.scale**2 * (self.beta(t) - 2 * self.eta * torch.expm1(-self.integrated_beta(t)))
+
+
+@dataclass(frozen=True)
+class OUVE(_KnownRates):
+    r"""Ornstein-Uhlenbeck drift to a degraded version y with exploding noise (Richter et al. 2023), less its shift.
+
+    dx = theta (y - x) dt + g dw; u = x - c(t) y with c = 1 - e^{-theta t} = `shift(t)` is this SDE of the clean x_0, as in
+    `VPIDM`.
+
+    alpha(t) = e^{-theta t},   sigma(t)^2 = scale^2 sigma_min^2 e^{-2 theta t} (e^{2 (theta + l) t} - 1) l / (theta + l),
+    g^2 = scale^2 2 l sigma_min^2 e^{2 l t},   l = log(sigma_max / sigma_min)
+
+    Main arguments:
+        theta: rate of return to y. sigma_min, sigma_max: noise at both ends. scale: as in `VPIDM`.
+    """
+
+    theta: float = 1.5
+    sigma_min: float = 0.05
+    sigma_max: float = 0.5
+    scale: float = 1.0
+
+    t_min: ClassVar[float] = 0.03
+
+    def __post_init__(self) -> None:
+        if not (self.theta > 0 and 0 < self.sigma_min < self.sigma_max < math.inf and self.scale > 0):
+            raise ValueError(f"OUVE needs theta > 0, 0 < sigma_min < sigma_max and scale > 0, not {self}")
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(-self.theta * as_time(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        time, rate = as_time(t), self.theta + self._log_ratio
+        grown = torch.expm1(2 * rate * time) * (self._log_ratio / rate)
+        return self.scale * self.sigma_min * torch.exp(-self.theta * time) * torch.sqrt(grown)
+
+    def shift(self, t: Time) -> Tensor:
+        """c(t), the factor on y; the shape of t, float64."""
+        return -torch.expm1(-self.theta * as_time(t))
+
+    def f(self, t: Time) -> Tensor:
+        return torch.full_like(as_time(t), -self.theta)
+
+    def g2(self, t: Time) -> Tensor:
+        rate = 2 * self._log_ratio
+        return (self.scale * self.sigma_min) ** 2 * rate * torch.exp(rate * as_time(t))
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        rate = self.theta + self._log_ratio
+        variance = torch.exp(-as_time(log_snr)) / (self.scale * self.sigma_min) ** 2 * (rate / self._log_ratio)
+        return torch.log1p(variance) / (2 * rate)
+
+
+@dataclass(frozen=True)
 class RectifiedFlow(GaussianSDE):
     r"""The straight line from data to noise: x_t = (1 - t) x_0 + t eps, t in [0, 1] (Liu et al. 2023; Lipman et al. 2023).
 

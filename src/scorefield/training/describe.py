@@ -23,6 +23,8 @@ CLASSES: dict[str, str] = {
     "CVP": "scorefield.sdes",
     "CSubVP": "scorefield.sdes",
     "OU": "scorefield.sdes",
+    "OUVE": "scorefield.sdes",
+    "VPIDM": "scorefield.sdes",
     "RectifiedFlow": "scorefield.sdes",
     "TableSDE": "scorefield.ladder",
     "ADM": "scorefield.nn",
