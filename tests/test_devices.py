@@ -331,3 +331,29 @@ def test_what_the_device_makes_of_float64_is_an_error(device):
         states().double()
     with pytest.raises(AssertionError, match="mixes the device with a CPU tensor"):
         states() + torch.ones(N, D)
+
+
+@pytest.mark.parametrize(
+    "process", [sf.discrete.Absorbing(4), sf.discrete.Uniform(4), sf.discrete.Ordinal(4)], ids=name
+)
+def test_states(device, process):
+    masked = process.mask is not None
+    net = sf.nn.StateMLP(process.S, D, 4, width=8, depth=1, time=not masked).to(DEVICE)
+    model = sf.discrete.JumpModel(net, process, (D,), clock=None if masked else "t")
+    x = torch.randint(4, (N, D), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    for view in ("ratio", "posterior", "marginal"):
+        assert isinstance(getattr(model, view)(x, each_time()), OnDevice)
+    losses = [sf.discrete.score_entropy, sf.discrete.masked_loss if masked else sf.discrete.continuous_elbo]
+    for loss in losses:
+        each = loss(model, x, seed=0)
+        assert isinstance(each, OnDevice)
+        each.mean().backward()
+    solvers = [sf.discrete.Euler(), sf.discrete.Tweedie(), sf.discrete.TauLeaping()]
+    solvers += [
+        sf.PC(sf.discrete.Tweedie(), corrector) for corrector in (sf.discrete.Gibbs(), sf.discrete.RateCorrector())
+    ]
+    solvers += [sf.discrete.Ancestral(), sf.discrete.FirstHitting()] if masked else []
+    hook = sf.discrete.Infill(torch.zeros(D, dtype=torch.int64), torch.arange(D) == 0)
+    for solver in solvers:
+        assert isinstance(sf.sample(model, N, solver, steps=3, seed=0, hooks=[hook]), OnDevice)
+    sf.discrete.bound(model, x, samples=2, seed=0)

@@ -3,9 +3,10 @@
 from scorefield.discrete.bound import bound
 from scorefield.discrete.correct import Gibbs, RateCorrector
 from scorefield.discrete.guide import Infill
+from scorefield.discrete.matrix import Ordinal, RateMatrix
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.objective import JumpTimes, continuous_elbo, masked_loss, ratio_matching, score_entropy
-from scorefield.discrete.process import Absorbing, JumpProcess, Ordinal, RateMatrix, Uniform
+from scorefield.discrete.process import Absorbing, JumpProcess, Uniform
 from scorefield.discrete.schedule import Constant, Cosine, Geometric, LogLinear, Schedule
 from scorefield.discrete.solve import Ancestral, Euler, FirstHitting, TauLeaping, Tweedie
 from scorefield.discrete.table import Table

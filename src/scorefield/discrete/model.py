@@ -195,7 +195,7 @@ class JumpModel(ScoreModel):
         if self.clock is None:
             out = self.net(x, **cond)
         else:
-            clock = self._read(time).to(device=x.device, dtype=torch.float32).expand(x.shape[0])
+            clock = self._read(time).to(torch.float32).to(x.device).expand(x.shape[0])
             out = self.net(x, clock, **cond)
         data = self.process.data_states
         if out.shape[:-1] != x.shape or out.shape[-1] not in (states, data):

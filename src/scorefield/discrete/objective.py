@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.discrete.model import JumpModel, time_of
+from scorefield.dtypes import onto
 from scorefield.randomness import generator
 from scorefield.sde import Time, expand
 from scorefield.times import Proposal, low_discrepancy
@@ -175,7 +176,7 @@ def continuous_elbo(
     after = _one_jump(model, x, noise, seed) if jumped is None else jumped.long()
     s = model.ratio(after, time, **cond)
     rates, r = _known(model, x0, after, time, s.dtype)
-    exits = -model.process.generator.diagonal().to(s)
+    exits = -onto(model.process.generator.diagonal(), s)
     out = exits[after]
     # Z of the state from which a jump to x~ came, which had y at the position in question.
     before = out.flatten(1).sum(1).reshape(-1, *[1] * x0.ndim) - out.unsqueeze(-1) + exits
@@ -215,8 +216,7 @@ def _corrupted(
     if noise is None:
         assert draws is not None
         noise = torch.randn(x0.shape, generator=draws, dtype=torch.float64, device=draws.device).to("cpu")
-    u = torch.special.ndtr(noise if noise.device.type != "cpu" else noise.double())
-    return time, weight, process.corrupt(x0.to(u.device), time, u).to(x0.device)
+    return time, weight, process.corrupt(x0.cpu(), time, torch.special.ndtr(noise.cpu().double())).to(x0.device)
 
 
 def check_data(process: Any, x0: Tensor) -> None:
