@@ -87,10 +87,14 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    print("| data | rows x columns | " + " | ".join([*PEERS, "ScoreDensity", "of it the correction", "s a fit"]) + " |")
+    print(
+        "| data | rows x columns | "
+        + " | ".join([*PEERS, "ScoreDensity", "of it by networks or kernels", "s a fit"])
+        + " |"
+    )
     print("|" + "---|" * 8)
     for name in options.sets.split(","):
         rows, seconds = [], []

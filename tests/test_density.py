@@ -75,10 +75,10 @@ def test_the_volume_of_the_columns_is_that_of_their_jacobian(shrinkage):
 
 def test_a_density_integrates_to_one():
     """Over a grid around a skewed fit in two dimensions: mixture, network and change of variables together."""
-    z = np.random.default_rng(0).normal(size=(200, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
+    z = np.random.default_rng(0).normal(size=(80, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
     density = ScoreDensity(**QUICK, tolerance=1e-2).fit(np.stack([3 * z[:, 0], np.exp(0.4 * z[:, 1])], 1))
     density.model_ = Corrected(density.mixture_, awake(2, 2))
-    axes = [np.linspace(-14, 14, 29), np.linspace(-1.5, 6, 26)]
+    axes = [np.linspace(-14, 14, 25), np.linspace(-1.5, 6, 26)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     cell = math.prod(float(a[1] - a[0]) for a in axes)
     assert np.exp(density.score_samples(grid)).sum() * cell == pytest.approx(1, abs=0.03)
@@ -117,7 +117,7 @@ def test_members_apart_are_the_members_of_the_mean():
 
 def test_the_correction_learns_what_the_mixture_lacks_and_keeps_nothing_where_it_lacks_nothing():
     """A wide Gaussian beneath an arc gains; the exact mixture of its own data gains next to nothing, and never loses."""
-    plan = Plan(32, 1, 400, 64, 5e-3, 0.0, 4, 60.0)
+    plan = Plan(32, 1, 300, 64, 5e-3, 0.0, 600.0)
     arc = torch.from_numpy(half_moon(400, 0)).float()
     arc = (arc - arc.mean(0)) / arc.std(0)
     wide = sf.GaussianMixture(torch.zeros(1, 2).double(), 1.0, None, VE(0.01, 10.0))
@@ -129,14 +129,29 @@ def test_the_correction_learns_what_the_mixture_lacks_and_keeps_nothing_where_it
     assert 0 <= float(kept.gains.min()) <= float(kept.gains.max()) < 0.05
 
 
+def test_kernels_join_where_held_out_rows_gain():
+    """A board of sixteen squares, which no small mixture has; kernels on a normal table bring nothing to speak of."""
+    rng = np.random.default_rng(0)
+    board = np.stack([rng.uniform(-2, 2, 400), rng.uniform(size=400) + 2 * rng.integers(-1, 1, 400)], 1)
+    board[:, 1] += np.floor(board[:, 0]) % 2
+    density = ScoreDensity(**QUICK).fit(board)
+    assert density.gain_ > 0.01
+    assert len(density.mixture_.means) > 400
+    low, high = board.min(0) - 1, board.max(0) + 1
+    axes = [np.linspace(a, b, 121) for a, b in zip(low, high, strict=True)]
+    cell = math.prod(float(a[1] - a[0]) for a in axes)
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    assert np.exp(density.score_samples(grid)).sum() * cell == pytest.approx(1, abs=0.01)
+    assert ScoreDensity(**QUICK).fit(rng.normal(size=(400, 2))).gain_ < 0.02
+
+
 def test_the_flow_of_a_silent_correction_has_the_density_of_the_mixture():
     train, test = half_moon(200, 0), half_moon(50, 1)
-    base = ScoreDensity(steps=0, members=2, random_state=0).fit(train)
-    assert base.gain_ == 0
+    base = ScoreDensity(**QUICK, tolerance=1e-5).fit(train)
     base.model_ = Corrected(base.mixture_, Ensemble(2, 2, 8, 1, torch.Generator()))
     z, stretch = base.columns_.forward(test)
     exact = base.mixture_.log_prob(torch.from_numpy(z)).numpy() + stretch
-    assert np.allclose(base.score_samples(test), exact, atol=0.02)
+    assert np.allclose(base.score_samples(test), exact, atol=0.01)
 
 
 def test_a_normal_table_has_the_density_of_its_law():
@@ -153,18 +168,18 @@ def test_a_normal_table_has_the_density_of_its_law():
 
 
 def test_draws_follow_the_density():
-    density = ScoreDensity(**QUICK).fit(bent(1000))
+    density = ScoreDensity(**QUICK, tolerance=1e-2).fit(bent(150))
     density.model_ = Corrected(density.mixture_, awake(2, 3))
-    x = density.sample(200, random_state=1)
-    assert np.array_equal(x, density.sample(200, random_state=1))
-    own, drawn = density.score_samples(bent(200, 5)), density.score_samples(x)
-    error = math.sqrt(own.var() / 200 + drawn.var() / 200)
+    x = density.sample(80, random_state=1)
+    assert np.allclose(x[:20], density.sample(20, random_state=1), rtol=1e-4)
+    own, drawn = density.score_samples(bent(80, 5)), density.score_samples(x)
+    error = math.sqrt(own.var() / 80 + drawn.var() / 80)
     assert abs(own.mean() - drawn.mean()) < 0.2 + 4 * error
 
 
 def test_fits_repeat_clone_travel_and_live_in_pipelines():
-    x = half_moon(100, 0)
-    options = {"steps": 100, "width": 8, "members": 2, "random_state": 3, "patience": 1}
+    x = half_moon(60, 0)
+    options = {"steps": 30, "width": 8, "members": 2, "random_state": 3}
     first, second = (ScoreDensity(**options).fit(x) for _ in range(2))
     assert np.array_equal(first.score_samples(x[:5]), second.score_samples(x[:5]))
     assert clone(first).get_params() == ScoreDensity(**options).get_params()

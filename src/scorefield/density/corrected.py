@@ -92,7 +92,6 @@ class Plan:
     batch_size: int
     learning_rate: float
     weight_decay: float
-    patience: int
     seconds: float
 
 
@@ -117,7 +116,8 @@ def correct(
 
     The loss is the likelihood's own, noise errors at times uniform in log-SNR (Song et al. 2021b, Thm. 3; Kingma et al.
     2021, eq. 17): half of it times the range of log-SNR is the bound in nats. A member is kept as its running average
-    was when its fold's loss was least.
+    was when its fold's loss was least. The rate falls from the middle on, and training ends early where the second half
+    brings no gain.
     """
     begin = time.monotonic()
     net = Ensemble(len(folds), z.shape[1], plan.width, plan.depth, draws)
@@ -128,25 +128,28 @@ def correct(
     optimizer = torch.optim.AdamW(net.parameters(), plan.learning_rate, (0.9, 0.99), weight_decay=plan.weight_decay)
     with torch.no_grad():
         least = first = _losses(mixture, average, judged, fixed)
-    found, step = 0, 0
+    found, step, done = 0, 0, 0.0
     for step in range(1, plan.steps + 1):
+        done = max(
+            step / plan.steps, (time.monotonic() - begin) / plan.seconds
+        )  # so that the rate falls by the clock too
         pick = torch.randint(others.shape[1], (len(folds), plan.batch_size), generator=draws)
         for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate * min(1, step / 100, 2.02 - 2 * step / plan.steps)
+            group["lr"] = plan.learning_rate * min(1, step / 100, 2.02 - 2 * done)
         optimizer.zero_grad()
         _losses(mixture, net, z[others.gather(1, pick)], draws).sum().backward()
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_([*average.parameters()], [*net.parameters()], 1 - min(0.995, step / (step + 10)))
-            if step % _EVERY and step < plan.steps:
+            torch._foreach_lerp_([*average.parameters()], [*net.parameters()], 1 - min(0.998, step / (step + 10)))
+            if step % _EVERY and done < 1:
                 continue
             now = _losses(mixture, average, judged, fixed)
             better = now < least
             least, found = torch.where(better, now, least), step if bool(better.any()) else found
             for kept, new in zip(best.parameters(), average.parameters(), strict=True):
                 kept[better] = new[better]
-        tick(step / plan.steps)
-        if step - found >= plan.patience * _EVERY or time.monotonic() - begin > plan.seconds:
+        tick(done)
+        if done >= 1 or (done > 0.5 and step - found > 0.4 * step):
             break
     high, low = (float(mixture.sde.log_snr(t)) for t in (0.0, mixture.sde.T))
     gains = 0.5 * (high - low) * (first - least).double()
