@@ -91,13 +91,7 @@ def find(
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    data = _opened(source, size, labels, skip_broken)
-    if labels and data.labels is None:
-        raise InputError(f"{data.name} has no classes; give sub-folders, or a column or array of labels")
-    if data.size < FEWEST:
-        raise InputError(f"{data.name} has {data.size} {'item' if data.size == 1 else 'items'}; give at least {FEWEST}")
-    if not labels and data.labels is not None:
-        data = replace(data, labels=None, classes=())
+    data = _enough(_opened(source, size, labels, skip_broken), labels)
     kind = kind or _kind(data)
     data = _with_channel(data, kind)
     entries = math.prod(data.shape)
@@ -123,24 +117,37 @@ def find(
     return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes)
 
 
+def _enough(data: Dataset, labels: bool) -> Dataset:
+    if labels and data.labels is None:
+        raise InputError(f"{data.name} has no classes; give sub-folders, or a column or array of labels")
+    if data.size < FEWEST:
+        raise InputError(f"{data.name} has {data.size} {'item' if data.size == 1 else 'items'}; give at least {FEWEST}")
+    return data if labels else replace(data, labels=None, classes=())
+
+
 def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool) -> Dataset:
     if isinstance(source, str | Path):
-        path = Path(source)
-        if str(source) != "digits" and path.is_dir() and not str(source).startswith(("hf:", "torchvision:")):
-            return _folder(path, size, labels, skip_broken)
-        if path.suffix.lower() == ".npz" or path.suffix.lower() == ".npy":
-            opened = open_data(str(source), labels=labels)
-            picture = opened.levels is not None and len(opened.shape) in (2, 3)
-            return array(path, image=True, labels=opened.labels) if picture else opened
-        if path.is_file() and path.suffix.lower() in SUFFIXES:
-            raise InputError(f"{source} is one picture; give a folder of at least {FEWEST}")
-        return open_data(str(source), labels=labels)
+        return _named(str(source), size, labels, skip_broken)
     if isinstance(source, Tensor | np.ndarray):
         whole = source.dtype in (torch.uint8, np.uint8)
         return array(source, image=whole and source.ndim in (3, 4)) if source.ndim > 1 else array(source[:, None])
     if hasattr(source, "to_numpy") and (hasattr(source, "columns") or hasattr(source, "index")):
         return table(source, labels=labels)
     return as_dataset(source)
+
+
+def _named(source: str, size: int | None, labels: bool, skip_broken: bool) -> Dataset:
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if source != "digits" and path.is_dir():
+        return _folder(path, size, labels, skip_broken)
+    if suffix in (".npz", ".npy"):
+        opened = open_data(source, labels=labels)
+        picture = opened.levels is not None and len(opened.shape) in (2, 3)
+        return array(path, image=True, labels=opened.labels) if picture else opened
+    if path.is_file() and suffix in SUFFIXES:
+        raise InputError(f"{source} is one picture; give a folder of at least {FEWEST}")
+    return open_data(source, labels=labels)
 
 
 def _folder(path: Path, size: int | None, labels: bool, skip_broken: bool) -> Dataset:

@@ -62,16 +62,8 @@ def sequence(
     convert_one, shape, levels = _converter(first, size, channels, convert, name)
     labels, classes = None, tuple(str(c) for c in getattr(source, "classes", ()) or ())
     if label is not None:
-        known = getattr(source, "targets", None)  # torchvision's; reading every item for its label would be slow
-        with kept_randomness():
-            values = (
-                known if known is not None and len(known) == len(source) else [pair(i)[1] for i in range(len(source))]
-            )
-        try:
-            labels, words = class_labels(values, len(source), name)
-            classes = classes or words
-        except InputError as error:  # it matters only to a network with classes, which then says that there are none
-            warnings.warn(f"{error}; going on without labels", ScorefieldWarning, stacklevel=2)
+        labels, words = _targets(source, lambda i: pair(i)[1], name)
+        classes = classes or words
 
     def read(indices: Sequence[int]) -> Tensor:
         return torch.stack([convert_one(pair(i)[0], i) for i in indices])
@@ -125,6 +117,19 @@ def huggingface(
     labels, classes = (None, ()) if target is None else class_labels(list(source[target]), len(source), name)
     classes = tuple(getattr(source.features[target], "names", ())) or classes if target is not None else ()
     return Dataset(name, shape, len(source), read, levels=levels, labels=labels, classes=classes, slow=True)
+
+
+def _targets(source: Any, label: Callable[[int], Any], name: str) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Labels and their names; none, with a warning, where they are no classes, which matters only to networks with some."""
+    known = getattr(source, "targets", None)  # torchvision's; reading every item for its label would be slow
+    if known is None or len(known) != len(source):
+        with kept_randomness():
+            known = [label(i) for i in range(len(source))]
+    try:
+        return class_labels(known, len(source), name)
+    except InputError as error:
+        warnings.warn(f"{error}; going on without labels", ScorefieldWarning, stacklevel=3)
+        return None, ()
 
 
 def _draws(read: Callable[[], Tensor]) -> bool:

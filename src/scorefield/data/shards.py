@@ -80,12 +80,7 @@ def shards(
     if channels not in MODES:
         raise InputError(f"channels={channels} is unknown; choose 1 (grey), 3 (colour) or 4 (colour with opacity)")
     store = _Store(Path(cache) if cache is not None else cache_folder() / "shards", cache_bytes)
-    with ThreadPoolExecutor(16) as pool:  # a question to the server for each
-        list(pool.map(store.key, [place for place in places if place.startswith(REMOTE)]))
-    indices = [store.index(place) for place in places]
-    for place, found in zip(places, indices, strict=True):
-        if not found:
-            raise InputError(f"cannot read {place}: no samples in it; looked for {', '.join(SUFFIXES)} and .npy")
+    indices = store.indices(places)
     where = [(s, entry) for s, found in enumerate(indices) for entry in found]
 
     def named(i: int) -> str:
@@ -175,6 +170,20 @@ class _Store:
         self.folder, self.limit = folder, limit
         self.lock = threading.Lock()
         self.versions: dict[str, str] = {}
+
+    def indices(self, places: list[str]) -> list[list[Entry]]:
+        """The samples of each shard.
+
+        Raises:
+            InputError: there are none in one.
+        """
+        with ThreadPoolExecutor(16) as pool:  # a question to the server for each
+            list(pool.map(self.key, [place for place in places if place.startswith(REMOTE)]))
+        found = [self.index(place) for place in places]
+        if not all(found):
+            place = places[[bool(entries) for entries in found].index(False)]
+            raise InputError(f"cannot read {place}: no samples in it; looked for {', '.join(SUFFIXES)} and .npy")
+        return found
 
     def index(self, place: str) -> list[Entry]:
         kept = self.folder / f"{self.key(place)}.json"

@@ -38,9 +38,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
         columns, rows = _read(Path(source))
     else:
         name = name or "data"
-        frame = source.to_frame() if not hasattr(source, "columns") else source
-        columns = [str(c) for c in frame.columns]
-        rows = [["" if v is None or v != v else v for v in row] for row in frame.itertuples(index=False)]
+        columns, rows = _frame(source)
     if len(rows) < 2:
         raise InputError(f"{name} has {len(rows)} rows; give at least two")
     targets: tuple[Tensor | None, tuple[str, ...]] = (None, ())
@@ -73,6 +71,12 @@ def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.n
         if not spread > 1e-9 * max(abs(centre), 1e-30):
             raise InputError(f"column {column!r} of {name} never changes, so it has no density; leave it out")
     return values, mean, std
+
+
+def _frame(source: Any) -> tuple[list[str], list[list[Any]]]:
+    frame = source if hasattr(source, "columns") else source.to_frame()
+    rows = [["" if v is None or v != v else v for v in row] for row in frame.itertuples(index=False)]
+    return [str(c) for c in frame.columns], rows
 
 
 def _read(path: Path) -> tuple[list[str], list[list[Any]]]:

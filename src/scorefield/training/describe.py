@@ -130,6 +130,13 @@ def describe_model(model: ScoreModel) -> dict[str, Any]:
     return parts | {"predict": model.predict, "sigma_data": model.sigma_data, "shape": shape}
 
 
+def _check(parts: Mapping[str, Any], shape: Any) -> None:
+    if not callable(parts["net"]) or not isinstance(parts["sde"], GaussianSDE | JumpProcess):
+        raise TypeError("its net is no network or its sde no SDE")
+    if shape is not None and not all(type(n) is int and n > 0 for n in shape):
+        raise TypeError(f"shape {shape}")
+
+
 def build_model(
     description: Mapping[str, Any],
     *,
@@ -151,10 +158,7 @@ def build_model(
                 raise InputError(f"{where} has a {part} of its own ({described['custom']}); load it with {part}=")
         parts = {part: from_json(description[part]) if value is None else value for part, value in given.items()}
         shape = description["shape"]
-        if not callable(parts["net"]) or not isinstance(parts["sde"], GaussianSDE | JumpProcess):
-            raise TypeError("its net is no network or its sde no SDE")
-        if shape is not None and not all(type(n) is int and n > 0 for n in shape):
-            raise TypeError(f"shape {shape}")
+        _check(parts, shape)
         if isinstance(parts["sde"], JumpProcess):
             predict: Any = description["predict"]
             return JumpModel(parts["net"], parts["sde"], shape, predict=predict, clock=parts["clock"])

@@ -231,19 +231,23 @@ class _Training:
                 observer.step(batch, each, loss, norm, lr)
                 stop = self._call_back(callbacks, loss, norm, lr) or stop
 
-                # Snapshots, checkpoints, pictures. Whoever asks to stop may kill in a few seconds, so what takes time is
-                # left out then.
-                if config.power_ema and (at.step % config.snapshot_every == 0 or last):
-                    self._snapshot()
-                if stop or last or at.step % config.checkpoint_every == 0:
-                    saves.save(None if stop else self._measure(observer, signals))
-                if config.sample_every and not stop and (last or at.step % config.sample_every == 0):
-                    observer.pictures(weights.averaged, self.classes)
-                    self.accelerator.wait_for_everyone()
+                # Snapshots, checkpoints, pictures.
+                self._keep(stop, last, observer, signals)
             items.close()
         weights.finish()
         stopped = stop if at.step < plan.steps else None
         return Run(self.folder, at.step, plan.steps, observer.loss, self._best(), stopped)
+
+    def _keep(self, stop: str | None, last: bool, observer: Observer, signals: StopSignals) -> None:
+        """Write what is due. Whoever asks to stop may kill in a few seconds, so what takes time is left out then."""
+        config, step = self.config, self.at.step
+        if config.power_ema and (step % config.snapshot_every == 0 or last):
+            self._snapshot()
+        if stop or last or step % config.checkpoint_every == 0:
+            self.saves.save(None if stop else self._measure(observer, signals))
+        if config.sample_every and not stop and (last or step % config.sample_every == 0):
+            observer.pictures(self.weights.averaged, self.classes)
+            self.accelerator.wait_for_everyone()
 
     def _agree(self, each: Tensor, signals: StopSignals) -> tuple[float, str | None, bool]:
         """The mean loss of all processes, why to stop, and whether the clock says how many steps there are to be.
