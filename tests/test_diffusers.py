@@ -10,7 +10,7 @@ import torch
 import scorefield as sf
 from scorefield.errors import CheckpointError, InputError
 from scorefield.ladder import DDPMScore, TableSDE
-from scorefield.pretrained import autoencoder, from_diffusers, save_diffusers, scheduler_grid
+from scorefield.pretrained import autoencoder, from_diffusers, load_diffusers, save_diffusers, scheduler_grid
 from scorefield.pretrained.diffusers_names import diffusers_rules
 from scorefield.sdes import VE, RectifiedFlow
 
@@ -292,6 +292,21 @@ def test_text_guidance_and_nested_conditions():
         torch.testing.assert_close(guided.noise(x, 0.401, **cond), poor + 2 * (good - poor), rtol=1e-4, atol=1e-5)
 
 
+def test_subclasses_and_compiled_models():
+    class Own(diffusers.UNet2DModel):
+        pass
+
+    net = unet()
+    own = Own(**net.config).eval()
+    own.load_state_dict(net.state_dict())
+    x = state(net)
+    with torch.no_grad():
+        expected = from_diffusers(net, scheduler()).noise(x, 0.4)
+        assert torch.equal(from_diffusers(own, scheduler()).noise(x, 0.4), expected)
+    compiled = from_diffusers(torch.compile(net), scheduler())  # compiles at its first call
+    assert compiled.shape == (3, 8, 8)
+
+
 def test_half_precision_keeps_the_label():
     net = unet()
     model = from_diffusers(net.bfloat16(), scheduler())
@@ -527,6 +542,18 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r"needs that package: pip install 'scorefield\[diffusers\]'"):
         from_diffusers(tmp_path, scheduler)
+
+
+def test_the_ways_that_do_not_lead_there_say_which_does(tmp_path):
+    with pytest.raises(ValueError, match=r"returned UNet2DOutput, not a tensor like x; sf\.pretrained\.from_diffusers"):
+        sf.ScoreModel(unet(), sf.VP()).noise(torch.zeros(1, 3, 8, 8), 0.5)
+    unet().save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"looks like a folder of diffusers; sf\.pretrained\.from_diffusers reads it"
+    ):
+        sf.load(tmp_path)
+    with pytest.raises(ValueError, match=r"not that of NCSN\+\+; .*; from_diffusers reads other U-Nets"):
+        load_diffusers(tmp_path)
 
 
 def test_pickled_weights_are_not_read(tmp_path):

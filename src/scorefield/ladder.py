@@ -27,7 +27,7 @@ class LadderTimes:
         return rung / (self.num_scales - 1) * sde.T, torch.ones_like(u)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TableSDE(GaussianSDE):
     r"""The variance-preserving SDE through the alphas of a trained ladder: alpha(t_i)^2 = table[i] at t_i = (i + 1) / N.
 
@@ -46,6 +46,9 @@ class TableSDE(GaussianSDE):
     def __post_init__(self) -> None:
         if len(self.table) < 2 or not all(1 >= a > b >= 0 for a, b in pairwise(self.table)) or self.table[0] == 1:
             raise ValueError("table: expected at least two alphas that fall strictly, all below 1 and none below 0")
+
+    def __repr__(self) -> str:
+        return f"TableSDE({len(self.table)} alphas from {self.table[0]:.4g} to {self.table[-1]:.4g})"
 
     @property
     def t_min(self) -> float:  # type: ignore[override]

@@ -124,7 +124,11 @@ class ScoreModel(nn.Module):
         # Labels and phases need more digits than half precision has; networks that take them so say it.
         exact = dtype.itemsize < 4 and getattr(self.net, "exact_time", False)
         label = clock.to(dtype=torch.float32 if exact else dtype, device=x.device).expand(x.shape[0])
-        y: Tensor = self.net(x.to(dtype), label, **cond).to(x.dtype)
+        y = self.net(x.to(dtype), label, **cond)
+        if not isinstance(y, Tensor):
+            theirs = "; sf.pretrained.from_diffusers(model, scheduler) reads it" if hasattr(y, "sample") else ""
+            raise ValueError(f"the network returned {type(y).__name__}, not a tensor like x{theirs}")
+        y = y.to(x.dtype)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
         return y

@@ -206,10 +206,11 @@ def _for_all(value: Any, n: int) -> Any:
 
 
 def _kind(model: Any) -> _Kind:
-    name = type(model).__name__
-    if name not in _KINDS:
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    name = next((cls.__name__ for cls in type(inner).__mro__ if cls.__name__ in _KINDS), None)
+    if name is None:
         raise ValueError(
-            f"{name} is not supported; supported are {', '.join(_KINDS)}, and pipelines and folders of them"
+            f"{type(inner).__name__} is not supported; supported are {', '.join(_KINDS)}, and pipelines and folders of them"
         )
     return _KINDS[name]
 

@@ -44,7 +44,10 @@ def load_diffusers(folder: str | Path, sde: VE | None = None) -> ScoreModel:
     folder = Path(folder)
     inner = folder / "unet" if (folder / "unet").is_dir() else folder
     config = read_json(inner / "config.json")
-    net = unet_from_diffusers(config)
+    try:
+        net = unet_from_diffusers(config)
+    except ValueError as error:
+        raise ValueError(f"{error}; from_diffusers reads other U-Nets") from None
     path = inner / _WEIGHTS
     try:
         weights = load_file(path)

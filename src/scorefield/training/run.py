@@ -136,6 +136,10 @@ def read_run(path: str | Path) -> RunInfo:
     """
     folder = run_folder(path)
     if folder.is_dir() and not (folder / RUN_FILE).exists():
+        if any((folder / name).exists() for name in ("model_index.json", "config.json")):
+            raise CheckpointError(
+                f"{path} is not a run but looks like a folder of diffusers; sf.pretrained.from_diffusers reads it"
+            )
         raise CheckpointError(
             f"{path} is not a run (it holds no {RUN_FILE}); give the folder that train wrote with --out"
         )
