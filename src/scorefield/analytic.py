@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -77,6 +78,33 @@ class GaussianMixture(ScoreModel):
     def sample(self, n: int, t: Time = 0.0, seed: Seed = None) -> Tensor:
         """n exact draws of x_t, (n, *shape), in the dtype of `means`."""
         return self.marginal(t).draw(source(seed, n), self.dtype, self.device)
+
+    def tilted(self, b: Tensor, temperature: float = 1.0) -> GaussianMixture:
+        """The mixture of density proportional to p(x) e^{b.x / temperature}, exact: what a linear reward asks for.
+
+        Means move by S_k b / temperature, covariances stay, log-weights gain b.m_k / temperature + b.S_k b / (2 temperature^2).
+
+        Main arguments:
+            b: the reward's gradient, of the event shape. temperature: lambda, positive.
+
+        Raises:
+            ValueError: b of another shape, or a temperature that is not a positive number.
+        """
+        slope = exact(tensor_of(b, "b"))
+        if tuple(slope.shape) != self.shape:
+            raise ValueError(f"b has shape {tuple(slope.shape)}; this mixture is over {self.shape}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature}: lambda of p e^(r / lambda) is a positive number")
+        with differentiation(torch.is_grad_enabled()):
+            other, k, means = copy.deepcopy(self), slope.flatten() / temperature, cast(Tensor, self.means)
+            along = k.expand(len(self._flat), -1) if self._basis is None else torch.einsum("kij,i->kj", self._basis, k)
+            spread = self._spectrum * along
+            shift = spread if self._basis is None else torch.einsum("kij,kj->ki", self._basis, spread)
+            other._flat = self._flat + shift
+            other.register_buffer("means", onto(other._flat.reshape(means.shape), means))
+            gained = self._flat @ k + 0.5 * (along * spread).sum(1)
+            other._log_weights = torch.log_softmax(self._log_weights + gained, 0)
+        return other
 
     def exact_prior(self) -> Marginal:
         return self.marginal(self.sde.T)

@@ -57,6 +57,17 @@ class AnalyticAncestral(Solver):
             fresh = expand(torch.sqrt(spread), x) * noise.like(x)
         return expand(a * shrink, x) * x + expand(gain, x) * data + fresh, state
 
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        if self.covariance == "full" or self.measured is None:
+            raise ValueError(
+                'AnalyticAncestral has one std for a step only with covariance="mean" that was measured before, by prepare'
+            )
+        sde = field.sde
+        a, v = sde.transition_coefficients(s, t)
+        shrink, gain = torch.square(sde.sigma(s) / sde.sigma(t)), sde.alpha(s) * v / sde.sigma(t) ** 2
+        spread = v * shrink + gain**2 * self.measured[float(t)]
+        return expand(a * shrink, x) * x + expand(gain, x) * field.denoise(x, t), expand(torch.sqrt(spread), x)
+
     def prepare(self, task: Task, tick: Tick | None = None) -> Solver:
         """Measure the mean variance along the grid where `covariance` is "mean"."""
         grid = task.times(self)

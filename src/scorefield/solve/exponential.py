@@ -52,6 +52,10 @@ class DDIM(Solver):
         return self.eta == 0
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        mean, std = self.kernel(field, x, t, s)
+        return (mean + std * noise.like(x) if self.eta > 0 else mean), None
+
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         sde = field.sde
         sigma_s, sigma_t = sde.sigma(s), sde.sigma(t)
         fresh = torch.zeros_like(sigma_s)
@@ -59,10 +63,7 @@ class DDIM(Solver):
             fresh = self.eta**2 * sde.transition_coefficients(s, t)[1] * torch.square(sigma_s / sigma_t)
         kept = torch.sqrt((sigma_s**2 - fresh).clamp_min(0.0)) / sigma_t
         gained = float(sde.alpha(s) - kept * sde.alpha(t))
-        x = (expand(kept, x) * x).add_(field.denoise(x, t), alpha=gained)
-        if self.eta > 0:
-            x = x + expand(torch.sqrt(fresh), x) * noise.like(x)
-        return x, None
+        return (expand(kept, x) * x).add_(field.denoise(x, t), alpha=gained), expand(torch.sqrt(fresh), x)
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,19 @@ class ExponentialSDE(Solver):
         return self.strength == 0
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        mean, spread, history = self._moved(field, x, t, s, state)
+        return (mean if spread is None else mean + expand(spread, x) * noise.like(x)), history
+
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        if self.order != 1:
+            return super().kernel(field, x, t, s)
+        mean, spread, _ = self._moved(field, x, t, s, None)
+        return mean, expand(torch.zeros_like(s) if spread is None else spread, x)
+
+    def _moved(
+        self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any
+    ) -> tuple[Tensor, Tensor | None, History]:
+        """The mean, the standard deviation where there is noise, and the evaluations to remember."""
         sde, c2 = field.sde, self.strength**2
         here, there = half_log_snr(sde, t), half_log_snr(sde, s)
         history = remember(here, field.denoise(x, t), state, self.order)
@@ -303,10 +317,8 @@ class ExponentialSDE(Solver):
         moved = expand(sde.sigma(s) / sde.sigma(t) * (math.exp(-c2 * h) if c2 else 1.0), x) * x
         for w, (_, data) in zip(weights, history, strict=True):
             moved = torch.add(moved, data, alpha=alpha * w)
-        if c2 and h > 0:
-            spread = sde.sigma(s) * math.sqrt(-math.expm1(-2 * c2 * h))
-            moved = moved + expand(spread, x) * noise.like(x)
-        return moved, history
+        spread = sde.sigma(s) * math.sqrt(-math.expm1(-2 * c2 * h)) if c2 and h > 0 else None
+        return moved, spread, history
 
 
 def check_order(order: int) -> None:

@@ -302,6 +302,16 @@ class Solver(ABC):
         at = torch.tensor(path.times, dtype=torch.float64)
         return Solution(x, torch.full_like(status, field.calls), status, states, at)
 
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, like x, and standard deviation, broadcast to x, of the step: it is mean + std z, z standard normal.
+
+        Raises:
+            ValueError: the step is not of that form, or remembers earlier ones.
+        """
+        raise ValueError(
+            f"solver={self!r} makes no Gaussian steps of one evaluation; give one that does, such as sf.DDIM(eta=1.0)"
+        )
+
     @abstractmethod
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         """x at time s from x at time t, and what the next step wants to remember.

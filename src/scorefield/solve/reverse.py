@@ -23,17 +23,32 @@ class EulerMaruyama(Solver):
     order: ClassVar[float] = 1
     gaussian: ClassVar[bool] = False
 
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(field.sde, GaussianSDE) and not bool(torch.isfinite(field.sde.f(t))):
+            return ReverseDiffusion().kernel(field, x, t, s)
+        moved, g = self._moved(field, x, t, s)
+        if not isinstance(g, Tensor):
+            return moved, expand(torch.tensor(g, dtype=torch.float64), x)
+        if g.ndim > 1 and g.shape != x.shape:
+            raise ValueError(f"{type(field.sde).__name__}.diffusion is a matrix: its steps have no single std")
+        return moved, g if g.shape == x.shape else expand(g, x)
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        sde, h = field.sde, t - s
-        if isinstance(sde, GaussianSDE) and not bool(torch.isfinite(sde.f(t))):
+        if isinstance(field.sde, GaussianSDE) and not bool(torch.isfinite(field.sde.f(t))):
             return ReverseDiffusion().step(field, x, t, s, state, noise)
+        moved, g = self._moved(field, x, t, s)
+        return moved + spread_by(g, noise.normal(noise_shape(g, x), x.dtype, x.device), x), None
+
+    def _moved(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, float | Tensor]:
+        """The mean, and the diffusion times the root of the step."""
+        sde, h = field.sde, t - s
         moved = x - expand(h, x) * sde.reverse_drift(x, t, field.score(x, t))
         g = checked_diffusion(sde, x, t)
         if isinstance(g, Tensor) and g.ndim < 2 and g.shape != x.shape:
             g = g * torch.sqrt(h)  # float64 on the CPU still
         else:
             g = g * float(torch.sqrt(h))
-        return moved + spread_by(g, noise.normal(noise_shape(g, x), x.dtype, x.device), x), None
+        return moved, g
 
 
 @dataclass(frozen=True)
@@ -46,10 +61,13 @@ class ReverseDiffusion(Solver):
 
     order: ClassVar[float] = 1
 
-    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         a, v = field.sde.transition_coefficients(s, t)
-        mean = expand(2 - a, x) * x + expand(v, x) * field.score(x, t)
-        return mean + expand(torch.sqrt(v), x) * noise.like(x), None
+        return expand(2 - a, x) * x + expand(v, x) * field.score(x, t), expand(torch.sqrt(v), x)
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        mean, std = self.kernel(field, x, t, s)
+        return mean + std * noise.like(x), None
 
 
 @dataclass(frozen=True)
@@ -86,10 +104,14 @@ class Ancestral(Solver):
             raise ValueError(f"variance={self.variance!r} is unknown; choose posterior or transition")
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        mean, std = self.kernel(field, x, t, s)
+        return mean + std * noise.like(x), None
+
+    def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         sde = field.sde
         a, v = sde.transition_coefficients(s, t)
         shrink = torch.square(sde.sigma(s) / sde.sigma(t))
         # In terms of the denoised sample, which stays finite where a = 0.
         mean = expand(a * shrink, x) * x + expand(sde.alpha(s) * v / sde.sigma(t) ** 2, x) * field.denoise(x, t)
         spread = v * shrink if self.variance == "posterior" else v
-        return mean + expand(torch.sqrt(spread), x) * noise.like(x), None
+        return mean, expand(torch.sqrt(spread), x)
