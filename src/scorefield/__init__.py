@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield import pretrained as pretrained
     from scorefield import prior as prior
     from scorefield import publish as publish
+    from scorefield import reward as reward
     from scorefield import sde as sde
     from scorefield import solve as solve
     from scorefield import times as times
@@ -143,6 +144,7 @@ _ROOMS = (
     "prior",
     "publish",
     "reflected",
+    "reward",
     "sde",
     "solve",
     "times",
