@@ -35,7 +35,7 @@ class Linear(torch.nn.Module):
 def count(work: Callable[[sf.ScoreModel, torch.Tensor], object]) -> Counter[str]:
     """Kernels by name, and what was sent and read back."""
     with Accelerator(float64=True) as device:
-        model = sf.ScoreModel(Linear().to(DEVICE), sf.VP(), shape=(D,))
+        model = sf.ScoreModel(Linear().to(DEVICE), sf.VP(), "noise", shape=(D,))
         x = torch.randn(N, D).to(DEVICE)
         device.launched.clear()
         device.read = device.sent = 0
