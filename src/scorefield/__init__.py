@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py holds it and the tables below equal
     from scorefield import data as data
+    from scorefield import diagnose as diagnose
     from scorefield import discrete as discrete
     from scorefield import evaluation as evaluation
     from scorefield import guide as guide
@@ -126,6 +127,7 @@ _ROOMS = (
     "bridge",
     "data",
     "density",
+    "diagnose",
     "discrete",
     "dynamics",
     "empirical",

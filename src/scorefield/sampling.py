@@ -79,7 +79,8 @@ def sample(
         shape: event shape, where the model does not know it.
         noise: callable that returns the next standard-normal tensor of the whole batch, the prior's first; not with seed.
         x_init: states at t_start, (n, *), in place of a draw from the prior.
-        t_start: where to start, T by default. t_min: where to stop, `sde.t_min` by default.
+        t_start: where to start, T by default; before T with x_init, or with a prior that is the law there (see
+            `diagnose.fit_prior`). t_min: where to stop, `sde.t_min` by default.
         denoise: end with E[x_0 | x] (Tweedie); by default what the solver's method does (ODE solvers: no).
         prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, an object with `draw`, or samples (N, *).
         hooks: functions (x, t, field, noise) -> x, called at the start and after every stage of the fixed-grid loop; if
@@ -98,10 +99,11 @@ def sample(
     n = _check(n, solver, batch_size, pilots, x_init)
     if x_init is not None:
         model.check(x_init, "x_init")
-    event, span = _event_shape(model, shape, x_init, n), _span(model.sde, t_start, t_min, grid, x_init is None)
+    named = x_init is None and isinstance(prior, str)
+    event, span = _event_shape(model, shape, x_init, n), _span(model.sde, t_start, t_min, grid, named)
     solver, hooks = bound(solver, event), [bound(hook, event) for hook in hooks]
     _check_rows(n, event, model, solver, *hooks)
-    first = SamplePrior(x_init) if x_init is not None else resolve_prior(model, prior, (n, *event))
+    first = SamplePrior(x_init) if x_init is not None else resolve_prior(model, prior, (n, *event), span[0])
     chosen = Fitted() if solver is None else solver
     outer, inner = _dtypes(model, x_init)
     device = model.device if x_init is None else x_init.device
@@ -326,12 +328,13 @@ def _check_rows(n: int, event: tuple[int, ...], *holders: Any) -> None:
 
 
 def _span(
-    sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, from_prior: bool
+    sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, named_prior: bool
 ) -> tuple[float, float]:
     """Times of start and end; those of a grid that is given as a tensor."""
     start, end = sde.T if t_start is None else float(t_start), sde.t_min if t_min is None else float(t_min)
-    if start < sde.T and from_prior:
-        raise ValueError(f"t_start={start} is before T={sde.T}: give the states there as x_init=")
+    where = "give the states there as x_init=, or their law as prior=, such as diagnose.fit_prior(sde, data, t)"
+    if start < sde.T and named_prior:
+        raise ValueError(f"t_start={start} is before T={sde.T}: {where}")
     if not 0 <= end < start <= sde.T:
         raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={end}, t_start={start}")
     if grid is None or isinstance(grid, str) or callable(grid):
@@ -342,8 +345,8 @@ def _span(
         raise ValueError(f"grid rises from {first} to {last}: sampling goes down in time; sf.encode goes up")
     if t_start is not None and abs(first - start) > 1e-6 * sde.T:
         raise ValueError(f"grid starts at {first}, not at t_start={start}")
-    if from_prior and abs(first - sde.T) > 1e-6 * sde.T:
-        raise ValueError(f"grid starts at {first}, before T={sde.T}: give the states there as x_init=")
+    if named_prior and abs(first - sde.T) > 1e-6 * sde.T:
+        raise ValueError(f"grid starts at {first}, before T={sde.T}: {where}")
     return first, last
 
 
@@ -360,8 +363,12 @@ def _event_shape(model: ScoreModel, shape: Sequence[int] | None, x_init: Tensor 
     return tuple(event)
 
 
-def resolve_prior(model: ScoreModel, prior: PriorLike | Tensor | str, shape: tuple[int, ...]) -> PriorLike:
-    """The prior that a user named, or the object itself; a mixture stands for its own p_T, a tensor for a sample of it."""
+def resolve_prior(
+    model: ScoreModel, prior: PriorLike | Tensor | str, shape: tuple[int, ...], end: float | None = None
+) -> PriorLike:
+    """The prior that a user named, or the object itself; a mixture stands for its own law at `end` (T by default), a tensor
+    for a sample of it.
+    """
     if isinstance(prior, str) and prior == "nominal":
         return model.sde.prior(shape)
     if isinstance(prior, str) and prior == "exact":
@@ -378,4 +385,13 @@ def resolve_prior(model: ScoreModel, prior: PriorLike | Tensor | str, shape: tup
         raise ValueError(
             f"prior={prior!r}: give an object with draw(noise, dtype, device) and log_prob(x), or samples (N, *)"
         )
-    return prior.exact_prior() if isinstance(prior, ScoreModel) else prior
+    if not isinstance(prior, ScoreModel):
+        return prior
+    if end is None or end >= prior.sde.T:
+        return prior.exact_prior()
+    if not hasattr(prior, "marginal"):
+        raise ValueError(
+            f"prior is a {type(prior).__name__}, whose law at t={end} is not known; give a GaussianMixture"
+        )
+    law: PriorLike = prior.marginal(end)  # type: ignore[operator]
+    return law

@@ -34,12 +34,19 @@ class Proposal(Protocol):
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """t uniform in [t_min, T] (Song et al. 2021, eq. 7; App. C trains with t_min = 1e-5)."""
+    """t uniform in [t_min, t_max], t_max being T unless given (Song et al. 2021, eq. 7; App. C trains with t_min = 1e-5).
+
+    A model trained up to t_max alone starts there, from a fitted prior (Franzese et al. 2023; see `diagnose.fit_prior`).
+    """
 
     t_min: float = 1e-5
+    t_max: float | None = None
 
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
-        return self.t_min + u * (sde.T - self.t_min), torch.ones_like(u)
+        end = sde.T if self.t_max is None else self.t_max
+        if not 0 <= self.t_min < end <= sde.T:
+            raise ValueError(f"UniformTimes(t_min={self.t_min}, t_max={end}): times obey 0 <= t_min < t_max <= {sde.T}")
+        return self.t_min + u * (end - self.t_min), torch.ones_like(u)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def log_prob(
     steps: int | None = None,
     grid: Grid = None,
     t_min: float = LIKELIHOOD_T_MIN,
+    t_end: float | None = None,
     prior: PriorLike | Literal["nominal", "exact", "moments"] = "nominal",
     data: Tensor | None = None,
     batch_size: int | None = None,
@@ -73,6 +74,8 @@ def log_prob(
         steps, grid: fixed steps, as in `sample`.
         prior: "nominal" N(0, sigma(T)^2 I), "exact" p_T where the model knows it, "moments" for the Gaussian with the
             moments of x_T by a sample `data` (N, *) of the data (see `moments`), or an object with `log_prob`.
+        t_end: where the flow ends and the prior stands, T by default; before T the prior is an object, the law of x there
+            (see `diagnose.fit_prior`).
         batch_size: samples at a time. progress, cond: as in `sample`.
         grad: keep the graph, for gradients of the log-likelihood with respect to x or to parameters.
 
@@ -94,8 +97,8 @@ def log_prob(
     solver = Dopri5() if solver is None else solver
     if not isinstance(solver, Solver):
         raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Dopri5()")
-    end = _prior(model, prior, data, x)
-    span = (t_min, model.sde.T)
+    span = (t_min, model.sde.T if t_end is None else float(t_end))
+    end = _prior(model, prior, data, x, span)
     times = solver.plan(model.sde, span, steps, grid)
     apart = (batch_size or n) < n or times is None or mode == "lean"
     whole = Field.of(model, cond, n, torch.zeros_like(x[:1]) if apart else None)
@@ -126,7 +129,16 @@ def log_prob(
     return replace(found, latent=latent.to(x.dtype), levels=model.data_levels, range=model.data_range)
 
 
-def _prior(model: ScoreModel, prior: PriorLike | str, data: Tensor | None, x: Tensor) -> PriorLike:
+def _prior(
+    model: ScoreModel, prior: PriorLike | str, data: Tensor | None, x: Tensor, span: tuple[float, float]
+) -> PriorLike:
+    start, end = span
+    if not 0 <= start < end <= model.sde.T:
+        raise ValueError(f"times must obey 0 <= t_min < t_end <= {model.sde.T}, not t_min={start}, t_end={end}")
+    if end < model.sde.T and isinstance(prior, str):
+        raise ValueError(
+            f"t_end={end} is before T={model.sde.T}: give the law there as prior=, such as diagnose.fit_prior(sde, data, t)"
+        )
     if prior == "moments":
         if data is None:
             raise ValueError("prior='moments' needs data=, a sample of the data such as some training images")
@@ -135,7 +147,7 @@ def _prior(model: ScoreModel, prior: PriorLike | str, data: Tensor | None, x: Te
         return moments(model.sde, data)
     if data is not None:
         raise ValueError("data= is used by prior='moments' alone")
-    return resolve_prior(model, prior, tuple(x.shape))
+    return resolve_prior(model, prior, tuple(x.shape), end)
 
 
 @dataclass
