@@ -161,7 +161,6 @@ def _pictures(name: str) -> Recipe:
         ema=0.9993 if name == "edm" else 0.9999,
         weighting="edm",
         times=LogNormalTimes(mean=-1.2, std=1.2),
-        flip=True,
     )
     return Recipe(name, model, config)
 
