@@ -158,12 +158,13 @@ class Causal(nn.Module):
         super().__init__()
         self.width, self.heads = width, heads
         self.entrance = nn.Embedding(states + 1, width)
+        self.places = nn.Parameter(0.1 * torch.randn(49, width))
         self.blocks = nn.ModuleList(Block(width, heads, 0.0, 0) for _ in range(depth))
         self.norm, self.exit = nn.LayerNorm(width), nn.Linear(width, states)
 
     def forward(self, x: Tensor) -> Tensor:
         start = torch.full_like(x[:, :1], self.entrance.num_embeddings - 1)
-        h = self.entrance(torch.cat([start, x[:, :-1]], 1))
+        h = self.entrance(torch.cat([start, x[:, :-1]], 1)) + self.places
         for block in self.blocks:
             h = block(h, rotary(h.shape[1], self.width // self.heads, h), None, causal=True)
         return self.exit(self.norm(h))  # type: ignore[no-any-return]
@@ -186,23 +187,24 @@ def levels(scale: float) -> None:
     law = torch.stack([(x == k).double().mean(0) for k in range(4)], -1).clamp_min(1e-4)
     print("levels: 7 x 7 digits in four levels")
     told("independent pixels", -torch.log(law[torch.arange(49), y]).sum(1), "nats")
-    width, depth, heads = 64, 3, 4
+    width, depth, heads = 64, 2, 4
+    place = {"length": 49}
     makers: dict[str, Callable[[], sf.ScoreModel]] = {
         "masked": lambda: sf.discrete.JumpModel(
-            sf.nn.Transformer(5, 4, width, depth, heads), sf.discrete.Absorbing(4), (49,), clock=None
+            sf.nn.Transformer(5, 4, width, depth, heads, **place), sf.discrete.Absorbing(4), (49,), clock=None
         ),
         "uniform": lambda: sf.discrete.JumpModel(
-            sf.nn.Transformer(4, 4, width, depth, heads, time=True), sf.discrete.Uniform(4), (49,)
+            sf.nn.Transformer(4, 4, width, depth, heads, time=True, **place), sf.discrete.Uniform(4), (49,)
         ),
         "ordinal": lambda: sf.discrete.JumpModel(
-            sf.nn.Transformer(4, 4, width, depth, heads, time=True), sf.discrete.Ordinal(4), (49,)
+            sf.nn.Transformer(4, 4, width, depth, heads, time=True, **place), sf.discrete.Ordinal(4), (49,)
         ),
         "autoregressive": lambda: Sequence(Causal(4, width, depth, heads), sf.discrete.Absorbing(4), (49,), clock=None),
     }
     for name, make in makers.items():
         torch.manual_seed(0)
         print(f" {name}")
-        model = trained(make(), x, int(300 * scale), 64)
+        model = trained(make(), x, int(250 * scale), 64)
         if isinstance(model, Sequence):
             with torch.no_grad():
                 told(name, torch.cat([exact_loss(model, part) for part in y.split(100)]), "nats")

@@ -65,6 +65,21 @@ def test_a_transformer_knows_order_and_takes_any_length():
     assert net(torch.zeros(2, 3, 7, dtype=torch.int64)).shape == (2, 3, 7, 5)
 
 
+def test_places_of_their_own():
+    """All positions look alike to a network of relative places, until each gets a vector."""
+    x = torch.zeros(1, 8, dtype=torch.int64)
+    assert (NETS["transformer"]()(x).std(1) < 1e-5).all()
+    for kind in ("transformer", "hollow"):
+        net = shaken(NETS[kind](length=8))
+        assert (net(x).std(1) > 1e-3).all()
+        with pytest.raises(ValueError, match="has 5 positions; this network has length=8"):
+            net(x[:, :5])
+    seen = shaken(NETS["hollow"](length=8))
+    other = torch.tensor([[0, 0, 0, 3, 0, 0, 0, 0]])
+    changed = (seen(other) - seen(x)).abs().amax(-1)[0] > 1e-6
+    assert changed.tolist() == [True] * 3 + [False] + [True] * 4
+
+
 def test_no_state_is_predicted_that_a_column_does_not_have():
     net = shaken(sf.nn.StateMLP(6, 3, 5, width=16, sizes=(2, 5, 3)))
     p = torch.softmax(net(torch.zeros(2, 3, dtype=torch.int64)), -1)

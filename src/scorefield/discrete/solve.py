@@ -16,7 +16,7 @@ from scorefield.randomness import Noise
 from scorefield.rows import take
 from scorefield.solve.integrate import Field, Solver
 
-FIRST = 1e-3
+FIRST = 3e-3
 """Integrated rate at which the geometric grid makes its last step, to 0."""
 NEVER = 12.0
 """Integrated rate from which on nothing is left of the data, where the geometric grid begins."""

@@ -23,6 +23,8 @@ class Transformer(nn.Module):
         states: states of the input, a mask included.
         outputs: states of the output, those of the input unless given.
         width, depth, heads: of the blocks.
+        length: positions of data that has places of its own, such as images and tables, which get a vector each; None for
+            text, which may begin anywhere and be of any length.
         time: whether it looks at the time; masked diffusion needs none, and then `JumpModel(clock=None)` gives none.
 
     Other arguments:
@@ -41,6 +43,7 @@ class Transformer(nn.Module):
         depth: int = 4,
         heads: int = 4,
         *,
+        length: int | None = None,
         time: bool = False,
         num_classes: int = 0,
         dropout: float = 0.0,
@@ -52,6 +55,7 @@ class Transformer(nn.Module):
         self.conditioning = _conditioning(width, time, num_classes)
         embed = width if self.conditioning is not None else 0
         self.entrance = nn.Embedding(states, width)
+        self.places = _places(length, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout, embed) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.exit = nn.Linear(width, states if outputs is None else outputs)
@@ -60,7 +64,7 @@ class Transformer(nn.Module):
         nn.init.zeros_(self.exit.bias)
 
     def forward(self, x: Tensor, t: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        h = self.entrance(x.flatten(1))
+        h = _placed(self.entrance(x.flatten(1)), self.places)
         e = _embedded(self.conditioning, t, label, h)
         angles = rotary(h.shape[1], self.config["width"] // self.config["heads"], h)
         for block in self.blocks:
@@ -85,6 +89,7 @@ class HollowTransformer(nn.Module):
         depth: int = 4,
         heads: int = 4,
         *,
+        length: int | None = None,
         time: bool = True,
         num_classes: int = 0,
         dropout: float = 0.0,
@@ -96,6 +101,7 @@ class HollowTransformer(nn.Module):
         self.conditioning = _conditioning(width, time, num_classes)
         embed = width if self.conditioning is not None else 0
         self.entrance = nn.Embedding(states + 1, width)  # the last one stands before the first and after the last state
+        self.places = _places(length, width)
         self.before = nn.ModuleList(Block(width, heads, dropout, embed) for _ in range(depth))
         self.after = nn.ModuleList(Block(width, heads, dropout, embed) for _ in range(depth))
         self.join = nn.Sequential(
@@ -109,12 +115,13 @@ class HollowTransformer(nn.Module):
     def forward(self, x: Tensor, t: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         flat = x.flatten(1)
         edge = torch.full_like(flat[:, :1], self.entrance.num_embeddings - 1)
+        places = self.places
         streams = []
-        for blocks, seen in (
-            (self.before, torch.cat([edge, flat[:, :-1]], 1)),
-            (self.after, torch.cat([edge, flat.flip(1)[:, :-1]], 1)),
+        for blocks, seen, at in (
+            (self.before, torch.cat([edge, flat[:, :-1]], 1), places),
+            (self.after, torch.cat([edge, flat.flip(1)[:, :-1]], 1), None if places is None else places.flip(0)),
         ):
-            h = self.entrance(seen)
+            h = _placed(self.entrance(seen), at)
             e = _embedded(self.conditioning, t, label, h)
             angles = rotary(h.shape[1], self.config["width"] // self.config["heads"], h)
             for block in blocks:
@@ -170,6 +177,19 @@ def _rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = angles
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _places(length: int | None, width: int) -> nn.Parameter | None:
+    return None if length is None else nn.Parameter(0.1 * torch.randn(length, width))
+
+
+def _placed(h: Tensor, places: Tensor | None) -> Tensor:
+    """h (B, L, width) with the vectors of its places."""
+    if places is None:
+        return h
+    if len(places) != h.shape[1]:
+        raise ValueError(f"x has {h.shape[1]} positions; this network has length={len(places)}")
+    return h + places
 
 
 def _conditioning(width: int, time: bool, num_classes: int) -> Conditioning | None:
