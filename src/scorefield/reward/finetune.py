@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 
 from scorefield.data.dataset import Dataset
 from scorefield.errors import InputError
+from scorefield.flowmap import FlowMap
 from scorefield.inputs import whole
 from scorefield.model import ScoreModel, weights_hash
 from scorefield.nn.precision import copied
@@ -24,6 +25,7 @@ from scorefield.progress import say
 from scorefield.randomness import FromGenerator
 from scorefield.reward.methods import AdjointMatching, Method, Rollout
 from scorefield.reward.paths import Chain, Paths, Reward, follow, rewarded
+from scorefield.sde import SDE
 from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Field, Solver
 from scorefield.times import GridFn, GridName
@@ -120,6 +122,8 @@ def finetune(
     """
     if not 0 < temperature < math.inf:
         raise InputError(f"temperature={temperature}: lambda of p e^(r / lambda) is a positive number")
+    if not isinstance(model.sde, SDE) or isinstance(model, FlowMap):
+        raise InputError(f"model is a {type(model).__name__}, which has no score; give a ScoreModel")
     if model.shape is None:
         raise InputError("the model does not know its shape; set model.shape, or give shape= where it is made")
     how = AdjointMatching() if how is None else how
