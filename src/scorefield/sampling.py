@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -16,11 +16,11 @@ from scorefield.inputs import as_tensor, whole
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
-from scorefield.randomness import NoiseFn, NoNoise, Seed, chunks
+from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks
 from scorefield.rows import bound, held, take
 from scorefield.sde import GaussianSDE
 from scorefield.solve.fitted import Fitted
-from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Hook, Solution, Solver, Task
+from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Hook, Solution, Solver, Task, Tick
 from scorefield.solve.ode import Dopri5
 from scorefield.times import GridFn, GridName, as_grid
 
@@ -95,43 +95,122 @@ def sample(
     Raises:
         ValueError: an argument out of range, a shape that does not fit, or a keyword that the network does not take.
     """
-    x_init = None if x_init is None else as_tensor(x_init, "x_init")
     n = _check(n, solver, batch_size, pilots, x_init)
-    if x_init is not None:
-        model.check(x_init, "x_init")
-    named = x_init is None and isinstance(prior, str)
-    event, span = _event_shape(model, shape, x_init, n), _span(model.sde, t_start, t_min, grid, named)
-    solver, hooks = bound(solver, event), [bound(hook, event) for hook in hooks]
-    _check_rows(n, event, model, solver, *hooks)
-    first = SamplePrior(x_init) if x_init is not None else resolve_prior(model, prior, (n, *event), span[0])
-    chosen = Fitted() if solver is None else solver
-    outer, inner = _dtypes(model, x_init)
-    device = model.device if x_init is None else x_init.device
-    apart = (batch_size or n) < n or pilots is not None or (chosen.adapts and steps is None and grid is None)
-    whole = Field.of(model, cond, n, torch.zeros(1, *event, dtype=inner, device=device) if apart else None)
-    own_states = x_init is not None or held(model) is not None or bool(whole.own)
+    span = _span(model.sde, t_start, t_min, grid, x_init is None and isinstance(prior, str))
+    start = _Start.of(model, n, x_init, shape, prior, span[0])
+    solver = bound(Fitted() if solver is None else solver, start.event)
+    hooks = [bound(hook, start.event) for hook in hooks]
+    _check_rows(n, start.event, model, solver, *hooks)
+    size, grad = batch_size or n, grad and torch.is_grad_enabled()
+    apart = size < n or pilots is not None or solver.chooses(steps, grid)
+    whole = Field.of(model, cond, n, start.one() if apart else None)
     altered = bool(hooks) or grad or denoise is not None
-    task = Task(whole, event, inner, device, span, first, steps, grid, not own_states, altered, pilots)
+    task = Task(
+        whole,
+        start.event,
+        start.dtype,
+        start.device,
+        span,
+        start.prior,
+        steps,
+        grid,
+        start.shared(whole),
+        altered,
+        pilots,
+    )
     with torch.no_grad(), Bar("following pilots of the sampler", progress) as bar:
-        chosen = chosen.prepare(task, bar)
-    chosen.check_process(model.sde)
-    times, final = task.times(chosen), chosen.denoises and model.denoises if denoise is None else denoise
+        solver = solver.prepare(task, bar)
+    solver.check_process(model.sde)
+    final = solver.denoises and model.denoises if denoise is None else denoise
     warn_of_dropout(model)
     parts: list[Solution] = []
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), Bar("sampling", progress) as bar:
-        for rows, draws in chunks(seed, noise, n, batch_size or n):
-            index = torch.arange(n)[rows]
-            x = first.draw(draws, inner, device) if x_init is None else x_init[rows].to(inner)
-            field, own = take(whole, index, x.ndim), [take(hook, index, x.ndim) for hook in hooks]
-            part = take(chosen, index, x.ndim)
-            solution = part.solve(field, x, span, draws, grid=times, hooks=own, save=full, tick=bar.part(rows, n))
-            parts.append(_denoised(solution, field, span[1], own, full) if final else solution)
-    result = Solution.joined(parts)
-    result = result if inner == outer else result.to(outer)
-    result.warn(lambda: _cause(model, x_init, span))
+    with torch.set_grad_enabled(grad), Bar("sampling", progress) as bar:
+        for rows, draws in chunks(seed, noise, n, size):
+            ticks = bar.part(rows, n)
+            parts.append(_solved(task, solver, hooks, start.states(rows, draws), (rows, draws), final, full, ticks))
+    result = start.finished(Solution.joined(parts))
+    result.warn(lambda: _cause(model, start.x_init, span))
     if span[1] <= model.sde.t_min:
         model.inspect(result.x, 0.0 if final else span[1])
     return result if full else result.x
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where samples start: of which shape and dtype, and from what.
+
+    Attributes:
+        outer: dtype of the result; `dtype` is that of the states, which in half precision would lose what small steps add.
+    """
+
+    event: tuple[int, ...]
+    x_init: Tensor | None
+    prior: PriorLike
+    outer: torch.dtype
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        model: ScoreModel,
+        n: int,
+        x_init: Any,
+        shape: Sequence[int] | None,
+        prior: PriorLike | Tensor | str,
+        begin: float,
+    ) -> _Start:
+        """Checked.
+
+        Raises:
+            ValueError: a shape or dtype that does not fit.
+        """
+        x = None if x_init is None else as_tensor(x_init, "x_init")
+        if x is not None:
+            model.check(x, "x_init")
+        event = _event_shape(model, shape, x, n)
+        outer, inner = _dtypes(model, x)
+        first = SamplePrior(x) if x is not None else resolve_prior(model, prior, (n, *event), begin)
+        return cls(event, x, first, outer, inner, model.device if x is None else x.device)
+
+    def one(self) -> Tensor:
+        """A state to try the network on."""
+        return torch.zeros(1, *self.event, dtype=self.dtype, device=self.device)
+
+    def shared(self, field: Field) -> bool:
+        """Whether one start law and one condition hold for all samples."""
+        return self.x_init is None and held(field.model) is None and not field.own
+
+    def finished(self, result: Solution) -> Solution:
+        """In the dtype that was asked for; jump processes count in integers of their own."""
+        return result if self.dtype == self.outer else result.to(self.outer)
+
+    def states(self, rows: slice, draws: Noise) -> Tensor:
+        """The states of some of the samples."""
+        if self.x_init is None:
+            return self.prior.draw(draws, self.dtype, self.device)
+        return self.x_init[rows].to(self.dtype)
+
+
+def _solved(
+    task: Task,
+    solver: Solver,
+    hooks: Sequence[Hook],
+    x: Tensor,
+    part: tuple[slice, Noise],
+    final: bool,
+    full: bool,
+    tick: Tick | None,
+) -> Solution:
+    """Some of the samples from start to end."""
+    rows, draws = part
+    index = torch.arange(rows.start, rows.stop)
+    field, own = take(task.field, index, x.ndim), [take(hook, index, x.ndim) for hook in hooks]
+    times = task.times(solver)
+    solution = take(solver, index, x.ndim).solve(
+        field, x, task.span, draws, grid=times, hooks=own, save=full, tick=tick
+    )
+    return _denoised(solution, field, task.span[1], own, full) if final else solution
 
 
 @overload
@@ -328,13 +407,14 @@ def _check_rows(n: int, event: tuple[int, ...], *holders: Any) -> None:
 
 
 def _span(
-    sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, named_prior: bool
+    sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, from_prior: bool
 ) -> tuple[float, float]:
     """Times of start and end; those of a grid that is given as a tensor."""
     start, end = sde.T if t_start is None else float(t_start), sde.t_min if t_min is None else float(t_min)
-    where = "give the states there as x_init=, or their law as prior=, such as diagnose.fit_prior(sde, data, t)"
-    if start < sde.T and named_prior:
-        raise ValueError(f"t_start={start} is before T={sde.T}: {where}")
+    if start < sde.T and from_prior:
+        raise ValueError(
+            f"t_start={start} is before T={sde.T}: give the states there as x_init=, or their law as prior="
+        )
     if not 0 <= end < start <= sde.T:
         raise ValueError(f"times must obey 0 <= t_min < t_start <= {sde.T}, not t_min={end}, t_start={start}")
     if grid is None or isinstance(grid, str) or callable(grid):
@@ -345,8 +425,10 @@ def _span(
         raise ValueError(f"grid rises from {first} to {last}: sampling goes down in time; sf.encode goes up")
     if t_start is not None and abs(first - start) > 1e-6 * sde.T:
         raise ValueError(f"grid starts at {first}, not at t_start={start}")
-    if named_prior and abs(first - sde.T) > 1e-6 * sde.T:
-        raise ValueError(f"grid starts at {first}, before T={sde.T}: {where}")
+    if from_prior and abs(first - sde.T) > 1e-6 * sde.T:
+        raise ValueError(
+            f"grid starts at {first}, before T={sde.T}: give the states there as x_init=, or their law as prior="
+        )
     return first, last
 
 

@@ -242,6 +242,10 @@ class Solver(ABC):
             )
         return self
 
+    def chooses(self, steps: int | None, grid: Any) -> bool:
+        """Whether it chooses its own steps where these are given."""
+        return self.adapts and steps is None and grid is None
+
     def plan(
         self,
         sde: GaussianSDE,
@@ -254,7 +258,7 @@ class Solver(ABC):
         Raises:
             ValueError: as `times.sampling_grid`.
         """
-        if self.adapts and steps is None and grid is None:
+        if self.chooses(steps, grid):
             return None
         return self.grid_for(sde, span, steps, grid)
 

@@ -16,54 +16,8 @@ from scorefield.errors import CheckpointError, InputError
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
 
-CLASSES: dict[str, str] = {
-    "VE": "scorefield.sdes",
-    "VP": "scorefield.sdes",
-    "SubVP": "scorefield.sdes",
-    "CVP": "scorefield.sdes",
-    "CSubVP": "scorefield.sdes",
-    "OU": "scorefield.sdes",
-    "OUVE": "scorefield.sdes",
-    "VPIDM": "scorefield.sdes",
-    "RectifiedFlow": "scorefield.sdes",
-    "TableSDE": "scorefield.ladder",
-    "ADM": "scorefield.nn",
-    "DiT": "scorefield.nn",
-    "UNet": "scorefield.nn",
-    "MLP": "scorefield.nn",
-    "HistogramUNet": "scorefield.nn",
-    "NCSN": "scorefield.nn",
-    "NCSNv2": "scorefield.nn",
-    "NoiseScales": "scorefield.nn",
-    "WideResNet": "scorefield.nn",
-    "VectorClassifier": "scorefield.nn",
-    "DDPMScore": "scorefield.ladder",
-    "SMLDLabels": "scorefield.ladder",
-    "TableLabels": "scorefield.ladder",
-    "UniformTimes": "scorefield.times",
-    "LogSNRTimes": "scorefield.times",
-    "LadderTimes": "scorefield.ladder",
-    "ImportanceTimes": "scorefield.times",
-    "LogNormalTimes": "scorefield.times",
-    "Transformer": "scorefield.nn",
-    "HollowTransformer": "scorefield.nn",
-    "StateMLP": "scorefield.nn",
-    "StateUNet": "scorefield.nn",
-    "Absorbing": "scorefield.discrete",
-    "Uniform": "scorefield.discrete",
-    "Ordinal": "scorefield.discrete",
-    "RateMatrix": "scorefield.discrete",
-    "Constant": "scorefield.discrete",
-    "LogLinear": "scorefield.discrete",
-    "Cosine": "scorefield.discrete",
-    "Geometric": "scorefield.discrete",
-    "JumpTimes": "scorefield.discrete",
-    "Characters": "scorefield.data.states",
-    "Tokens": "scorefield.data.states",
-    "Columns": "scorefield.data.states",
-    "OptimConfig": "scorefield.training.config",
-    "TrainConfig": "scorefield.training.config",
-}
+ROOMS = ("sdes", "nn", "ladder", "times", "training.config", "discrete", "data.states")
+"""Where the classes of the closed set are: what these export, and nothing else, is made from a description."""
 
 
 def to_json(value: Any) -> Any:
@@ -78,7 +32,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     cls = type(value)
-    if cls.__module__.startswith("scorefield.") and cls.__name__ in CLASSES:
+    if cls.__module__.startswith("scorefield.") and _find(cls.__name__) is cls:
         arguments = getattr(value, "config", None)
         if arguments is None and is_dataclass(value):
             arguments = {f.name: getattr(value, f.name) for f in fields(value)}
@@ -103,13 +57,25 @@ def from_json(value: Any) -> Any:
     if "class" not in value:
         return {k: from_json(v) for k, v in value.items()}
     name = value["class"]
-    if name not in CLASSES:
+    kind = _find(name)
+    if kind is None:
         raise CheckpointError(f"class {name!r} is unknown to this version of scorefield; update it")
     try:
-        return getattr(importlib.import_module(CLASSES[name]), name)(**from_json(value.get("arguments")))
+        return kind(**from_json(value.get("arguments")))
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError, AssertionError) as error:
         fault = " ".join(str(error).split())[:200]
         raise CheckpointError(f"arguments of {name} do not fit this version of scorefield: {fault}") from error
+
+
+def _find(name: Any) -> type | None:
+    """The class of that name in one of the rooms; None for anything else."""
+    if not isinstance(name, str) or name.startswith("_"):
+        return None
+    for room in ROOMS:
+        found = getattr(importlib.import_module(f"scorefield.{room}"), name, None)
+        if isinstance(found, type) and found.__module__.startswith("scorefield."):
+            return found
+    return None
 
 
 def bare(model: ScoreModel) -> ScoreModel:
