@@ -95,6 +95,7 @@ def sample(
     Raises:
         ValueError: an argument out of range, a shape that does not fit, or a keyword that the network does not take.
     """
+    x_init = None if x_init is None else as_tensor(x_init, "x_init")
     n = _check(n, solver, batch_size, pilots, x_init)
     span = _span(model.sde, t_start, t_min, grid, x_init is None and isinstance(prior, str))
     start = _Start.of(model, n, x_init, shape, prior, span[0])
@@ -155,7 +156,7 @@ class _Start:
         cls,
         model: ScoreModel,
         n: int,
-        x_init: Any,
+        x: Tensor | None,
         shape: Sequence[int] | None,
         prior: PriorLike | Tensor | str,
         begin: float,
@@ -165,7 +166,6 @@ class _Start:
         Raises:
             ValueError: a shape or dtype that does not fit.
         """
-        x = None if x_init is None else as_tensor(x_init, "x_init")
         if x is not None:
             model.check(x, "x_init")
         event = _event_shape(model, shape, x, n)
