@@ -28,6 +28,7 @@ COMMANDS = {
     "inpaint": "fill in the unknown part of an image",
     "infill": "fill in the unknown part of a text, a table row or discrete data",
     "evaluate": "judge samples and likelihood of a run, with error bars",
+    "diagnose": "what is wrong with a run, and what to do, in one page",
     "statistics": "range, spread and greatest distance of data, and what they suggest",
     "colorize": "colours for a grey image",
     "restore": "samples of the images that explain a measurement",

@@ -1,18 +1,31 @@
-"""What is wrong with a model: how long to diffuse, whether its flow and its SDE agree, the way its samples take."""
+"""What is wrong with a model: its start, its score at each noise level, its flow beside its SDE, memory, samplers, ways."""
 
+from scorefield.diagnose.calibration import Level, Memory, calibration, curl, memory
 from scorefield.diagnose.gap import FlowGap, flow_gap
 from scorefield.diagnose.prior import fit_prior
+from scorefield.diagnose.report import Chapter, Diagnosis, report
+from scorefield.diagnose.samplers import SamplerTable, compare_samplers
 from scorefield.diagnose.time import DiffusionTime, diffusion_time
 from scorefield.diagnose.trajectory import Trajectory, trajectory
 from scorefield.fokker_planck import fokker_planck_residual
 
 __all__ = [
+    "Chapter",
+    "Diagnosis",
     "DiffusionTime",
     "FlowGap",
+    "Level",
+    "Memory",
+    "SamplerTable",
     "Trajectory",
+    "calibration",
+    "compare_samplers",
+    "curl",
     "diffusion_time",
     "fit_prior",
     "flow_gap",
     "fokker_planck_residual",
+    "memory",
+    "report",
     "trajectory",
 ]

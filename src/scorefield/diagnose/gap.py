@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefield.dtypes import exact
 from scorefield.evaluation.distances import sliced_w2
 from scorefield.evaluation.metrics import Estimate
 from scorefield.inputs import as_tensor, whole
@@ -27,11 +28,13 @@ class FlowGap:
     Attributes:
         gap: between samples of the flow and of the SDE. floor: between samples of one and the same, of equal number: what
             chance alone gives.
+        scale: standard deviation of the SDE's samples, root mean square over entries.
         flow_to_data, sde_to_data, data_floor: to data and among data, where these are given, else None.
     """
 
     gap: Estimate
     floor: Estimate
+    scale: float
     flow_to_data: Estimate | None = None
     sde_to_data: Estimate | None = None
     data_floor: Estimate | None = None
@@ -73,7 +76,8 @@ def flow_gap(
         raise ValueError(f"n={n}: flow_gap needs {2 * PARTS} samples or more to tell a gap from chance")
     flow = sample(model, n, Heun(), steps=steps, seed=2 * seed, denoise=False)
     sde = sample(model, n, EulerMaruyama(), steps=steps, seed=2 * seed + 1, denoise=False)
-    found = FlowGap(_between(flow, sde, directions), _within((flow, sde), directions))
+    scale = float(torch.square(exact(sde).flatten(1).std(0)).mean().sqrt())
+    found = FlowGap(_between(flow, sde, directions), _within((flow, sde), directions), scale)
     if data is None:
         return found
     items = as_tensor(data, "data")[:n]
@@ -82,7 +86,7 @@ def flow_gap(
             f"data has shape {tuple(items.shape)}; give {2 * PARTS} or more items of {tuple(flow.shape[1:])}"
         )
     from_flow, from_sde = (_between(x, items, directions) for x in (flow, sde))
-    return FlowGap(found.gap, found.floor, from_flow, from_sde, _within((items,), directions))
+    return FlowGap(found.gap, found.floor, scale, from_flow, from_sde, _within((items,), directions))
 
 
 def _parts(x: Tensor) -> list[Tensor]:

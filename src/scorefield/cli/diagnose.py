@@ -1,0 +1,39 @@
+"""scorefield diagnose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import scorefield as sf
+from scorefield.bundled import results_folder
+from scorefield.cli.options import COUNT, Name, OfRun, Result, Unset, check_writable, pick_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OfRun):
+    """What is wrong with a run: its start, its score at each noise level, flow beside SDE, memory, samplers; with advice.
+
+    Example: scorefield diagnose runs/digits --data digits --only start,calibration
+    """
+
+    data: Annotated[str, Name("DATA")] = "digits"
+    """digits (the held-out ones), a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME."""
+    only: Annotated[str | None, Unset("NAME[,NAME...]")] = None
+    """Chapters: start, calibration, curl, gap, memory, samplers; all unless given."""
+    n: Annotated[int | None, Unset("INT", "-n"), COUNT] = None
+    """Samples to draw; 2000 of up to 64 entries, 64 of larger ones unless given."""
+    out: Annotated[str | None, Unset("FILE")] = None
+    """The page; RUN/diagnose.html unless given."""
+
+
+def run(options: Options) -> Result:
+    """Do what the options ask."""
+    out = options.out or str(results_folder(options.run) / "diagnose.html")
+    check_writable(out)
+    only = None if options.only is None else [word.strip() for word in options.only.split(",")]
+    found = sf.diagnose.report(
+        options.run, options.data, only=only, n=options.n, seed=options.seed, device=pick_device(options.device)
+    )
+    found.write(out, f"Diagnosis of {options.run}")
+    return Result(f"{found}\n{out}", found.values() | {"out": out})

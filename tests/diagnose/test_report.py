@@ -1,0 +1,109 @@
+"""Planted diseases are found and named, and nothing else is; a healthy model is not accused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+import scorefield as sf
+from oracles import gaussian, mixture
+from scorefield.diagnose import report
+from scorefield.prior import Prior
+
+SDE = sf.VP()
+GM = mixture(SDE, 2)
+STANDARD = sf.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0, None, SDE)
+CHAPTERS = ("start", "calibration", "curl", "gap", "memory", "samplers")
+
+
+class WrongStart(sf.VP):
+    """Starts from twice the noise."""
+
+    def prior(self, shape):
+        return Prior(tuple(shape), 2.0)
+
+
+class Short(sf.VP):
+    """Ends at a fifth of the time."""
+
+    T = 0.2
+
+
+def loud_near_data(x, t):
+    """1.2 times the score where there is little noise."""
+    size = torch.where(SDE.log_snr(t) > 0, 1.2, 1.0).to(x).reshape(-1, *[1] * (x.ndim - 1))
+    return size * GM.score(x, t)
+
+
+def turning(x, t):
+    """The score of N(0, I), and a rotation that adds 4 % to its square, under which N(0, I) stays what it is."""
+    return -x + 0.2 * torch.stack([-x[:, 1], x[:, 0]], 1)
+
+
+def acted(model, oracle, train=None, only=None):
+    found = report(model, oracle.sample(1000, seed=1), oracle.sample(1000, seed=2) if train is None else train, only)
+    return {name for name, chapter in found.chapters.items() if chapter.verdict == "act"}, found
+
+
+@pytest.mark.parametrize("oracle", [GM, gaussian(SDE, 3, low=0.1, high=1.5)], ids=["mixture", "gaussian"])
+def test_an_exact_model_is_not_accused(oracle):
+    bad, found = acted(oracle, oracle)
+    assert not bad
+    assert tuple(found.chapters) == CHAPTERS
+    assert [c.verdict for name, c in found.chapters.items() if name != "samplers"] == ["good"] * 5
+
+
+@pytest.mark.parametrize(
+    ("disease", "model", "oracle", "chapter"),
+    [
+        ("score too large near the data", sf.ScoreModel.from_score(loud_near_data, SDE, (2,)), GM, "calibration"),
+        ("wrong variance of the prior", STANDARD.under(WrongStart()), STANDARD, "start"),
+        ("too little diffusion", mixture(Short(), 2), mixture(Short(), 2), "start"),
+        ("a curl", sf.ScoreModel.from_score(turning, SDE, (2,)), STANDARD, "curl"),
+    ],
+    ids=lambda v: v.replace(" ", "-") if isinstance(v, str) else "",
+)
+def test_a_planted_disease_is_named(disease, model, oracle, chapter):
+    bad, found = acted(model, oracle, only=("start", "calibration", "curl", "memory"))
+    assert bad == {chapter}, disease
+    assert found.chapters[chapter].advice
+
+
+def test_a_model_that_memorises_is_named():
+    train = GM.sample(40, seed=3)
+    bad, _ = acted(sf.Empirical(train, SDE), GM, train, only=("start", "curl", "memory"))
+    assert bad == {"memory"}
+
+
+def test_flow_and_sde_apart_are_named():
+    model = sf.ScoreModel.from_score(lambda x, t: -1.2 * x, SDE, shape=(2,)).double()
+    assert report(model, only=["gap"]).chapters["gap"].verdict == "act"
+
+
+def test_the_page_holds_every_chapter_and_the_values_are_json(tmp_path):
+    found = report(GM, GM.sample(100, seed=4), only=["start", "memory", "curl"])
+    assert set(found.left_out) == {"memory"}
+    assert math.isfinite(json.loads(json.dumps(found.values()))["chapters"]["start"]["figures"]["kl"])
+    found.write(tmp_path / "page.html", "A mixture")
+    page = (tmp_path / "page.html").read_text()
+    assert "Is T long enough?" in page
+    assert "<svg" in page
+    assert "it needs the training data" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "only", "message"),
+    [
+        (torch.zeros(50, 3), None, "items of shape"),
+        (torch.zeros(5, 2), None, "needs 16 or more"),
+        (None, ["colour"], "unknown chapter colour"),
+        ("digits", None, "needs a run"),
+    ],
+)
+def test_input_that_does_not_fit_is_refused(data, only, message):
+    with pytest.raises(ValueError, match=message):
+        report(GM, data, only=only)
