@@ -24,7 +24,7 @@ def points(n: int = 5) -> Tensor:
 @pytest.mark.parametrize("sde", [sf.VP(), sf.VE()], ids=["VP", "VE"])
 def test_clipped_estimates_are_in_range_and_every_view_agrees(sde):
     gm, x = wide(sde), points()
-    clipped = gm | guide.Clip()
+    clipped = gm | guide.Clamp()
     data = clipped.denoise(x, 0.3)
     torch.testing.assert_close(data, gm.denoise(x, 0.3).clamp(*sde.range))
     alpha, sigma = float(sde.alpha(0.3)), float(sde.sigma(0.3))
@@ -32,12 +32,12 @@ def test_clipped_estimates_are_in_range_and_every_view_agrees(sde):
     torch.testing.assert_close(clipped.score(x, 0.3), (alpha * data - x) / sigma**2)
     flow = sde.f(0.3) * x - 0.5 * sde.g2(0.3) * clipped.score(x, 0.3)
     torch.testing.assert_close(clipped.velocity(x, 0.3), flow)
-    torch.testing.assert_close((gm | guide.Clip(-5, 1.2)).denoise(x, 0.3), gm.denoise(x, 0.3).clamp(-5, 1.2))
+    torch.testing.assert_close((gm | guide.Clamp(-5, 1.2)).denoise(x, 0.3), gm.denoise(x, 0.3).clamp(-5, 1.2))
 
 
 def test_what_is_in_range_is_left_alone():
     gm = sf.GaussianMixture(torch.zeros(1, 4).double(), 1e-4, None, sf.VP())
-    for limit in (guide.Clip(), guide.Threshold()):
+    for limit in (guide.Clamp(), guide.Threshold()):
         assert torch.equal((gm | limit).denoise(points(), 0.1), gm.denoise(points(), 0.1))
 
 
@@ -54,7 +54,7 @@ def test_thresholding_divides_by_the_quantile_of_each_sample():
 def test_samples_under_strong_guidance_stay_in_range():
     gm = sf.GaussianMixture(torch.tensor([[0.9, 0.0], [-0.9, 0.0]]).double(), 0.05, None, sf.VP())
     strong = gm | sf.ClassifierGuidance(lambda x, t: gm.posterior(x, t).log(), 0, 30.0)
-    free, kept = (sf.sample(m, 50, sf.DDIM(), steps=20, seed=0, denoise=True) for m in (strong, strong | guide.Clip()))
+    free, kept = (sf.sample(m, 50, sf.DDIM(), steps=20, seed=0, denoise=True) for m in (strong, strong | guide.Clamp()))
     assert free.abs().max() > 1.2
     assert kept.abs().max() <= 1
 
@@ -62,8 +62,8 @@ def test_samples_under_strong_guidance_stay_in_range():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: guide.Clip(1, -1), "low=1, high=-1"),
-        (lambda: guide.Clip(float("nan"), 1), "low=nan"),
+        (lambda: guide.Clamp(1, -1), "low=1, high=-1"),
+        (lambda: guide.Clamp(float("nan"), 1), "low=nan"),
         (lambda: guide.Threshold(0.0), "quantile=0.0"),
         (lambda: guide.Threshold(float("nan")), "quantile=nan"),
         (lambda: guide.Threshold(0.9, most=0.5), "most=0.5"),

@@ -14,7 +14,7 @@ from scorefield.sde import Time
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clamp:
     """Cuts E[x_0 | x] to the range of the data (Ho et al. 2020, official code): score, noise and velocity follow from it.
 
     Main arguments:
@@ -81,7 +81,7 @@ class Threshold:
 
 
 class _Limited(Guided):
-    guidance: Clip | Threshold
+    guidance: Clamp | Threshold
 
     def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         low, high = self.data_range or self.sde.range
