@@ -69,8 +69,17 @@ class FlowMap(ScoreModel):
         return started
 
     @property
+    def source(self) -> ScoreModel | None:
+        """The score model whose network is read as that of the map; None where the network is the map's own."""
+        return self.net.model if isinstance(self.net, _AsEDM) else None
+
+    @property
     def denoises(self) -> bool:
         return False
+
+    @property
+    def own_solver(self) -> Solver | None:
+        return Jump()
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         """A map has no views of the score.

@@ -274,6 +274,8 @@ def value_function(values):
     return critic
 
 
+THETA = 0.2
+"""So far from the base that the KL to come of a step, which depends on where the step leads, is seen in the gradient."""
 METHODS = {
     "ddpo": (PolicyGradient(kl=False), 0.0),
     "dpok": (PolicyGradient(), 1.0),
@@ -286,10 +288,10 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_are_unbiased(name):
     how, weight = METHODS[name]
-    exact, _, values = exact_gradient(0.05, weight)
+    exact, _, values = exact_gradient(THETA, weight)
     how = how or ScoresAsActions(critic=value_function(values))
     n = 8000
-    tuned = Leaning(normal(), n, 0.05)
+    tuned = Leaning(normal(), n, THETA)
     each, _, _ = how.loss(rollout_of(CHAIN, tuned, normal(), lambda x: -((x[:, 0] - 2) ** 2), n))
     (found,) = torch.autograd.grad(-each.sum(), tuned.theta)
     stderr = float(found.std()) / math.sqrt(n)

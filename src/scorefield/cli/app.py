@@ -23,6 +23,7 @@ COMMANDS = {
     "decode": "data from latent codes",
     "interpolate": "paths between items of data, through their latent codes",
     "classifier": "train a classifier of noised data, to guide a run",
+    "distill": "teach a copy of a run to sample in one to four evaluations",
     "finetune": "tune a run by a reward of your own",
     "generate": "draw samples of a class",
     "inpaint": "fill in the unknown part of an image",

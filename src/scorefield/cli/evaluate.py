@@ -72,7 +72,8 @@ def run(options: Options) -> Result:
         raise InputError("nothing to do; give -n, --likelihood or --loss a positive number")
     info = sf.training.read_run(options.run)
     out = options.out or str(results_folder(options.run) / "evaluation.json")
-    sampler = read_solver(options.sampler, from_json(info.model["sde"])) or sf.DPMSolver()
+    sampler = read_solver(options.sampler, from_json(info.model["sde"]))
+    sampler = sampler or (sf.Jump() if "map" in info.model else sf.DPMSolver())
     check_writable(out)
     found = sf.evaluate(
         options.run,

@@ -13,6 +13,7 @@ from torch import nn
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.process import JumpProcess
 from scorefield.errors import CheckpointError, InputError
+from scorefield.flowmap import FlowMap
 from scorefield.model import ScoreModel
 from scorefield.sde import GaussianSDE
 
@@ -91,6 +92,12 @@ def bare(model: ScoreModel) -> ScoreModel:
 def describe_model(model: ScoreModel) -> dict[str, Any]:
     """JSON from which `build_model` makes the model again, with fresh weights."""
     model = bare(model)
+    if isinstance(model, FlowMap):
+        inner = model.source
+        own = {"net": to_json(model.net), "sde": to_json(model.sde), "clock": to_json(model.clock), "predict": "data"}
+        described = own if inner is None else describe_model(inner)
+        rest = {"sigma_data": model.sigma_data, "shape": None if model.shape is None else list(model.shape)}
+        return described | rest | {"map": {"kind": model.kind, "end": model.end, "wrapped": inner is not None}}
     parts = {name: to_json(getattr(model, name)) for name in ("net", "sde", "clock")}
     shape = None if model.shape is None else list(model.shape)
     return parts | {"predict": model.predict, "sigma_data": model.sigma_data, "shape": shape}
@@ -128,14 +135,14 @@ def build_model(
         if isinstance(parts["sde"], JumpProcess):
             predict: Any = description["predict"]
             return JumpModel(parts["net"], parts["sde"], shape, predict=predict, clock=parts["clock"])
-        return ScoreModel(
-            parts["net"],
-            parts["sde"],
-            description["predict"],
-            shape=shape,
-            clock=parts["clock"],
-            sigma_data=description["sigma_data"],
-        )
+        settings: dict[str, Any] = {"shape": shape, "sigma_data": description["sigma_data"]}
+        jumps = description.get("map")
+        if jumps and not jumps["wrapped"]:
+            found = FlowMap(parts["net"], parts["sde"], jumps["kind"], end=float(jumps["end"]), **settings)
+            found.clock = parts["clock"]
+            return found
+        made = ScoreModel(parts["net"], parts["sde"], description["predict"], clock=parts["clock"], **settings)
+        return made if not jumps else FlowMap.from_model(made, end=float(jumps["end"]), **settings)
     except (CheckpointError, InputError):
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
