@@ -199,7 +199,7 @@ def leaky():
 
 @pytest.mark.parametrize("earliest", [1e-5, 0.3])
 def test_the_ends_of_the_bound_belong_to_it(earliest):
-    """Little time: -bound is the entropy and KL(p_T || prior). What the integral leaves out at the start, the first term has."""
+    """Little time: -bound is the entropy and KL(p_T || prior). What the integral leaves out, the first term has."""
     process = sf.discrete.Uniform(4, sf.discrete.Constant(T=0.5))
     q = torch.tensor([0.05, 0.4, 0.25, 0.3], dtype=torch.float64)
     model = sf.discrete.Table(q, process)
