@@ -79,6 +79,16 @@ def test_a_model_of_wrong_spread_is_told_with_a_cure():
     assert any("fits held-out data better" in w for w in result.warnings)
 
 
+def test_samples_unlike_the_data_are_told_also_where_their_spread_is_right():
+    # Data on a circle, a model of its mean and spread: samples fill the disc.
+    angle = 2 * np.pi * torch.rand(500, generator=torch.Generator().manual_seed(0)).double()
+    circle = torch.stack([angle.cos(), angle.sin()], 1) + 0.01 * draws(500, d=2)
+    gauss = sf.GaussianMixture(torch.zeros(1, 2), torch.eye(2)[None], None, sf.VP())
+    result = judge(gauss, find(circle.numpy()), 2.0)
+    assert result.spread == pytest.approx(1.0, abs=0.1)
+    assert any("times as far from the data as held-out data is" in w for w in result.warnings)
+
+
 def test_repetition_of_training_items_is_told():
     found = find(draws(60, d=8).numpy())
     points = found.data.tensor()

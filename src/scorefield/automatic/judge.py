@@ -30,6 +30,8 @@ EXACT = 64
 """Entries up to which the trace is exact."""
 SPREAD = (0.8, 1.25)
 """Spread of samples relative to that of data that is taken for right."""
+FOREIGN = 1.5
+"""The same distance above which samples are unlike the data."""
 REPEATED = 0.5
 """Distance of samples from training data, relative to that of held-out data, below which they repeat it."""
 
@@ -120,14 +122,14 @@ def _likelihoods(
 ) -> tuple[Tensor, list[int]]:
     """log p of held-out items in the units of the data, one chunk after the other until the time is over.
 
-    Nothing where a single item would take longer than all of the time.
+    Nothing where a single item of more than `EXACT` entries would take longer than all of the time.
     """
     begin, found, done = time.monotonic(), [], 0
     exact = math.prod(data.shape) <= EXACT
     rows = min(200 if exact else CHUNK, data.size)
     x = model_input(data, range(rows), interval, seed).to(model.device)
-    call = _seconds_a_call(model, x) * (1 + math.prod(data.shape) if exact else 2)
-    rows = min(rows, int(rows * seconds / (CALLS * call)))
+    if not exact:  # short vectors take seconds at most
+        rows = min(rows, int(rows * seconds / (2 * CALLS * _seconds_a_call(model, x))))
     while rows and done < data.size and (not done or time.monotonic() - begin < seconds):
         index = range(done, min(done + rows, data.size))
         trace: Any = "exact" if exact else "hutchinson"
@@ -207,6 +209,11 @@ def _warnings(
         told.append("some samples lie far beyond the data: the model is not good yet; train for more minutes")
     if result.nearest < REPEATED:
         told.append("samples repeat training items; train for fewer minutes, or on more data")
+    if result.nearest > FOREIGN and not told:
+        told.append(
+            f"samples are {result.nearest:.1f} times as far from the data as held-out data is: the model is not good yet; "
+            "train for more minutes"
+        )
     if not result.baselines:
         return tuple(told)
     name, best = result.best_baseline
