@@ -78,9 +78,12 @@ def test_a_model_that_memorises_is_named():
     assert bad == {"memory"}
 
 
-def test_flow_and_sde_apart_are_named():
+def test_flow_and_sde_apart_are_named(tmp_path):
     model = sf.ScoreModel.from_score(lambda x, t: -1.2 * x, SDE, shape=(2,)).double()
-    assert report(model, only=["gap"]).chapters["gap"].verdict == "act"
+    found = report(model, only=["gap"])
+    assert found.chapters["gap"].verdict == "act"
+    found.write(tmp_path / "page.html")
+    assert "<td>floor</td>" in (tmp_path / "page.html").read_text()
 
 
 def test_the_page_holds_every_chapter_and_the_values_are_json(tmp_path):

@@ -89,7 +89,11 @@ class Diagnosis:
         )
         for c in self.chapters.values():
             text = " ".join(part for part in (c.found, c.advice, c.threshold) if part)
-            page.curves(f"{c.title}: {c.verdict}", text, c.lines, c.labels)
+            if c.lines:
+                page.curves(f"{c.title}: {c.verdict}", text, c.lines, c.labels)
+            else:
+                cells = [(name, ", ".join(f"{v:.3g}" for v in _listed(value))) for name, value in c.figures.items()]
+                page.table(f"{c.title}: {c.verdict}", ("figure", "value, standard error"), cells, text)
         page.write(Path(path))
 
 
@@ -264,7 +268,10 @@ def _calibration(case: _Case) -> Chapter:
         "loss": [v.loss.value for v in levels],
         **{name: [[e.value, e.stderr] for e in row] for name, row in marks.items()},
     }
-    lines = {name: [(v.log_snr, e.value) for v, e in zip(levels, row, strict=True)] for name, row in marks.items()}
+    lines = {
+        name: [(v.log_snr, e.value) for v, e in zip(levels, row, strict=True) if e.stderr < 0.25]  # the rest is chance
+        for name, row in marks.items()
+    }
     lines["loss"] = [(v.log_snr, v.loss.value) for v in levels]
     title = "Is the score calibrated?"
     return Chapter("calibration", title, verdict, found, advice, rule, figures, lines, ("log-SNR", "1 is right; loss"))
@@ -302,12 +309,8 @@ def _gap(case: _Case) -> Chapter:
         else "Sample by the process that is nearer to the data; likelihoods are the flow's alone."
     )
     rule = f"{SURE:g} standard errors above chance, and 5 % of the spread of samples: watch; 15 %: act."
-    lines = {"gap": [(0.0, found.gap.value)], "chance": [(1.0, found.floor.value)]}
     figures = {"gap": _pair(found.gap), "floor": _pair(found.floor), "relative": size, "scale": found.scale}
-    title = "Do flow and SDE agree?"
-    return Chapter(
-        "gap", title, verdict, words, advice, rule, figures, lines, ("0: between them, 1: chance", "sliced W2")
-    )
+    return Chapter("gap", "Do flow and SDE agree?", verdict, words, advice, rule, figures)
 
 
 def _memory(case: _Case) -> Chapter:
@@ -348,6 +351,10 @@ def _samplers(case: _Case) -> Chapter:
     figures = {"runs": [vars(run) for run in table.runs], "best": vars(best)}
     labels = ("evaluations", "relative error")
     return Chapter("samplers", "Which sampler?", verdict, words, advice, rule, figures, table.curves(), labels)
+
+
+def _listed(value: Any) -> list[float]:
+    return value if isinstance(value, list) else [value]
 
 
 def _pair(e: Estimate) -> list[float]:
