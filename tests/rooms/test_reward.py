@@ -155,6 +155,13 @@ def test_weights_of_the_exact_tilt_are_equal():
     assert abs(forgotten - 1.5 * slope) < 0.2 * 1.5 * slope < 0.01
 
 
+def test_weights_have_the_mean_one():
+    """E over tuned paths of dP_base / dP_tuned = 1, where the control depends on the state (Girsanov)."""
+    paths = rollout_of(CHAIN, Leaning(normal(), 1, -0.1), normal(), lambda x: x[:, 0], 4000).paths()
+    ratio = torch.exp(paths.log_ratio)
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(4000) < 0.1
+
+
 def start(n, seed=0):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, 1, dtype=F64, generator=g), FromGenerator(n, g)
