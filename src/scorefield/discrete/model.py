@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ class JumpModel(ScoreModel):
     Raises:
         ValueError: `predict` or `clock` is not one of the names above.
     """
+
+    habits: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    """Solver, loss and guidance of its own, which `discrete.habits` fills in: they stand above the model."""
 
     def __init__(
         self,
@@ -131,30 +134,20 @@ class JumpModel(ScoreModel):
     def __or__(self, guidance: Callable[[ScoreModel], ScoreModel]) -> ScoreModel:
         """`model | guidance` is again a jump model: ratios multiply."""
         guided = guidance(self)
-        if isinstance(guided, Guided):
-            from scorefield.discrete.guide import guided_jump
-
-            return guided_jump(guided)
-        return guided
+        return self.habits["guided"](guided) if isinstance(guided, Guided) else guided
 
     def forward(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         return self.posterior(x, t, **cond)
 
     @property
     def own_solver(self) -> Any:
-        """`Ancestral` where there is a mask, else `Tweedie`."""
-        from scorefield.discrete.solve import Ancestral, Tweedie
-
-        return Tweedie() if self.process.mask is None else Ancestral()
+        """The solver that goes with it, see `discrete.habits`."""
+        return self.habits["solver"](self)
 
     @property
     def own_loss(self) -> Any:
-        """`masked_loss` where there is a mask, `ratio_matching` for a hollow network, else `score_entropy`."""
-        from scorefield.discrete import objective
-
-        if self.predict in ("hollow", "marginal"):
-            return objective.ratio_matching
-        return objective.score_entropy if self.process.mask is None else objective.masked_loss
+        """The loss that goes with it, see `discrete.habits`."""
+        return self.habits["loss"](self)
 
     def check(self, x: Tensor, name: str = "x") -> None:
         self.process.check(x, name)
