@@ -29,3 +29,10 @@ def test_an_unknown_chapter_is_refused_in_one_line(cli, trained, data):
     status, _, err = cli("diagnose", trained, "--data", data, "--only", "colour")
     assert status == 2
     assert_one_line(err, "unknown chapter colour", "calibration")
+
+
+def test_data_of_another_kind_is_refused_in_one_line(cli, trained, tmp_path):
+    np.save(tmp_path / "floats.npy", np.zeros((20, 8, 8), dtype=np.float32))
+    status, _, err = cli("diagnose", trained, "--data", tmp_path / "floats.npy")
+    assert status == 2
+    assert_one_line(err, "levels")

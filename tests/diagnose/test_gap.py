@@ -35,6 +35,7 @@ def test_an_exact_score_has_no_gap():
     gm = gaussian(sf.VP(), 3)
     found = flow_gap(gm, 1600, steps=150, seed=2, data=gm.sample(1600, seed=3))
     assert not found.significant
+    assert found.excess < 0.8 * found.gap.value  # without what chance adds
     assert found.flow_to_data.value < 2.5 * found.data_floor.value
     assert found.sde_to_data.value < 2.5 * found.data_floor.value
 

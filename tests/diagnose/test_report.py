@@ -60,6 +60,7 @@ def test_an_exact_model_is_not_accused(oracle):
     ("disease", "model", "oracle", "chapter"),
     [
         ("score too large near the data", sf.ScoreModel.from_score(loud_near_data, SDE, (2,)), GM, "calibration"),
+        ("a velocity read as noise", sf.ScoreModel(GM.velocity, SDE, "noise", shape=(2,)), GM, "calibration"),
         ("wrong variance of the prior", STANDARD.under(WrongStart()), STANDARD, "start"),
         ("too little diffusion", mixture(Short(), 2), mixture(Short(), 2), "start"),
         ("a curl", sf.ScoreModel.from_score(turning, SDE, (2,)), STANDARD, "curl"),

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import scorefield as sf
 from scorefield.bundled import results_folder
+from scorefield.cli.data import open_items
 from scorefield.cli.options import COUNT, Name, OfRun, Result, Unset, check_writable, pick_device
+from scorefield.evaluation.bits import model_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,12 @@ def run(options: Options) -> Result:
     out = options.out or str(results_folder(options.run) / "diagnose.html")
     check_writable(out)
     only = None if options.only is None else [word.strip() for word in options.only.split(",")]
+    info = sf.training.read_run(options.run)
+    items = open_items(options.data, info)
+    # Networks of `fit` take a form of their own, whose part for training is not kept apart.
+    data = options.data if info.scale is None else model_input(items, range(min(1000, items.size)), info.range, 0)
     found = sf.diagnose.report(
-        options.run, options.data, only=only, n=options.n, seed=options.seed, device=pick_device(options.device)
+        options.run, data, only=only, n=options.n, seed=options.seed, device=pick_device(options.device)
     )
     found.write(out, f"Diagnosis of {options.run}")
     return Result(f"{found}\n{out}", found.values() | {"out": out})
