@@ -125,6 +125,7 @@ _PLACES = {name: module for module, names in _NAMES.items() for name in names.sp
 _ROOMS = (
     "automatic",
     "bridge",
+    "bsde",
     "data",
     "density",
     "diagnose",

@@ -1,0 +1,99 @@
+"""Backward SDEs against closed forms and the fixed point of their own scheme."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import scorefield as sf
+from scorefield import bsde
+from scorefield.errors import ScorefieldWarning
+
+F64 = torch.float64
+
+
+def linear(t, y, z):
+    """F = a Y + b Z, a = .5, b = -.4."""
+    return 0.5 * y - 0.4 * z[:, :, 0]
+
+
+def target(w):
+    return 0.8 + 0.6 * w
+
+
+def test_regression_is_the_fixed_point_of_the_explicit_scheme():
+    """N = 20: Y_0 = .92917114 and z_0 = .970652, not the continuum's .92328391 and .98923276."""
+    found = bsde.solve(linear, target, steps=20, paths=200)
+    assert float(found.y0) == pytest.approx(0.92917114, abs=2e-8)
+    assert float(found.z0) == pytest.approx(0.6 / 0.975**19, abs=1e-9)
+    assert found.miss < 1e-10
+    fine = bsde.solve(linear, target, steps=400, paths=200)
+    assert float(fine.y0) == pytest.approx(0.92328391, rel=1e-3)
+
+
+def test_the_deep_solver_comes_to_the_same():
+    found = bsde.solve(linear, target, steps=20, paths=128, method="deep", train_steps=250, progress=False)
+    assert float(found.y0) == pytest.approx(0.92917, rel=5e-3)
+    assert float(found.z0) == pytest.approx(0.97065, rel=0.1)
+    assert found.miss < 0.05
+
+
+def gaussian(sde) -> sf.GaussianMixture:
+    return sf.GaussianMixture(torch.tensor([[0.5]], dtype=F64), 1.0, None, sde)
+
+
+@pytest.mark.parametrize(("kind", "power"), [("flow", 0.5), ("reverse", 1.0)])
+def test_a_fixed_target_is_an_ordinary_differential_equation(kind, power):
+    """VE(.01, 10), data N(.5, 1), xi = 1.3: m + (xi - m) ((c + s_tau^2) / (c + s_0^2))^k; the flow's is the code."""
+    sde = sf.VE(0.01, 10.0)
+    model = gaussian(sde)
+    with pytest.warns(ScorefieldWarning, match=r"sf\.encode"):
+        found = bsde.solve(
+            bsde.score_driver(model, kind), lambda w: torch.full_like(w, 1.3), steps=2000, paths=2, degree=0
+        )
+    ratio = (1 + float(sde.sigma(1.0)) ** 2) / (1 + float(sde.sigma(0.0)) ** 2)
+    exact = 0.5 + 0.8 * ratio**power
+    assert exact == pytest.approx(8.5394985 if kind == "flow" else 81.2919208, rel=1e-6)
+    assert float(found.y0) == pytest.approx(exact, rel=0.02)
+    assert float(found.z.abs().max()) < 1e-8
+    if kind == "flow":
+        code = sf.encode(model, torch.tensor([[1.3]], dtype=F64))
+        assert float(found.y0) == pytest.approx(float(code), rel=0.02)
+
+
+def test_a_random_target_has_a_control():
+    """xi = m + s W / sqrt(tau): Y_0 = m and Z_0 = s ((c + s_tau^2) / (c + s_0^2))^k by the flow's driver, 5.024687."""
+    model = gaussian(sf.VE(0.01, 10.0))
+    found = bsde.solve(bsde.score_driver(model), lambda w: 0.5 + 0.5 * w, steps=1000, paths=200, degree=1)
+    assert float(found.y0) == pytest.approx(0.5, abs=1e-6)
+    assert float(found.z0) == pytest.approx(5.024687, rel=0.02)
+    assert float(found.z[-1].mean()) == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_lipschitz_network_keeps_its_bound():
+    torch.manual_seed(0)
+    net = bsde.LipschitzMLP(3, 2, width=16, bound=2.5).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(5)
+    x = torch.randn(50, 3, dtype=F64)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda v: net(v[None])[0]))(x)
+    assert float(torch.linalg.matrix_norm(jacobian, ord=2).max()) <= 2.5 * (1 + 1e-9)
+    assert net(x).shape == (50, 2)
+
+
+def test_bad_input_is_one_line():
+    with pytest.raises(ValueError, match="steps=0"):
+        bsde.solve(linear, target, steps=0)
+    with pytest.raises(ValueError, match="terminal returned shape"):
+        bsde.solve(linear, lambda w: w[:, 0])
+    with pytest.raises(ValueError, match="finite numbers"):
+        bsde.solve(linear, lambda w: w * math.nan)
+    with pytest.raises(ValueError, match="driver returned shape"):
+        bsde.solve(lambda t, y, z: z, target)
+    with pytest.raises(ValueError, match="kind='x'"):
+        bsde.score_driver(gaussian(sf.VP()), "x")
+    with pytest.raises(ValueError, match="even width"):
+        bsde.LipschitzMLP(2, 2, width=3)
