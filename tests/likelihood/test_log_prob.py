@@ -204,7 +204,7 @@ def test_draws_from_the_moments_prior_have_its_moments(cov):
         ({"prior": "moments", "data": torch.zeros(3, 5)}, "event shape"),
         ({"prior": "moments", "data": torch.zeros(1, 4)}, "at least 2"),
         ({"batch_size": 0}, "at least one sample"),
-        ({"steps": 0}, "at least one step"),
+        ({"steps": 0}, "at least one is needed"),
         ({"solver": "rk4"}, "solver object"),
     ],
 )

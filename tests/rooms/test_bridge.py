@@ -119,17 +119,15 @@ def chain(sees: bool, steps: int, deterministic: bool = False) -> tuple[float, f
     grid = index.flip(0) / 999
     solver = BridgeAncestral(deterministic)
 
-    def run(start: float, z: int | None) -> float:
-        x1 = torch.tensor([[start]], dtype=F64)
-        field = Field(model, {"x1": x1} if sees else {}, 1)
-        x = x1
-        for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
-            unit = torch.tensor([[1.0 if k == z else 0.0]], dtype=F64)
-            x = solver.step(field, x, t, s, None, FromFunction(1, lambda shape, unit=unit: unit))[0]
-        return float(x)
-
-    slope = run(1.0, None)
-    return slope, sum(run(0.0, z) ** 2 for z in range(steps))
+    # Row 0 starts at 1 without noise; row k + 1 starts at 0 and has unit noise in step k alone.
+    x1 = torch.zeros(steps + 1, 1, dtype=F64)
+    x1[0] = 1
+    field, x = Field(model, {"x1": x1} if sees else {}, steps + 1), x1
+    for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        unit = torch.zeros_like(x1)
+        unit[k + 1] = 1
+        x = solver.step(field, x, t, s, None, FromFunction(steps + 1, lambda shape, unit=unit: unit))[0]
+    return float(x[0]), float(x[1:].square().sum())
 
 
 def test_without_sight_of_the_end_the_posterior_is_wrong():

@@ -35,7 +35,7 @@ def test_optimiser_fields_need_no_prefix():
         ({"ema": 1.0}, "ema=1.0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"schedule": "step"}, "constant, linear, cosine, cooldown"),
-        ({"weighting": "snr"}, "one of noise, likelihood"),
+        ({"weighting": "snr"}, "one of auto, noise, likelihood"),
         ({"precision": "int8"}, "fp32, bf16, fp16"),
     ],
 )
