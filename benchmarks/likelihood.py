@@ -64,7 +64,7 @@ def ways(name: str, preset: str, batch: int) -> Callable[[], object]:
     chosen = {"forward": Forward, "reverse": Reverse, "torch.func.jvp": TorchForward}
     if name in chosen:
         linearizer.chosen = chosen[name]
-    flow = AugmentedFlow(Field(model, {}, batch), x.shape[1:], x.dtype, Hutchinson(probe, linearizer), linearizer, [0])
+    flow = AugmentedFlow(Field(model, {}, batch), x.shape[1:], x.dtype, Hutchinson(probe, linearizer), linearizer)
     y = torch.cat([x.double().flatten(1), torch.zeros(batch, 1, dtype=torch.float64)], 1)
     return lambda: flow.velocity(y, t)
 

@@ -91,7 +91,6 @@ def measure(steps: int) -> Meter:
         (Feed, "batch", meter.part(DATA, Feed.batch, lambda *_: ready)),
         (Feed, "raw", meter.reading(Feed.raw)),
         (EMA, "update", meter.part(WATCH, EMA.update, lambda *_: None)),
-        (Observer, "losses", meter.part(WATCH, Observer.losses, lambda *_: None)),
         (Observer, "step", meter.part(WATCH, Observer.step, lambda *_: None)),
     ]
     with ExitStack() as stack, tempfile.TemporaryDirectory() as out:
