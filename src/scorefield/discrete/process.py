@@ -323,5 +323,6 @@ def _rows(matrix: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def at_least_two(states: int) -> None:
+    """Raise `ValueError` where `states` is less than two: a jump needs somewhere to go."""
     if states < 2:
         raise ValueError(f"states={states}: a jump process needs at least two states")
