@@ -90,6 +90,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.solve import ReverseDiffusion as ReverseDiffusion
     from scorefield.solve import Solver as Solver
     from scorefield.solve import UniPC as UniPC
+    from scorefield.start import near as near
     from scorefield.training import load as load
     from scorefield.training import train as train
 
@@ -119,6 +120,7 @@ _NAMES = {
     "sde": "SDE GaussianSDE",
     "sdes": "CSubVP CVP OU OUVE RectifiedFlow SubVP VE VP VPIDM",
     "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",
+    "start": "near",
     "training": "load train",
 }
 _PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -64,6 +64,10 @@ class ScoreModel(nn.Module):
             predict = "edm" if isinstance(net, nn.Module) and any(True for _ in net.parameters()) else "noise"
         if predict not in PREDICTIONS:
             raise ValueError(f"predict={predict!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
+        if getattr(net, "own_time", False) and (predict == "edm" or clock not in (None, "t")):
+            raise ValueError(
+                f"{type(net).__name__} reads x and t as they are; give predict='noise', 'score' or 'data', and no clock"
+            )
         if isinstance(clock, str) and clock not in CLOCKS:
             raise ValueError(f"clock={clock!r} is unknown; choose one of {', '.join(CLOCKS)}, a number or a function")
         self.net = net

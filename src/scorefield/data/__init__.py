@@ -6,11 +6,13 @@ from scorefield.data.images import images
 from scorefield.data.libraries import huggingface, sequence
 from scorefield.data.open import as_dataset, open_data
 from scorefield.data.shards import shards
+from scorefield.data.spectra import Spectrogram, si_sdr
 from scorefield.data.statistics import Statistics, statistics
 from scorefield.data.tables import table
 
 __all__ = [
     "Dataset",
+    "Spectrogram",
     "Statistics",
     "array",
     "as_dataset",
@@ -20,6 +22,7 @@ __all__ = [
     "open_data",
     "sequence",
     "shards",
+    "si_sdr",
     "statistics",
     "table",
 ]

@@ -6,6 +6,7 @@ from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
 from scorefield.nn.histogram import HistogramUNet, cell_edges
 from scorefield.nn.mlp import MLP
+from scorefield.nn.paired import Paired
 from scorefield.nn.patches import DiT, dit
 from scorefield.nn.potential import Potential
 from scorefield.nn.precision import low_precision
@@ -24,6 +25,7 @@ __all__ = [
     "HollowTransformer",
     "NCSNv2",
     "NoiseScales",
+    "Paired",
     "Potential",
     "StateMLP",
     "StateUNet",
