@@ -128,6 +128,7 @@ _ROOMS = (
     "automatic",
     "bridge",
     "bsde",
+    "consistency",
     "data",
     "density",
     "diagnose",

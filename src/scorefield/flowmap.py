@@ -164,12 +164,26 @@ class Jump(Solver):
     jump to s directly, without noise.
 
     One step starts from noise alone. More steps repair what a single jump gets wrong by chance, not the bias of the map.
+    Hooks such as `Replace` edit without training (Alg. 4 there): what is known takes its place after every step.
+
+    Main arguments:
+        low, high: range to which the map's answers are cut, as the authors' code does with that of images; none by default.
+
+    Raises:
+        ValueError: low is not below high.
     """
+
+    low: float = -math.inf
+    high: float = math.inf
 
     order: ClassVar[float] = 1
     grid: ClassVar[str] = "log_snr"
     default_steps: ClassVar[int] = 2
     denoises: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low}, high={self.high}: low must be below high")
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         model: Any = field.model
@@ -178,8 +192,8 @@ class Jump(Solver):
         field.calls += 1
         if model.kind == "average":
             return model.jump(x, t, s, **field.cond), None
-        end = model.jump(x, t, **field.cond)
-        if float(s) <= model.end:
+        end = model.jump(x, t, **field.cond).clamp(self.low, self.high)
+        if float(s) <= model.end * (1 + 1e-9):  # a grid that was made by powers ends a rounding above
             return end, None
         a, v = field.sde.transition_coefficients(model.end, s)
         return expand(a, x) * end + expand(v.sqrt(), x) * noise.like(x), None

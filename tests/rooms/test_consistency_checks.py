@@ -1,0 +1,212 @@
+"""Closed forms of flow maps without training: exact maps, multistep sampling, TrigFlow, average velocities, shortcuts, gaps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import scorefield as sf
+from map_oracles import EDM, quadrature
+from scorefield.consistency import Karras, consistency_loss, meanflow_loss, scm_loss, shortcut_loss
+from scorefield.evaluation.distances import gaussian_w2
+from scorefield.flowmap import FlowMap, exact_gaussian_map
+
+F64 = torch.float64
+
+
+class Exact(FlowMap):
+    """The consistency map of N(0, 1/4)."""
+
+    def jump(self, x, t, s=None, **cond):
+        return exact_gaussian_map(x, t, self.end if s is None else s, self.sde, 0.0, 0.25)
+
+
+def exact() -> Exact:
+    return Exact(nn.Identity(), EDM(), shape=(1,))
+
+
+def test_one_step_of_the_exact_map():
+    one = torch.ones(1, 1, dtype=F64)
+    found = float(exact().jump(one, 80.0))
+    assert 80 * found == pytest.approx(0.49999423, abs=1e-8)
+    assert math.sqrt(80**2 + 0.25) * found == pytest.approx(0.50000400, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("n", "euler", "heun", "training"),
+    [(18, 9.32e-3, 3.35e-3, 4.826e-3), (40, 1.81e-3, 2.65e-4, 9.309e-4), (151, 1.23e-4, 4.49e-6, 6.314e-5)],
+)
+def test_what_the_exact_map_still_pays(n, euler, heun, training):
+    """Root mean square under distillation, by the teacher's step; and the loss of training, which is not 0 there."""
+    teacher = sf.GaussianMixture(torch.zeros(1, 1, dtype=F64), 0.25, None, EDM())
+    rho, (x, z, w) = Karras(n).levels(EDM(), 0.002), quadrature(2)
+    rows = [v.repeat(n - 1, *[1] * (v.ndim - 1)) for v in (0.5 * x, z, w)]
+    t = tuple(r.repeat_interleave(len(w)) for r in (rho[:-1], rho[1:]))
+
+    def mean(**options) -> float:
+        each = consistency_loss(exact(), rows[0], distance="l2", t=t, noise=rows[1], **options)
+        return float((rows[2] * each).sum()) / (n - 1)
+
+    assert math.sqrt(mean(teacher=teacher, solver="euler")) == pytest.approx(euler, rel=5e-3)
+    assert math.sqrt(mean(teacher=teacher, solver="heun")) == pytest.approx(heun, rel=5e-3)
+    assert mean() == pytest.approx(training, rel=5e-4)
+
+
+@pytest.mark.parametrize(("tau", "error"), [(None, -3.906e-5), (0.821, -1.057e-5), (5.8, -2.9e-7)])
+def test_variance_of_multistep_sampling(tau, error):
+    """v -> (s^2 + e^2) / (s^2 + tau^2) (v + tau^2 - e^2): the sampler is linear, so unit vectors give its variance."""
+    times = torch.tensor([80.0, 0.002] if tau is None else [80.0, tau, 0.002], dtype=F64)
+    start, noise = torch.tensor([[80.0], [0.0]], dtype=F64), torch.tensor([[0.0], [1.0]], dtype=F64)
+    x = sf.sample(exact(), 2, sf.Jump(), grid=times, x_init=start, noise=lambda shape: noise)
+    assert float(x.square().sum()) / (0.25 + 0.002**2) - 1 == pytest.approx(error, rel=0.02)
+
+
+def test_trig_networks_in_closed_form():
+    """F of N(0, s^2) data, and its mean gradient of training, which is that of distillation: 0 at the exact network."""
+    for s, at in ((0.5, -0.7648235), (1.0, -1.5306322)):
+        net = Trig(s)
+        assert float(net(torch.full((1, 1), 0.7 / 0.5, dtype=F64), torch.ones(1, dtype=F64))) == pytest.approx(
+            at, abs=1e-7
+        )
+        fm = FlowMap(net, sf.VP(), "trig", shape=(1,), sigma_data=0.5)
+        teacher = sf.GaussianMixture(torch.zeros(1, 1, dtype=F64), s**2, None, sf.VP())
+        x, z, w = quadrature(3)
+        for t in (0.2, 0.5, 0.8):
+
+            def slope(teacher=None, t=t, fm=fm, net=net, x=s * x, z=2 * 0.5 * z, w=w):
+                # A large c makes the normalised tangent linear in dx/dt, and with it the gradient.
+                loss = scm_loss(fm, x, teacher=teacher, c=1e6, t=t, noise=z)
+                return float(torch.autograd.grad((w * loss).sum(), net.gain)[0])
+
+            right = abs(slope()), abs(slope(teacher))
+            net.gain.data.fill_(1.05)
+            assert slope() == pytest.approx(slope(teacher), rel=1e-3)
+            assert max(right) < 1e-4 * abs(slope())
+            net.gain.data.fill_(1.0)
+
+
+class Trig(nn.Module):
+    """f = s y / (cos^2 s^2 + sin^2 sd^2)^{1/2} = cos y - sin sd F(y / sd), times a gain that is 1 where it is exact."""
+
+    def __init__(self, s: float, sd: float = 0.5) -> None:
+        super().__init__()
+        self.s, self.sd, self.gain = s, sd, nn.Parameter(torch.ones((), dtype=F64))
+
+    def forward(self, y, th):
+        c, v = torch.cos(th)[:, None], torch.sin(th)[:, None]
+        x = y * self.sd
+        return self.gain * (c * x - self.s * x / torch.sqrt(c**2 * self.s**2 + v**2 * self.sd**2)) / (v * self.sd)
+
+
+class Average(nn.Module):
+    """u = (1 - (c_r / c_t)^{1/2}) z / (t - r) of N(0, s^2) data, c = (1 - t)^2 s^2 + t^2, times a gain; its limit at r = t."""
+
+    def __init__(self, s: float = 0.5) -> None:
+        super().__init__()
+        self.s, self.gain = s, nn.Parameter(torch.ones((), dtype=F64))
+
+    def spread(self, t):
+        return (1 - t) ** 2 * self.s**2 + t**2
+
+    def forward(self, z, t, span):
+        wide = (1 - torch.sqrt(self.spread(t - span) / self.spread(t))) / torch.where(span == 0, 1.0, span)
+        now = (t - (1 - t) * self.s**2) / self.spread(t)
+        return self.gain * torch.where(span == 0, now, wide)[:, None] * z
+
+
+def averages(**options) -> tuple[FlowMap, Average]:
+    net = Average(**options)
+    return FlowMap(net, sf.RectifiedFlow(), "average", shape=(1,)), net
+
+
+def test_average_velocity_and_its_identity():
+    """u(.9, 0, 1) = .45, and the gradient of MeanFlow's loss vanishes at the exact velocity alone."""
+    fm, net = averages()
+    one = torch.full((1, 1), 0.9, dtype=F64)
+    assert float(net(one, torch.ones(1, dtype=F64), torch.ones(1, dtype=F64))) == pytest.approx(0.45, abs=1e-12)
+    x, z, w = quadrature(3)
+    for pair in ((0.0, 1.0), (0.2, 0.8), (0.5, 0.5)):
+        gradients = []
+        for gain in (1.0, 1.02):
+            with torch.no_grad():
+                net.gain.fill_(gain)
+            loss = meanflow_loss(fm, 0.5 * x, t=pair, noise=z, power=0.0)
+            gradients.append(float(torch.autograd.grad((w * loss).sum(), net.gain)[0]))
+        assert abs(gradients[0]) < 1e-10
+        assert gradients[1] > 1e-4 or pair == (0.0, 1.0)  # there u does not depend on the rate to first order
+        net.gain.data.fill_(1.0)
+
+
+def test_two_short_jumps_are_a_long_one():
+    """The identity holds exactly for the exact velocity; the shortest jumps are plain flow matching."""
+    fm, _ = averages()
+    x, z, w = quadrature(3)
+    for pair in ((0.0, 1.0), (0.25, 0.5), (0.5, 1.0)):
+        assert float(shortcut_loss(fm, 0.5 * x, t=pair, noise=z, clip=math.inf).max()) < 1e-24
+    wrong, _ = averages(s=0.8)
+    assert float((w * shortcut_loss(wrong, 0.5 * x, t=(0.0, 1.0), noise=z, clip=math.inf, target=fm)).sum()) > 1e-3
+    bounded = shortcut_loss(fm, 0.5 * x, t=(0.0, 1.0), noise=100 * z, clip=4.0)
+    assert float(bounded.max()) > 1.0  # the state of 100 is cut to 4
+    plain = shortcut_loss(fm, x.repeat(50, 1), share=0.0, seed=0, levels=4)
+    assert plain.shape == (450,)
+    assert bool(torch.isfinite(plain).all())
+    with pytest.raises(ValueError, match="levels=100"):
+        shortcut_loss(fm, x, levels=100)
+    with pytest.raises(ValueError, match="kind='average'"):
+        shortcut_loss(exact(), x)
+
+
+def test_shortcuts_are_learned_from_flow_matching():
+    """Lengths are powers of two, times multiples of them, one in eight is learned from two halves."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, z, t, span):
+            seen.append((t, span))
+            return torch.zeros_like(z)
+
+    fm = FlowMap(Spy(), sf.RectifiedFlow(), "average", shape=(1,))
+    x = torch.zeros(8000, 1, dtype=F64)
+    loss = shortcut_loss(fm, x, seed=0, levels=16, noise=torch.full_like(x, 2.0))
+    (halves, half), _, (t, span) = seen
+    long = span > 1 / 16
+    assert sorted(set(span.tolist())) == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0]
+    assert bool(((t / span) % 1 == 0).all())
+    assert bool((t >= span).all())
+    assert bool((t <= 1).all())
+    assert abs(len(half) / 8000 - 0.125) < 4 * math.sqrt(0.125 * 0.875 / 8000)
+    assert int(long.sum()) == len(half)
+    assert torch.equal(halves, t[long])
+    assert torch.equal(2 * half, span[long])
+    assert torch.equal(
+        loss, torch.where(long, 0.0, 4.0).double()
+    )  # zeros teach zeros; flow matching learns e - x_0 = 2
+
+
+def test_pairs_of_training_and_of_distillation():
+    """Early points coupled by the late one differ by 2 - 2^{1/2} a dimension (t = 1 to 0 on N(0, 1)), optimally by .404135.
+
+    On the grids of consistency models the gap vanishes with N, in units of the standard deviation at the noisier level.
+    """
+    x, z, w = quadrature(2)
+    sde = EDM()
+    late = sde.perturb(x, 1.0, z)
+    flow = exact_gaussian_map(late, 1.0, 0.0, sde, 0.0, 1.0)
+    assert float((w * torch.square(flow - x)[:, 0]).sum()) == pytest.approx(2 - math.sqrt(2), abs=1e-12)
+
+    def joint(a, b):
+        m = torch.cat([a, b], 1)
+        return (w[:, None] * m).T @ m
+
+    zero = torch.zeros(2, dtype=F64)
+    assert gaussian_w2(zero, joint(late, x), zero, joint(late, flow)) ** 2 == pytest.approx(0.404135, abs=1e-5)
+    for n, gap in ((18, 0.198), (40, 0.096), (151, 0.026)):
+        rho, worst = Karras(n).levels(sde, 0.002), 0.0
+        for a, b in zip(rho[:-1].tolist(), rho[1:].tolist(), strict=True):
+            late = sde.perturb(0.5 * x, b, z)
+            early, flow = sde.perturb(0.5 * x, a, z), exact_gaussian_map(late, b, a, sde, 0.0, 0.25)
+            worst = max(worst, gaussian_w2(zero, joint(late, early), zero, joint(late, flow)) / math.sqrt(0.25 + b * b))
+        assert worst == pytest.approx(gap, abs=6e-4)
