@@ -88,6 +88,12 @@ class ScoreModel(nn.Module):
         """The model of a score function score(x, t, **cond) -> like x."""
         return cls(score, sde, "score", shape=shape)
 
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.parameters())
+        net = getattr(self.net, "__name__", type(self.net).__name__)
+        shape = f", shape={self.shape}" if self.shape is not None else ""
+        return f"{type(self).__name__}({net}, {self.sde!r}, {self.predict!r}{shape}, {size:,} parameters)"
+
     def denoise(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """E[x_0 | x_t = x], like x; t is a float or (B,)."""
         return self.view("denoise", as_tensor(x), t, cond)

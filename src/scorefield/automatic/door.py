@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from scorefield.automatic.choose import Choice, choose
 from scorefield.automatic.findings import Findings, Kind, find
 from scorefield.automatic.judge import Judgement, judge
+from scorefield.data.dataset import to_range
 from scorefield.data.scale import Scale
 from scorefield.errors import CheckpointError, InputError
 from scorefield.files import atomic_file
@@ -29,6 +30,9 @@ from scorefield.training.monitor import Moment
 from scorefield.training.optimizer import make_accelerator
 from scorefield.training.run import RUN_FILE, read_run
 from scorefield.training.trainer import Run, train
+
+if TYPE_CHECKING:
+    from scorefield.charts import Chart
 
 FIT_FILE = "fit.json"
 TRAINED = 0.85
@@ -76,6 +80,21 @@ class Fitted:
         lp = log_prob(self.model, self._scale.to_model(items).to(self.model.device), **options)
         shift = self._scale.log_volume(lp.dims)
         return replace(lp, nats=lp.nats - shift, draws=lp.draws - shift)
+
+    def plot(self) -> Chart:
+        """A figure of samples beside held-out data, in its units (needs matplotlib)."""
+        from scorefield.charts import items
+
+        judged = None if self.judgement is None else self.judgement.samples
+        x = self.sample(64, progress=False) if judged is None else judged
+        if judged is not None and self._scale is not None:
+            x = self._scale.to_units(x)
+        held = self.found.held_out
+        count = min(held.size, len(x))
+        y = held.read([k * held.size // count for k in range(count)])  # evenly, since data is often sorted
+        if self._scale is None:
+            y = to_range(y, held, self.model.sde.range)
+        return items({"samples": x, "held-out data": y}, self.model.sde.range if held.levels else None, held.columns)
 
     def __repr__(self) -> str:
         return f"Fitted({str(self.path)!r}, {self.found.kind}s of {self.found.data.shape}, step {self.run.step:,})"
@@ -157,7 +176,21 @@ def fit(
         tell(str(judgement))
         with atomic_file(Path(out) / FIT_FILE, "w") as file:
             json.dump(judgement.values(), file, indent=1)
-    return Fitted(run, found, judgement)
+    done = Fitted(run, found, judgement)
+    if judgement is not None:
+        _draw(done, tell)
+    return done
+
+
+def _draw(done: Fitted, tell: Callable[[str], None]) -> None:
+    """Write figures of samples and losses into the run, where matplotlib is installed."""
+    try:
+        from scorefield.charts import save_figure
+    except ImportError:
+        return
+    save_figure(done.plot(), done.path / "fit.png")
+    save_figure(done.run.plot(), done.path / "loss.png")
+    tell(f"pictures: {done.path / 'fit.png'} (samples beside held-out data), {done.path / 'loss.png'}")
 
 
 def _teller(progress: bool | None) -> Callable[[str], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Judgement:
         spread: standard deviation of samples over that of the data. nearest: median distance of samples to the nearest
             training item over that of held-out items.
         warnings: what is wrong and what would help, in words.
+        samples: those that were judged, in the units of the model.
     """
 
     unit: str
@@ -55,6 +56,7 @@ class Judgement:
     spread: float
     nearest: float
     warnings: tuple[str, ...]
+    samples: Tensor | None = field(default=None, repr=False)
 
     @property
     def best_baseline(self) -> tuple[str, float]:
@@ -113,7 +115,7 @@ def judge(model: ScoreModel, found: Findings, seconds: float, seed: int = 0, pro
     held = to_range(found.held_out.read(range(min(found.held_out.size, 500))), found.held_out, model.sde.range)
     spread = float(x.std() / data.std())
     nearest = _distance(x, data) / max(_distance(held, data), 1e-12)
-    result = Judgement("bits/dim" if bits else "nats", (mean, error, len(values)), known, spread, nearest, ())
+    result = Judgement("bits/dim" if bits else "nats", (mean, error, len(values)), known, spread, nearest, (), x)
     return Judgement(**{**vars(result), "warnings": _warnings(model, found, result, x, data, seconds, seed)})
 
 

@@ -15,6 +15,7 @@ import scorefield as sf
 from scorefield import parallel
 from scorefield.bundled import results_folder
 from scorefield.cli.data import check_tolerance, open_items
+from scorefield.cli.figures import check_figure, write_values
 from scorefield.cli.files import check_suffix
 from scorefield.cli.options import COUNT, Batches, Flag, Items, OfRun, Result, Unset, check_writable, open_run, plural
 from scorefield.cli.states import holds_states, open_run_states
@@ -51,6 +52,8 @@ class Options(Batches, Items, OfRun):
     """A row for each item, .csv or .jsonl; in RUN, named by data and settings, unless given. After a kill it is taken up."""
     overwrite: Flag = False
     """Begin anew where the file holds other rows."""
+    plot: Annotated[str | None, Unset("FILE")] = None
+    """Also draw the values, as .png, .svg or .pdf."""
 
 
 def run(options: Options) -> Result:
@@ -60,6 +63,9 @@ def run(options: Options) -> Result:
     if options.out is not None:
         check_suffix(options.out, SUFFIXES)
         check_writable(options.out)
+    if options.plot is not None:
+        check_figure(options.plot)
+        check_writable(options.plot)
     if states := holds_states(info):
         if options.trace != "hutchinson" or options.tolerance != Options.tolerance:
             raise InputError(f"--trace and --tolerance follow a flow, which {options.run} has not; leave them out")
@@ -94,6 +100,8 @@ def run(options: Options) -> Result:
                 bar(len(rows) / n)
     if not processes.main:
         return Result("")
+    if options.plot is not None:
+        write_values(options.plot, rows[:n], data.levels is not None)
     return _summary(rows[:n], out, n, time.monotonic() - begin, data.levels is not None)
 
 

@@ -11,6 +11,7 @@ import tyro
 import scorefield as sf
 from scorefield.bundled import results_folder
 from scorefield.cli.data import label_condition
+from scorefield.cli.figures import is_figure, write_items
 from scorefield.cli.files import check_format, check_suffix, is_image, write_samples
 from scorefield.cli.names import check_solver, draws_noise, read_solver
 from scorefield.cli.options import (
@@ -49,8 +50,10 @@ class Options(Drawing, Grid, Common):
     label: Annotated[int | None, Unset("INT")] = None
     """Class of the samples, where the run has classes."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """.png (a grid), or .npy, .npz, .safetensors (floats in the model's range); samples.png or .npy in RUN unless given.
-    For text .txt, for tables .csv."""
+    """.png (a grid; a figure of what is no image), or .npy, .npz, .safetensors (floats in the model's range); samples.png or
+    .npy in RUN unless given. For text .txt, for tables .csv."""
+    data: Annotated[str | None, Unset("DATA")] = None
+    """Data that a figure shows beside the samples."""
 
 
 def run(options: Options) -> Result:
@@ -72,7 +75,9 @@ def run(options: Options) -> Result:
     read_solver(options.sampler)
     shape = sf.training.read_run(options.run).shape
     out = options.out or str(results_folder(options.run) / f"samples{'.png' if is_image(shape) else '.npy'}")
-    check_format(out, shape)
+    drawn = is_figure(out, shape, options.data)
+    if not drawn:
+        check_format(out, shape)
     check_writable(out)
     info, model = open_run(options.run, options.device)
     cond, sde = label_condition(model, options.label, 1), model.sde
@@ -106,7 +111,10 @@ def run(options: Options) -> Result:
     if info.scale is not None:
         x = info.in_units(x)
         low, high = float(x.min()), float(x.max())
-    write_samples(out, x, low, high, options.columns, names=info.data.get("columns", ()))
+    if drawn:
+        write_items(out, x, info, options.data, options.seed)
+    else:
+        write_samples(out, x, low, high, options.columns, names=info.data.get("columns", ()))
     seconds, calls = time.monotonic() - begin, float(nfe.float().mean())
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})

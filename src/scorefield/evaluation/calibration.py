@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from scorefield.charts import Chart
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """Ranks of the truth among K posterior samples, for M simulated measurements and Q quantities.
 
@@ -55,6 +59,20 @@ class Calibration:
         freedom = torch.tensor((bins - 1) / 2, dtype=torch.float64)
         chance: Tensor = torch.special.gammaincc(freedom, statistic / 2)
         return chance
+
+    def plot(self) -> Chart:
+        """A figure of the ranks beside the band of even ones (needs matplotlib)."""
+        from scorefield.charts import ranks
+
+        return ranks(self.ranks, self.samples)
+
+    def __repr__(self) -> str:
+        m, q = self.ranks.shape
+        covered, p = self.coverage(), self.p_value(min(10, self.samples + 1))
+        return (
+            f"Calibration({m} measurements, {q} quantities, {self.samples} samples each: 90 % intervals cover "
+            f"{float(covered.mean()):.3f} on average, {self.expected():.3f} expected; smallest p-value {float(p.min()):.2g})"
+        )
 
     def _interval(self, level: float) -> tuple[int, int]:
         if not 0 < level < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from scorefield.sampling import sample
 from scorefield.solve.exponential import DDIM, ExponentialSDE
 from scorefield.solve.integrate import Solution
 from scorefield.solve.reverse import Ancestral
+
+if TYPE_CHECKING:
+    from scorefield.charts import Chart
 
 MethodName: TypeAlias = Literal["mmps", "tmpd", "pigdm", "dps", "diffpir", "ddrm", "replace", "repaint", "smc"]
 METHOD_STEPS: dict[str, int] = {
@@ -44,7 +47,7 @@ DPS_ZETA = 0.3
 PARTICLES = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Restored:
     """Samples of the posterior of each measurement.
 
@@ -62,6 +65,24 @@ class Restored:
     def std(self) -> Tensor:
         """Posterior standard deviation of each entry, (M, *); 0 for a single sample."""
         return self.samples.std(1, correction=1 if self.samples.shape[1] > 1 else 0)
+
+    def plot(self, interval: tuple[float, float] | None = None) -> Chart:
+        """A figure of up to four posteriors: samples, mean and deviation; of signals bands (needs matplotlib)."""
+        from scorefield.charts import bands, items, kind_of
+
+        few = self.samples[:4]
+        if kind_of(few.shape[2:]) == "signal":
+            parts = {f"measurement {i}": x[:, 0] for i, x in enumerate(few)}
+            return bands(parts, "entry of the first channel", "mean")
+        groups = {f"measurement {i}": x[:9] for i, x in enumerate(few)}
+        if kind_of(few.shape[2:]) == "vector":
+            return items({f"measurement {i}": x for i, x in enumerate(few)})
+        return items(groups | {"mean": self.mean()[:4], "deviation": self.std()[:4]}, interval)
+
+    def __repr__(self) -> str:
+        m, n, *shape = self.samples.shape
+        spread = float(self.std().mean())
+        return f"Restored({m} measurements, {n} samples each of {tuple(shape)}: deviation {spread:.3g}, nfe={self.nfe:.0f})"
 
 
 def restore(

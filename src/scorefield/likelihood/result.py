@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scorefield.errors import ScorefieldWarning
 from scorefield.likelihood.dequantize import levels_width
+
+if TYPE_CHECKING:
+    from scorefield.charts import Chart
 
 LEVELS, RANGE = 256, (-1.0, 1.0)
 
@@ -87,6 +91,12 @@ class LogProb:
         weights = torch.softmax(self.draws, 1) * k
         spread = weights.std(1) if k > 1 else torch.full_like(self.nats, math.nan)
         return replace(self, nats=torch.logsumexp(self.draws, 1) - math.log(k), stderr=spread / math.sqrt(k))
+
+    def plot(self) -> Chart:
+        """A figure of the values: their histogram, and in order with their standard errors (needs matplotlib)."""
+        from scorefield.charts import values
+
+        return values(self.nats, self.stderr, "nats")
 
     def __repr__(self) -> str:
         done = self.nats[self.status == 0].detach()

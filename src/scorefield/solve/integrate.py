@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from scorefield.randomness import Noise, generator, source
 from scorefield.rows import take
 from scorefield.sde import SDE, GaussianSDE, Time
 from scorefield.times import GridFn, GridName, sampling_grid
+
+if TYPE_CHECKING:
+    from scorefield.charts import Chart
 
 PILOT_SEED = 0x5C0EF1E1D
 """Of the random numbers of pilots, which are never those of samples."""
@@ -58,6 +61,12 @@ class Solution:
         mean = exact(self.nfe).mean().item()
         bad = int((self.status != SUCCESS).sum())
         return f"Solution(x={tuple(self.x.shape)}, nfe={mean:.1f} per sample, unfinished={bad})"
+
+    def plot(self, path: bool = False) -> Chart:
+        """A figure of the samples, or of the way that they took (needs matplotlib)."""
+        from scorefield.charts import items, paths
+
+        return paths(self.path, self.times) if path else items({"samples": self.x})
 
     @classmethod
     def joined(cls, parts: Sequence[Solution]) -> Solution:

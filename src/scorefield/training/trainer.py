@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from scorefield.training.batches import Feed, derived_seed
 from scorefield.training.checkpoint import best_checkpoint, read_checkpoint
 from scorefield.training.config import Options, TrainConfig
 from scorefield.training.interrupt import StopSignals
+from scorefield.training.log import read_log
 from scorefield.training.loss import Loss, held_out_loss
 from scorefield.training.monitor import Callback, Moment, Observer
 from scorefield.training.optimizer import class_count, held, make_accelerator, own_randomness
@@ -34,6 +35,9 @@ from scorefield.training.progress import Progress, fault
 from scorefield.training.run import load_weights
 from scorefield.training.saves import Saves
 from scorefield.training.weights import Weights
+
+if TYPE_CHECKING:
+    from scorefield.charts import Chart
 
 LOOKED_AT = 4096
 """Items at most from which the spread of the data is measured."""
@@ -65,6 +69,19 @@ class Run:
     def finished(self) -> bool:
         """Whether every step was made."""
         return self.step >= self.steps
+
+    def plot(self) -> Chart:
+        """A figure of the losses by step (needs matplotlib)."""
+        from scorefield.charts import curves
+
+        lines = read_log(self.path)
+        series = {"training": "loss", "held out": "held_out_loss"}
+        known = {
+            name: [(line["step"], line[key]) for line in lines if isinstance(line.get(key), float)]
+            for name, key in series.items()
+        }
+        drawn = {name: ([s for s, _ in points], [v for _, v in points]) for name, points in known.items() if points}
+        return curves(drawn, "step", "loss")
 
     def __repr__(self) -> str:
         end = "finished" if self.finished else f"stopped by {self.stopped}"
