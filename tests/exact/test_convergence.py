@@ -174,10 +174,10 @@ def test_steps_of_one_network_under_two_sdes(bench):
 )
 def test_bias_of_the_nominal_prior(bench, sde, reverse, flow):
     """N(1, 1) data; CVP and COU remember x_0, and p_T as the prior mends it."""
-    (found,) = bench.prior_bias(sde, (1.0,), 1.0, steps=120)
+    (found,) = bench.prior_bias(sde, (1.0,), 1.0, steps=250)
     assert (float(found.mean), float(found.variance)) == pytest.approx(reverse, abs=1e-4)
     if flow is not None:
-        steps = 400 if isinstance(sde, sf.CSubVP) else 100  # whose rates differ most
+        steps = 400 if isinstance(sde, sf.CSubVP) else 200  # whose rates differ most
         (found,) = bench.prior_bias(sde, (1.0,), 0.0, steps=steps)
         assert (float(found.mean), float(found.variance)) == pytest.approx(flow, abs=1e-4)
         (fitted,) = bench.prior_bias(sde, (1.0,), 0.0, True, steps)
