@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield import diagnose as diagnose
     from scorefield import discrete as discrete
     from scorefield import evaluation as evaluation
+    from scorefield import flow as flow
     from scorefield import guide as guide
     from scorefield import implicit as implicit
     from scorefield import inverse as inverse
@@ -136,6 +137,7 @@ _ROOMS = (
     "dynamics",
     "empirical",
     "evaluation",
+    "flow",
     "guide",
     "implicit",
     "inverse",

@@ -14,8 +14,8 @@ from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE, Time, batch_time, expand
 from scorefield.times import Proposal, UniformTimes, low_discrepancy, uniform
 
-Weighting: TypeAlias = "Literal['noise', 'likelihood', 'none', 'edm'] | Callable[[Tensor], Tensor]"
-WEIGHTINGS: tuple[str, ...] = ("noise", "likelihood", "none", "edm")
+Weighting: TypeAlias = "Literal['noise', 'likelihood', 'none', 'edm', 'velocity'] | Callable[[Tensor], Tensor]"
+WEIGHTINGS: tuple[str, ...] = ("noise", "likelihood", "none", "edm", "velocity")
 
 
 def dsm_loss(
@@ -39,7 +39,9 @@ def dsm_loss(
     Main arguments:
         x0: data in the model's range, (B, *).
         weighting: lambda(t): "noise" is sigma^2, "likelihood" is g^2 (Song et al. 2021b), "none" is 1, "edm" is the
-            weighting 1 / c_out^2 of Karras et al. 2022; or a function of t (B,) float64.
+            weighting 1 / c_out^2 of Karras et al. 2022, "velocity" that of flow matching, the square of velocity -
+            (alpha' x_0 + sigma' eps) (Lipman et al. 2023, eq. 14), finite also where alpha = 0; or a function of t (B,)
+            float64.
 
     Other arguments:
         seed: an int or a generator for times and noise; None draws afresh.
@@ -61,6 +63,11 @@ def dsm_loss(
         )
     time, scale, noise = draw(model.sde, x0, times or UniformTimes(), seed, t, noise, stratify)
     x = model.sde.perturb(x0, time, noise)
+    if weighting == "velocity":
+        d_alpha, d_sigma = model.sde.derivatives(time)
+        target = expand(d_alpha, x0) * x0 + expand(d_sigma, x0) * noise
+        each = torch.square(model.velocity(x, time, **cond) - target).flatten(1).sum(1)
+        return each * onto(scale, each)
     if isinstance(model.sde, GaussianSDE):
         gap = model.noise(x, time, **cond) - noise
     else:

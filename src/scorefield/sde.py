@@ -61,12 +61,14 @@ class SDE(ABC):
         t_min: where sampling stops by default.
         range: interval in which data is expected.
         tweedie: whether a model under it has E[x_0 | x_t], with which samplers may end.
+        grid: the grid for solvers that would step evenly in log-SNR, where those steps are wasted at an end without signal.
     """
 
     T: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     tweedie: ClassVar[bool] = False
+    grid: ClassVar[str | None] = None
 
     @abstractmethod
     def drift(self, x: Tensor, t: Time) -> Tensor:

@@ -96,6 +96,58 @@ class LogNormalTimes:
         return sde.inverse_log_snr(-2 * level), torch.ones_like(u)
 
 
+@dataclass(frozen=True)
+class LogitNormalTimes:
+    """logit(t / T) ~ N(mean, std^2), then t moved by `shift` (Esser et al. 2024, eq. 19 and 23); part of the objective.
+
+    Main arguments:
+        mean, std: of the logit; 0 and 1 are theirs, most times lying in the middle.
+        shift: t / T becomes k u / (1 + (k - 1) u): above 1 towards the noise, as pictures of more pixels want it.
+        t_min: least time.
+
+    Raises:
+        ValueError: std or shift that is not positive.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 1.0
+    t_min: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0 and self.shift > 0 and math.isfinite(self.mean)):
+            raise ValueError(f"{self}: give a finite mean, std > 0 and shift > 0")
+
+    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+        share = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+        t = sde.T * shifted(share, self.shift)
+        return t.clamp(self.t_min, sde.T), torch.ones_like(u)
+
+
+def shifted(share: Tensor, shift: float) -> Tensor:
+    """k u / (1 + (k - 1) u), which moves times u in [0, 1] towards 1 for k > 1 (Esser et al. 2024, eq. 23)."""
+    return shift * share / (1 + (shift - 1) * share)
+
+
+@dataclass(frozen=True)
+class ShiftedGrid:
+    """Even times moved by `shift`, as `LogitNormalTimes` moves those of training: `sample(..., grid=ShiftedGrid(3.0))`.
+
+    Raises:
+        ValueError: a shift that is not positive.
+    """
+
+    shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift={self.shift}: give a positive number, 1 for even times")
+
+    def __call__(self, sde: GaussianSDE, steps: int, t_start: float, t_min: float) -> Tensor:
+        share = shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), self.shift)
+        return t_min + (t_start - t_min) * share
+
+
 def low_discrepancy(n: int, generator: torch.Generator) -> Tensor:
     """n points in (0, 1), one in each of n equal cells with a shared random shift, in random order (Kingma et al. 2021)."""
     shift = uniform((), generator)

@@ -279,9 +279,13 @@ class Solver(ABC):
         grid: GridName | GridFn | Tensor | None = None,
     ) -> Tensor:
         """The grid from span[0] to span[1] on which the solver works where nothing else is said."""
-        count, where = self.default_steps if steps is None else steps, self.grid if grid is None else grid
+        count = self.default_steps if steps is None else steps
+        where: Any = grid
+        if where is None:
+            own: Any = getattr(sde, "grid", None) if self.grid in ("log_snr", "karras") else None
+            where = own or self.grid
         count = whole(count, "steps", "the number of steps")
-        times = sampling_grid(sde, count, max(span), min(span), where)  # type: ignore[arg-type]
+        times = sampling_grid(sde, count, max(span), min(span), where)
         return times if bool(times[0] > times[-1]) == (span[0] > span[1]) else times.flip(0)
 
     def saved_times(self, sde: GaussianSDE, span: tuple[float, float]) -> Tensor:

@@ -84,7 +84,7 @@ class TrainConfig:
     """Widths (sigma_rel, such as 0.05 0.1) of power-function averages, from which `post_hoc_ema` makes any other."""
     snapshot_every: int = 1000
     """Steps between snapshots of the power-function averages."""
-    weighting: Literal["auto", "noise", "likelihood", "none", "edm"] = "auto"
+    weighting: Literal["auto", "noise", "likelihood", "none", "edm", "velocity"] = "auto"
     """Weight of each noise level in the loss (see `dsm_loss`); auto is edm where the model predicts that, else noise."""
     times: Proposal = UniformTimes()  # noqa: RUF009 - a frozen value
     """Where training times are drawn."""
@@ -146,7 +146,7 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         for width in self.power_ema:
             _require(0 < width < WIDEST, "power_ema", width, f"widths between 0 and {WIDEST}, such as 0.05 0.1")
-        _choice("weighting", self.weighting, ("auto", "noise", "likelihood", "none", "edm"))
+        _choice("weighting", self.weighting, ("auto", "noise", "likelihood", "none", "edm", "velocity"))
         _choice("reduce", self.reduce, ("mean", "sum"))
         _choice("on_divergence", self.on_divergence, ("stop", "rollback"))
         _choice("precision", self.precision, ("fp32", "bf16", "fp16"))
@@ -217,7 +217,7 @@ class Options(TypedDict, total=False):
     ema: float
     power_ema: tuple[float, ...]
     snapshot_every: int
-    weighting: Literal["auto", "noise", "likelihood", "none", "edm"]
+    weighting: Literal["auto", "noise", "likelihood", "none", "edm", "velocity"]
     times: Proposal
     stratify: bool
     reduce: Literal["mean", "sum"]
