@@ -37,7 +37,8 @@ class ScoreModel(nn.Module):
         sde: the forward process the network was trained under.
         predict: what the network returns: "noise" (eps), "score", "data" (x_0), "velocity" (dx/dt of the probability
             flow) or "edm" (F of Karras et al. 2022, Table 1, whose input is x scaled to unit variance). By default "edm"
-            for a network with weights, which learns best that way, and "noise" for any other function.
+            for a network with weights, which learns best that way, and "noise" for any other function. Under a process
+            without a Gaussian kernel it is "score", or, where that has a sigma(t), "noise", which then is -sigma score.
 
     Other arguments:
         shape: event shape, without the batch; needed only to sample without `shape=`.
@@ -60,6 +61,8 @@ class ScoreModel(nn.Module):
         sigma_data: float | None = None,
     ) -> None:
         super().__init__()
+        if predict is None and not isinstance(sde, GaussianSDE):
+            predict = "noise" if hasattr(sde, "sigma") else "score"
         if predict is None:
             predict = "edm" if isinstance(net, nn.Module) and any(True for _ in net.parameters()) else "noise"
         if predict not in PREDICTIONS:
@@ -147,16 +150,19 @@ class ScoreModel(nn.Module):
         """Score and velocity under a process without a Gaussian kernel; the other views do not exist there.
 
         Raises:
-            ValueError: another view, or a network that predicts something else than the score.
+            ValueError: another view, or a network that predicts what such a process does not have.
         """
-        sde = cast(SDE, self.sde)
-        if name not in ("score", "velocity") or self.predict != "score":
+        sde: Any = self.sde
+        scaled = self.predict == "noise" and hasattr(sde, "sigma")
+        if name not in ("score", "velocity") or not (scaled or self.predict == "score"):
             what = f"{name}() needs" if name not in ("score", "velocity") else f"predict={self.predict!r} needs"
             raise ValueError(
                 f"{what} a GaussianSDE; under {type(sde).__name__} a model has a score and a velocity, by predict='score'"
             )
-        clock = t if self.clock == "t" else self._read_clock(t, sde.sigma(t) if self.clock == "sigma" else t)  # type: ignore[attr-defined]
+        clock = t if self.clock == "t" else self._read_clock(t, sde.sigma(t) if self.clock == "sigma" else t)
         score = self._call(x, clock, cond)
+        if scaled:
+            score = -score / expand(sde.sigma(t), x)
         return score if name == "score" else sde.velocity(x, t, score)
 
     own_solver: Any = None

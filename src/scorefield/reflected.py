@@ -69,6 +69,14 @@ class ReflectedVE(SDE):
         """Noise before folding, float64, of the shape of t."""
         return self.sigma_min * torch.exp(as_time(t) * self._log_ratio)
 
+    def log_snr(self, t: Time) -> Tensor:
+        """-2 log sigma: the noise level that a log of training names."""
+        return -2 * torch.log(self.sigma(t))
+
+    def inverse_log_snr(self, log_snr: Time) -> Tensor:
+        """The time of a value of `log_snr`; of its shape, float64."""
+        return (-0.5 * as_time(log_snr) - math.log(self.sigma_min)) / self._log_ratio
+
     def g2(self, t: Time) -> Tensor:
         """Squared diffusion coefficient."""
         return 2 * self._log_ratio * self.sigma(t) ** 2
@@ -81,6 +89,10 @@ class ReflectedVE(SDE):
         """g(t), () or (B,)."""
         return torch.sqrt(self.g2(batch_time(t, x)))
 
+    def divergence(self, x: Tensor, t: Time) -> Tensor:
+        """0: the diffusion is the same everywhere."""
+        return torch.zeros_like(x)
+
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """x_t from standard-normal noise, like x0; t is a float or (B,).
 
@@ -88,24 +100,29 @@ class ReflectedVE(SDE):
             ValueError: data outside the box.
         """
         self.check(x0)
-        return self.project(x0 + expand(self.sigma(batch_time(t, x0)), x0) * noise)
+        return self.fold(x0 + expand(self.sigma(batch_time(t, x0)), x0) * noise)
 
-    def check(self, x: Tensor) -> None:
-        """Refuse what lies outside the box.
+    def check(self, x: Tensor, name: str = "data") -> None:
+        """Refuse what lies outside the box by more than rounding.
 
         Raises:
             ValueError: an entry outside, or not a number.
         """
         low, high, walls = self._box(x)
-        outside = walls & ~((x >= low) & (x <= high))
+        slack = 1e-6 * torch.where(walls, high - low, torch.ones_like(high))
+        outside = walls & ~((x >= low - slack) & (x <= high + slack))
         if not x.is_meta and bool(outside.any()):
             worst = float(x[outside].flatten()[0])
             raise ValueError(
-                f"data has a value {worst:.4g} outside its box [{self.low}, {self.high}]; scale or clip it"
+                f"{name} has a value {worst:.4g} outside its box [{self.low}, {self.high}]; scale or clip it"
             )
 
     def project(self, x: Tensor) -> Tensor:
         """x folded back into the box, like x."""
+        return self.fold(x)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """x reflected at the walls as often as it lies beyond one, like x."""
         low, high, walls = self._box(x)
         width = torch.where(walls, high - low, torch.ones_like(high))
         origin = torch.where(walls, low, torch.zeros_like(low))
@@ -164,6 +181,20 @@ def _cosines(x: Tensor, x0: Tensor, s: Tensor) -> Tensor:
     value = 1 + (weight * torch.cos(n * x.unsqueeze(-1))).sum(-1)
     slope = -(weight * n * torch.sin(n * x.unsqueeze(-1))).sum(-1)
     return slope / value
+
+
+@dataclass(frozen=True)
+class Clamped(ReflectedVE):
+    """The same process, sampled with its states cut to the box in place of reflected: the biased comparison.
+
+    A state that would leave lands on the wall and stays in reach of it, so that samples have atoms there: 0.63 % of them at 200
+    steps of Euler-Maruyama, 4.2 % at 20 (tests/rooms/test_reflected.py). For thresholding as others do it, not for use.
+    """
+
+    def project(self, x: Tensor) -> Tensor:
+        """x cut to the box, like x."""
+        low, high, walls = self._box(x)
+        return torch.where(walls, torch.minimum(torch.maximum(x, low), high), x)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
 from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks
 from scorefield.rows import bound, held, take
-from scorefield.sde import GaussianSDE
+from scorefield.sde import SDE, GaussianSDE
 from scorefield.solve.fitted import Fitted
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Hook, Solution, Solver, Task, Tick
 from scorefield.solve.ode import Dopri5
@@ -329,6 +329,8 @@ def _flow(
     check_real(x)
     if span[0] < span[1]:
         warn_of_units(x, *model.sde.range)
+        if isinstance(model.sde, SDE):
+            model.sde.check(x, "x")
     warn_of_dropout(model)
     times = solver.plan(model.sde, span, *along)
     if times is not None and len(set(torch.sign(times.diff()).tolist())) > 1:

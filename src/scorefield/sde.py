@@ -158,6 +158,13 @@ class SDE(ABC):
         """x moved to where the process lives, like x: walls fold it back. Both loops call it after each step."""
         return x
 
+    def check(self, x: Tensor, name: str = "data") -> None:  # noqa: B027 - most take any
+        """Refuse data (B, *) from which the process cannot start.
+
+        Raises:
+            ValueError: it lies outside of the walls, where there are any.
+        """
+
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """x_t from x0 and standard-normal noise like it, where the kernel p(x_t | x_0) is known.
 

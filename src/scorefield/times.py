@@ -288,7 +288,7 @@ def _named_grid(sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid
     if callable(grid):
         return torch.as_tensor(grid(sde, steps, t_start, t_min)).to(device="cpu", dtype=torch.float64)
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
-    if grid in ("log_snr", "karras") and not hasattr(sde, "log_snr"):
+    if grid in ("log_snr", "karras") and not hasattr(sde, "inverse_log_snr"):
         raise ValueError(f"grid={grid!r} needs a GaussianSDE; under {type(sde).__name__} choose uniform or quadratic")
     match grid:
         case "uniform":

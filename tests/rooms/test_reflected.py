@@ -183,3 +183,50 @@ def test_chain_of_the_recording():
         g2 = WIDE.g2(t)
         x = WIDE.project(x + g2 / n * SERIES.score(x, t) + torch.sqrt(g2 / n) * z)
     assert torch.allclose(x, r["chain/none/x"].to(F64), atol=5e-6)
+
+
+@recorded
+@pytest.mark.parametrize("weighting", ["noise", "likelihood"])
+def test_losses_of_the_recording(weighting):
+    """Half the sum over entries, and their mean, at recorded times and noise."""
+    r = load_file(RECORDING)
+    net = lambda x, t: (0.45 - x) * 3 / (1 + WIDE.sigma(t.double()).reshape(-1, 1, 1, 1)) + 0.2 * torch.sin(7 * x)  # noqa: E731
+    theirs = sf.ScoreModel.from_score(net, WIDE, shape=(1, 4, 4))
+    t = r["loss/u_for_t"].double() * (1 - 1e-5) + 1e-5
+    found = sf.dsm_loss(theirs, r["loss/batch"].double(), weighting, t=t, noise=r["loss/z"].double())
+    key = "loss/lw1" if weighting == "likelihood" else "loss/lw0"
+    assert 0.5 * float(found.mean()) == pytest.approx(float(r[f"{key}_mean0"]), rel=2e-6)
+    assert float(found.mean()) / 16 == pytest.approx(float(r[f"{key}_mean1"]), rel=2e-6)
+
+
+@recorded
+def test_chain_with_a_corrector_of_the_recording():
+    """Corrector, then predictor, at each time; the step of the corrector by norms of the batch."""
+    from scorefield.solve.integrate import Field
+
+    r, n, sde = load_file(RECORDING), 20, ReflectedVE(0.01, 0.5)
+    draws = iter(r[f"chain/langevin/draw{i:03d}_randn_like"].to(F64) for i in range(2, 40))
+    x, field = r["chain/langevin/draw001_rand"].to(F64), Field(model(sde))
+    corrector = sf.Langevin(0.05, norm="batch")
+    for t in torch.linspace(1, 1e-3, n, dtype=F64)[:-1]:
+        z, score, g2 = next(draws), field.score(x, t), sde.g2(t)
+        one = torch.ones((), dtype=F64)
+        x = sde.project(corrector.correct(x, score, z, one, corrector.ratio(field, score, z, t, t, 0)))
+        x = sde.project(x + g2 / n * field.score(x, t) + torch.sqrt(g2 / n) * next(draws))
+    assert torch.allclose(x, r["chain/langevin/x"].to(F64), atol=5e-6)
+
+
+@recorded
+def test_mollified_flow_of_the_recording():
+    """Their sampler slows the flow down near the walls, which makes another flow of it, one without this likelihood."""
+    r = load_file(RECORDING)
+
+    def slowed(x, t):
+        return SERIES.score(x, t) * torch.exp((4 - 1 / (0.25 - (0.5 - x) ** 2)) / 200)
+
+    other = sf.ScoreModel.from_score(slowed, WIDE, shape=(1, 4, 4))
+    z = r["ode/z"].to(F64)
+    x = sf.sample(other, 2, sf.Dopri5(1e-8, 1e-8), x_init=z, t_min=1e-3, progress=False)
+    assert torch.allclose(x, r["ode/x_moll200"].to(F64), atol=1e-4)
+    flow = sf.sample(model(), 2, sf.Dopri5(1e-8, 1e-8), x_init=z, shape=(1, 4, 4), t_min=1e-3, progress=False)
+    assert float((flow - x).abs().max()) > 1e-3

@@ -62,7 +62,8 @@ def run(options: Options) -> Result:
     codes = torch.cat([part.x.cpu() for part in parts])
     calls = float(torch.cat([part.nfe for part in parts]).float().mean())
     write_codes(options.out, codes, [data.item_name(i) for i in range(n)])
-    spread = float(codes.cpu().double().std() / model.sde.sigma(model.sde.T))
+    noise = float(model.sde.sigma(model.sde.T)) if model.sde.tweedie else model.sde.prior(codes.shape).sample(0).std()
+    spread = float(codes.cpu().double().std() / noise)
     seconds = time.monotonic() - begin
     text = (
         f"{plural(n, 'code')} of standard deviation {spread:.3f} (noise: 1), {calls:.0f} network calls each, "

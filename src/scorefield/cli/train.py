@@ -34,8 +34,8 @@ class Options(Reading, Arrays, Basic):
     """
 
     preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
-    """digits, vectors (any array), text, categories (a table), binary or pixels (images as states), or a configuration of
-    the paper, such as ve/cifar10_ncsnpp_continuous."""
+    """digits, vectors (any array), box (an array or images between walls, see --range), text, categories (a table), binary or
+    pixels (images as states), or a configuration of the paper, such as ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
     """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; else the preset's own."""
     out: Annotated[str | None, Unset("FOLDER")] = None

@@ -16,6 +16,7 @@ from scorefield.model import ScoreModel
 from scorefield.objective import Weighting, dsm_loss
 from scorefield.parallel import Processes
 from scorefield.progress import Bar
+from scorefield.sde import SDE
 from scorefield.training.batches import derived_seed, step_generator
 
 CHUNK = 50
@@ -43,6 +44,8 @@ def item_likelihoods(
     Probes and dequantisation of an item depend on (seed, index) alone.
     """
     x = model_input(data, index, interval, seed).to(model.device)
+    if isinstance(model.sde, SDE):
+        model.sde.check(x, data.name)
     seeds = [derived_seed(seed, "likelihood", i) for i in index]
     lp = log_prob(model, x, seed=seeds, progress=False, **options)
     low, high = interval or (0.0, 1.0)

@@ -20,7 +20,7 @@ from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
 from scorefield.rows import take
 from scorefield.sampling import LIKELIHOOD_T_MIN, Grid, resolve_prior
-from scorefield.sde import GaussianSDE, Time
+from scorefield.sde import SDE, GaussianSDE, Time
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution, Solver
 from scorefield.solve.ode import Dopri5
 
@@ -91,6 +91,8 @@ def log_prob(
     check_real(x)
     check_finite(x)
     warn_of_units(x, *model.sde.range)
+    if isinstance(model.sde, SDE):
+        model.sde.check(x, "x")
     n = x.shape[0]
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")

@@ -15,9 +15,9 @@ from scorefield.discrete.process import JumpProcess
 from scorefield.errors import CheckpointError, InputError
 from scorefield.flowmap import FlowMap
 from scorefield.model import ScoreModel
-from scorefield.sde import GaussianSDE
+from scorefield.sde import SDE, GaussianSDE
 
-ROOMS = ("sdes", "nn", "ladder", "times", "training.config", "discrete", "data.states")
+ROOMS = ("sdes", "reflected", "nn", "ladder", "times", "training.config", "discrete", "data.states")
 """Where the classes of the closed set are: what these export, and nothing else, is made from a description."""
 
 
@@ -104,7 +104,7 @@ def describe_model(model: ScoreModel) -> dict[str, Any]:
 
 
 def _check(parts: Mapping[str, Any], shape: Any) -> None:
-    if not callable(parts["net"]) or not isinstance(parts["sde"], GaussianSDE | JumpProcess):
+    if not callable(parts["net"]) or not isinstance(parts["sde"], SDE | JumpProcess):
         raise TypeError("its net is no network or its sde no SDE")
     if shape is not None and not all(type(n) is int and n > 0 for n in shape):
         raise TypeError(f"shape {shape}")

@@ -68,7 +68,7 @@ class Recipe:
         return model
 
 
-OWN = ("digits", "density", "edm", "dit", "vectors", "text", "categories", "binary", "pixels")
+OWN = ("digits", "density", "edm", "dit", "vectors", "box", "text", "categories", "binary", "pixels")
 DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
 """First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
 SHOWN = 4096
@@ -96,6 +96,8 @@ def recipe(name: str) -> Recipe:
         return _pictures(name)
     if name == "vectors":
         return _vectors()
+    if name == "box":
+        return _box()
     if name in ("text", "categories", "binary", "pixels"):
         return _states(name)
     return _paper(name)
@@ -175,6 +177,28 @@ def _vectors() -> Recipe:
 
     config = TrainConfig(steps=10_000, batch_size=256, optim=OptimConfig(lr=1e-3, warmup=100, schedule="cosine"))
     return Recipe("vectors", model, config)
+
+
+def _box() -> Recipe:
+    """Vectors or images that no sample may leave the range of: reflected diffusion between its ends."""
+    from scorefield.nn import MLP, UNet
+    from scorefield.reflected import ReflectedVE
+
+    def model(data: Dataset) -> ScoreModel:
+        if data.levels is None and data.range is None:
+            raise InputError(
+                f"{data.name} holds floating-point numbers; name the walls that they lie between by --range"
+            )
+        pictures = len(data.shape) == 3 and not any(side % 4 for side in data.shape[1:])
+        net = (
+            UNet(data.shape[0], 32, (1, 2, 2), 1, (), dropout=0.0, centered=False)
+            if pictures
+            else MLP(math.prod(data.shape))
+        )
+        return ScoreModel(net, ReflectedVE(0.001 if pictures else 0.01, 2.0), "noise", shape=data.shape)
+
+    optim = OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=70, schedule="linear")
+    return Recipe("box", model, TrainConfig(steps=5000, batch_size=64, optim=optim, ema=0.99, dequantize=True))
 
 
 def _states(name: str) -> Recipe:

@@ -21,6 +21,7 @@ from scorefield.data.open import as_dataset
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
+from scorefield.sde import SDE
 from scorefield.training.averages import save_snapshot
 from scorefield.training.batches import Feed, derived_seed
 from scorefield.training.checkpoint import best_checkpoint, read_checkpoint
@@ -151,6 +152,8 @@ def train(
     for part in (items, held_items):
         if part is not None and part.shape != model.shape:
             raise InputError(f"{part.name} has items of shape {part.shape} and the model expects {model.shape}")
+        if part is not None and isinstance(model.sde, SDE):
+            model.sde.check(_looked_at(part, model, settings.seed), part.name)
     if getattr(model, "predict", "") == "edm" and not model.sigma_known:
         model.sigma_data, model.sigma_known = _spread(items, model, settings.seed), True
     folder = Path(out)
@@ -168,13 +171,18 @@ def train(
     return run
 
 
-def _spread(data: Dataset, model: ScoreModel, seed: int) -> float:
-    """Standard deviation of the entries of data in the model's range, from at most `LOOKED_AT` items."""
+def _looked_at(data: Dataset, model: ScoreModel, seed: int) -> Tensor:
+    """At most `LOOKED_AT` items in the model's range, spread over the data."""
     most = LOOKED_AT // 8 if data.slow else LOOKED_AT
     index = range(data.size) if data.size <= most else [i * (data.size - 1) // (most - 1) for i in range(most)]
     with kept_randomness():  # of augmentation, which is the same at every call
         seed_all(derived_seed(seed, "spread", 0))
-        std = float(to_range(data.read(index), data, model.sde.range).std())
+        return to_range(data.read(index), data, model.sde.range)
+
+
+def _spread(data: Dataset, model: ScoreModel, seed: int) -> float:
+    """Standard deviation of the entries of data in the model's range."""
+    std = float(_looked_at(data, model, seed).std())
     return float(f"{std:.4g}") if math.isfinite(std) and std > 0 else 0.5
 
 
