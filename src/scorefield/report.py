@@ -82,7 +82,7 @@ class Report:
         wide: bool = False,
     ) -> None:
         """Add a plot of named series of (x, y), drawn into the page itself; points that are not finite are left out."""
-        plot = _plot(lines, labels, log_y)
+        plot = line_plot(lines, labels, log_y)
         self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{plot}</figure>", wide=wide)
 
     def write(self, path: Path) -> None:
@@ -101,7 +101,7 @@ class Report:
         self.parts.append(f"<section{mark}><h2>{escape(title)}</h2>{inner}</section>")
 
 
-def _plot(lines: Mapping[str, Points], labels: tuple[str, str], log_y: bool) -> str:
+def line_plot(lines: Mapping[str, Points], labels: tuple[str, str], log_y: bool = False) -> str:
     """An SVG line plot; one of no points is a sentence."""
     kept = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]

@@ -36,6 +36,7 @@ COMMANDS = {
     "push": "publish a run on the Hugging Face hub, with a model card",
     "presets": "the configurations of the paper, all or one",
     "convert": "make a run of an official checkpoint",
+    "studio": "a page to play with a run, in the browser, on this machine alone",
     "demo": "train on handwritten digits, sample, score and inpaint, in minutes",
 }
 

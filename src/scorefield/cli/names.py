@@ -75,6 +75,26 @@ def read_solver(word: str | None, sde: Any = None, option: str = "--sampler") ->
     return made
 
 
+def solver_code(word: str, sde: Any = None) -> str:
+    """The Python that makes the solver which `read_solver` reads from a word.
+
+    Raises:
+        InputError: as `read_solver`.
+    """
+    read_solver(word, sde)
+    name, _, rest = word.partition(":")
+    cls = pick("--sampler", name, solvers())
+    given = _pairs(rest, cls)
+    if isinstance(sde, sf.VP | sf.SubVP) and "snr" in _offered(cls):
+        given.setdefault("snr", PAPER_SNR)
+    return _code(cls, given)
+
+
+def usage(word: str) -> str:
+    """The options that the solver of a name takes, as `option=value` would set them; empty where it takes none."""
+    return ", ".join(_offered(pick("--sampler", word, solvers())))
+
+
 def check_solver(word: str | None) -> None:
     """Refuse a word that names no solver of any kind of run, before the run is opened.
 
@@ -180,6 +200,19 @@ def _made(cls: type, given: Mapping[str, str]) -> Any:
     if rest:
         raise InputError(f"option {min(rest)!r} is unknown{_offer(cls)}")
     return cls(**values)
+
+
+def _code(cls: type, given: Mapping[str, str]) -> str:
+    """What `_made` makes, as Python."""
+    own = _options(cls)
+    parts = [name for name, hint in own.items() if _is_solver(hint)]
+    written = [f"{name}={_value(name, text, own[name])!r}" for name, text in given.items() if name in {*own} - {*parts}]
+    for part in parts:
+        kind = type(_value(part, given[part], own[part]) if part in given else getattr(cls(), part))
+        inner = {name: text for name, text in given.items() if name not in own and name in _options(kind)}
+        if inner or part in given:
+            written.append(f"{part}={_code(kind, inner)}")
+    return f"sf.solve.{cls.__name__}({', '.join(written)})"
 
 
 def _options(cls: type) -> dict[str, Any]:

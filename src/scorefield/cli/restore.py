@@ -188,8 +188,8 @@ def restoration(
     if mode == "read":
         y = _read(options, seen)
     else:
-        clean = _picture(options, seen.shape, options.resize, "pass --resize")
-        y = _simulated(seen, clean, noise if mode == "simulate" else 0.0, options.seed)
+        clean = read_picture(options, seen.shape, options.resize, "pass --resize")
+        y = simulated(seen, clean, noise if mode == "simulate" else 0.0, options.seed)
     for path in [p for p in (options.out, panel) if p is not None]:
         check_writable(path)
     _, model = open_run(options.run, options.device)
@@ -288,10 +288,12 @@ def _read(options: Any, seen: Seen) -> Tensor:
             f"--image {path} cannot hold this measurement, of shape {tuple(like.shape[1:])}; give it as .npy, or pass "
             "--simulate"
         )
-    return seen.measured(_picture(options, tuple(like.shape[1:]), False, "or pass --simulate if it is the clean image"))
+    return seen.measured(
+        read_picture(options, tuple(like.shape[1:]), False, "or pass --simulate if it is the clean image")
+    )
 
 
-def _picture(options: Any, shape: Shape, resize: bool, remedy: str) -> Tensor:
+def read_picture(options: Any, shape: Shape, resize: bool, remedy: str) -> Tensor:
     """--image as intensities (1, C, H, W)."""
     from scorefield.data.images import read_image
 
@@ -318,7 +320,8 @@ def _array(path: str, like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.complex64 if wanted == "c" else np.float32)).unsqueeze(0)
 
 
-def _simulated(seen: Seen, clean: Tensor, noise: float, seed: int) -> Tensor:
+def simulated(seen: Seen, clean: Tensor, noise: float, seed: int) -> Tensor:
+    """A clean image (1, C, H, W) of intensities as it would be measured, with noise of a seed."""
     import torch
 
     y: Tensor = seen.operator(clean)

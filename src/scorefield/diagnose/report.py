@@ -37,6 +37,8 @@ SMALL = 64
 """Entries up to which thousands of samples cost nothing."""
 SURE = 4.0
 """Standard errors that a figure must be away from where it should be, before anything is said."""
+COMPARED, COMPARED_STEPS, COMPARED_TOLERANCE = ("DDIM", "Heun", "DPMSolver", "UniPC"), (4, 8, 16, 32), 1e-5
+"""Samplers that are compared, at so many steps, and the tolerance of what they are compared with."""
 
 
 @dataclass(frozen=True)
@@ -341,8 +343,8 @@ def _memory(case: _Case) -> Chapter:
 
 
 def _samplers(case: _Case) -> Chapter:
-    names = ("DDIM", "Heun", "DPMSolver", "UniPC")
-    table = compare_samplers(case.model, min(case.n, 16), (4, 8, 16, 32), names, case.seed, tolerance=1e-5)
+    starts = min(case.n, 16)
+    table = compare_samplers(case.model, starts, COMPARED_STEPS, COMPARED, case.seed, tolerance=COMPARED_TOLERANCE)
     best = table.best(0.02)
     verdict = _verdict(best.error, 0.02 + 1e-9, 0.2)
     words = f"{best.solver} comes within {100 * best.error:.2g} % of the converged flow in {best.nfe} evaluations."

@@ -76,7 +76,7 @@ def compare_samplers(
     Raises:
         ValueError: a name that is no solver, or none that follows the flow.
     """
-    n, known = whole(n, "n", "the number of samples"), _flows(model)
+    n, known = whole(n, "n", "the number of samples"), flows(model)
     chosen = known if solver is None else {name: known[name] for name in solver if name in known}
     if not chosen or (solver is not None and len(chosen) < len(set(solver))):
         raise ValueError(f"solver={solver}: choose among those that follow the flow, {', '.join(sorted(known))}")
@@ -94,7 +94,7 @@ def compare_samplers(
     return SamplerTable(tuple(sorted(runs, key=lambda run: run.nfe)), reference)
 
 
-def _flows(model: ScoreModel) -> dict[str, Solver]:
+def flows(model: ScoreModel) -> dict[str, Solver]:
     """The solvers that need nothing to be made, follow the flow, and suit the process."""
     found = {}
     for name, kind in solvers().items():

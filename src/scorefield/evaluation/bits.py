@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset, Range, to_range
 from scorefield.evaluation.metrics import Estimate, mean_of
-from scorefield.likelihood import LogProb, levels_width, log_prob
+from scorefield.likelihood import LogProb, Places, levels_width, log_prob, places
 from scorefield.model import ScoreModel
 from scorefield.objective import Weighting, dsm_loss
 from scorefield.parallel import Processes
@@ -56,6 +56,14 @@ def item_likelihoods(
     if data.scale is not None:
         return lp, lp.nats - data.scale.log_volume(lp.dims)
     return lp, lp.nats
+
+
+def item_places(
+    model: ScoreModel, data: Dataset, index: Sequence[int], interval: Range | None, *, seed: int = 0, **options: Any
+) -> Places:
+    """The same entry by entry, by `likelihood.places` with `options`; the likelihoods are those of `item_likelihoods`."""
+    x = model_input(data, index, interval, seed).to(model.device)
+    return places(model, x, seed=[derived_seed(seed, "likelihood", i) for i in index], **options)
 
 
 def bits_per_dim(

@@ -3,6 +3,7 @@
 from scorefield.likelihood.dequantize import dequantize, levels_width
 from scorefield.likelihood.distribution import ModelDistribution, as_distribution
 from scorefield.likelihood.elbo import elbo
+from scorefield.likelihood.entries import Places, places
 from scorefield.likelihood.log_prob import log_prob
 from scorefield.likelihood.moments import moments
 from scorefield.likelihood.result import LogProb
@@ -22,6 +23,7 @@ __all__ = [
     "Linearizer",
     "LogProb",
     "ModelDistribution",
+    "Places",
     "TraceMethod",
     "VariationalDequantizer",
     "as_distribution",
@@ -32,4 +34,5 @@ __all__ = [
     "levels_width",
     "log_prob",
     "moments",
+    "places",
 ]
