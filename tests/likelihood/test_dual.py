@@ -268,3 +268,19 @@ def test_the_meter_counts_shared_storage_once_and_lets_go():
     one = 2 * x.numel() * 8
     assert meter.peak == 2 * one
     assert meter.live == 0
+
+
+@pytest.mark.parametrize("tangents", [1, 2])
+def test_a_matrix_times_a_vector_that_moves(tangents):
+    """Row by row, as a user's network may multiply; with one tangent and two columns a wrong rule would go unseen."""
+    matrix = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0]], dtype=torch.float64)
+    x, e = (
+        torch.tensor([[0.3, -0.7]], dtype=torch.float64),
+        torch.tensor([[[0.2, 1.1]], [[-0.4, 0.9]]], dtype=torch.float64),
+    )
+    value, moved = pushforward(lambda y: (matrix @ y[0])[None], x, e[:tangents])
+    torch.testing.assert_close(value, x @ matrix.T)
+    torch.testing.assert_close(moved, e[:tangents] @ matrix.T)
+    moved = pushforward(lambda y: (torch.outer(y[0], y[0]) @ y[0])[None], x, e[:tangents])[1]
+    gram = torch.autograd.functional.jacobian(lambda v: torch.outer(v, v) @ v, x[0])
+    torch.testing.assert_close(moved[:, 0], e[:tangents, 0] @ gram.T)

@@ -208,7 +208,13 @@ def _div(func: Any, a: Any, b: Any) -> Dual:
     return Dual(out)
 
 
-@rule("mm", "bmm", "mv")
+@rule("mv")
+def _matrix_vector(func: Any, a: Any, b: Any) -> Dual:
+    column = Dual(b.packed.unsqueeze(-1)) if isinstance(b, Dual) else b.unsqueeze(-1)
+    return Dual(_matmul(torch.mm, a, column).packed.squeeze(-1))
+
+
+@rule("mm", "bmm")
 def _matmul(func: Any, a: Tensor, b: Tensor) -> Dual:
     if isinstance(a, Dual) and isinstance(b, Dual):
         value = func(a.packed[0], b.packed[0])
