@@ -227,6 +227,10 @@ def _hermite(y: Tensor, order: int) -> Tensor:
 class Residual:
     """Guidance that adds a network to what a model says: noise = base.noise + net(x, t), the rest of the views follow.
 
+    Under a process without a kernel it is the score that is corrected, score = base.score + net(x, t). With the base
+    2 drift / g^2, the stationary score of a reversible process of constant g, the drift runs backward as it runs forward, so
+    that one that pulls inward does so where the network has seen no data.
+
     Main arguments:
         net: called as net(x, t, **cond) with t (B,) in the dtype of x; returns a tensor like x. Its last layer should start at
             zero, so that training starts from the model itself.
@@ -253,5 +257,12 @@ class _Corrected(Guided):
         y = self.correction(x, clock, **cond)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
+        if not isinstance(self.sde, GaussianSDE):
+            score = self.base.view("score", x, time, {}) + y
+            if name not in ("score", "velocity"):
+                raise ValueError(
+                    f"{name}() needs a GaussianSDE; under {type(self.sde).__name__} a model has score and velocity"
+                )
+            return score if name == "score" else self.sde.velocity(x, time, score)
         noise = self.base.view("noise", x, time, {}) + y
         return noise if name == "noise" else convert(name, "noise", noise, x, time, self.sde)

@@ -133,3 +133,34 @@ def test_solvers_in_x_over_alpha_give_the_same_samples(solver):
 def test_solvers_in_x_do_not(solver):
     x, z = ends(solver)
     assert (x - z).abs().max() > 0.1
+
+
+def test_reuse_of_an_exploding_network_is_one_case_of_under():
+    """tau = (T / 2) log(1 + h^2 / sigma_min^2) / log(sigma_max / sigma_min), h = phi - 1 / phi, phi = e^{B/2}; score / phi."""
+    t = torch.linspace(0.05, 0.85, 5, dtype=torch.float64)
+    phi = CSUB.alpha(t)
+    h = phi - 1 / phi
+    tau = 0.5 * torch.log1p((h / 0.01) ** 2) / math.log(5000)
+    torch.testing.assert_close(TRAINED.inverse_log_snr(CSUB.log_snr(t)), tau, rtol=1e-14, atol=0)
+    gm = mixture(TRAINED)
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * phi[:, None]
+    expected = gm.score(x / phi[:, None], tau) / phi[:, None]
+    torch.testing.assert_close(gm.under(CSUB).score(x, t), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gm.under(CSUB).noise(x, t), gm.noise(x / phi[:, None], tau), rtol=1e-10, atol=1e-12)
+
+
+def test_how_far_a_network_with_noise_up_to_50_reaches():
+    """h(T) <= (sigma_max^2 - sigma_min^2)^{1/2}: B = 7.8248, which the schedule from 0.1 to 20 has at t = 0.88179."""
+    end = CSUB.inverse_log_snr(TRAINED.log_snr(1.0))
+    assert float(end) == pytest.approx(0.88179, abs=5e-6)
+    assert float(CSUB.integrated_beta(end)) == pytest.approx(7.8248, abs=5e-5)
+
+
+@pytest.mark.parametrize("variance", [0.25, 1.0, 4.0])
+def test_contraction_of_the_start_under_cvp(variance):
+    """An error of x_T arrives as e^{B/2} alpha v / c, which tends to v / (1 + v): .20001, .50001, .80001."""
+    sde = sf.CVP()
+    alpha = float(sde.alpha(1.0))
+    c = alpha**2 * variance + float(sde.sigma(1.0)) ** 2
+    factor = alpha * (alpha * variance / c)
+    assert factor == pytest.approx(variance / (1 + variance), abs=2e-5)

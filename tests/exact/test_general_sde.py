@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import scorefield as sf
+from scorefield.randomness import FromFunction
 from scorefield.sde import SDE, GaussianSDE
 from scorefield.sdes import VP
 
@@ -198,3 +200,122 @@ def test_wrong_shapes_are_named():
         VP().simulate(x, steps=0)
     with pytest.raises(ValueError, match="does not know the law"):
         Reversible().prior((4, 2))
+
+
+def test_a_gaussian_process_takes_the_same_chain_through_either_door():
+    """VP as a subclass of SDE with its drift and diffusion alone: the samples of Euler-Maruyama are the same numbers."""
+
+    class Plain(SDE):
+        t_min = VP().t_min
+
+        def drift(self, x, t):
+            return VP().drift(x, t)
+
+        def diffusion(self, x, t):
+            return VP().diffusion(x, t)
+
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    ends = [
+        sf.sample(
+            sf.ScoreModel.from_score(lambda x, t: -torch.tanh(x), sde, shape=(3,)),
+            5,
+            sf.EulerMaruyama(),
+            steps=40,
+            x_init=start,
+            seed=1,
+            denoise=False,
+        )
+        for sde in (VP(), Plain())
+    ]
+    assert torch.equal(*ends)
+
+
+def test_the_transposed_product_would_not_do():
+    """G^T G in place of G G^T: the reverse moments of the rotated process miss the start by half."""
+
+    class Transposed(RotatedOU):
+        def diffusion(self, x, t):
+            return self.G.T.expand(len(x), 2, 2)
+
+    right, wrong, x = RotatedOU(), Transposed(), torch.eye(2, dtype=F64)
+    gap = right.reverse_drift(x, 0.0, x) - wrong.reverse_drift(x, 0.0, x)
+    expected = -x @ (right.G @ right.G.T - right.G.T @ right.G)
+    assert torch.allclose(gap, expected, atol=1e-14)
+    assert gap.abs().max() > 0.2
+
+
+def test_mean_and_limit_of_the_rotated_process():
+    sde = RotatedOU()
+    decay = torch.linalg.matrix_exp(-sde.A * 1.5)
+    assert (decay @ torch.tensor([1.0, -0.5], dtype=F64)).tolist() == pytest.approx([0.31966128, -0.03423226], abs=1e-8)
+    limit = moments_forward(sde, torch.eye(2, dtype=F64), 60.0)
+    assert limit.flatten().tolist() == pytest.approx([0.19136905, 0.06703869, 0.06703869, 0.37518601], abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("noise", "shift"), [(1.0, 2 * 0.2 * math.log(0.2 / 0.45)), (0.0, 2 * 0.2 - 2 * math.sqrt(0.09))]
+)
+def test_what_the_divergence_is_worth_on_a_geometric_process(noise, shift):
+    """log x is Gaussian, N(0, 0.2) at 0 and of variance 0.45 at 1: without div a its mean comes back wrong by `shift`.
+
+    The reverse process in y = log x has an affine drift, b(x) / x - noise^2 sigma^2 / 2 backward; two points give it.
+    """
+
+    class Blind(Geometric):
+        def divergence(self, x, t):
+            return torch.zeros_like(x)
+
+    def law(t: float) -> tuple[float, float]:
+        return (0.1 - 0.125) * t, 0.2 + 0.25 * t
+
+    def slope(sde: SDE, m: float, t: float) -> float:
+        mean, variance = law(t)
+        y = torch.tensor([[0.0], [1.0]], dtype=F64)
+        x = torch.exp(y)
+        score = (-1 - (y - mean) / variance) / x
+        rate = (sde.reverse_drift(x, t, score, noise) / x + 0.5 * noise**2 * 0.25)[:, 0]
+        return float(rate[0] + m * (rate[1] - rate[0]))
+
+    ends = []
+    for sde in (Geometric(), Blind()):
+        m, steps = law(1.0)[0], 200
+        for i in range(steps):
+            t, h = 1 - i / steps, -1 / steps
+            k1 = slope(sde, m, t)
+            k2 = slope(sde, m + h / 2 * k1, t + h / 2)
+            k3 = slope(sde, m + h / 2 * k2, t + h / 2)
+            m += h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(sde, m + h * k3, t + h))
+        ends.append(m)
+    assert ends[0] == pytest.approx(0.0, abs=1e-9)
+    assert ends[1] == pytest.approx(shift, abs=1e-8)
+
+
+def test_weak_error_of_forward_steps():
+    """E X and E X^2 of Euler-Maruyama from 1, exactly, by noise of +1 and -1: relative errors at 10, 20 and 40 steps."""
+    sde, first, second = Geometric(), [], []
+    for steps in (10, 20, 40):
+        h = torch.tensor(1 / steps, dtype=F64)
+        noise = FromFunction(2, lambda shape: torch.tensor([[1.0], [-1.0]], dtype=F64))
+        x = sde._forward_step(torch.ones(2, 1, dtype=F64), torch.zeros((), dtype=F64), h, noise, False)
+        first.append(float(x.mean()) ** steps / math.exp(0.1) - 1)
+        second.append(float(x.square().mean()) ** steps / math.exp(0.45) - 1)
+    assert first == pytest.approx([-4.966e-4, -2.491e-4, -1.248e-4], rel=1e-3)
+    assert second == pytest.approx([-8.835e-3, -4.489e-3, -2.263e-3], rel=1e-3)
+
+
+def test_square_root_process_is_its_own_reverse():
+    """kappa = 1.3, theta = 0.8, sigma = 0.6, stationary under a Gamma law of shape 2 kappa theta / sigma^2."""
+
+    class SquareRoot(SDE):
+        def drift(self, x, t):
+            return 1.3 * (0.8 - x)
+
+        def diffusion(self, x, t):
+            return 0.6 * torch.sqrt(x)
+
+    x = torch.linspace(0.05, 3, 40, dtype=F64)[:, None]
+    rate = 2 * 1.3 / 0.36
+    score = (rate * 0.8 - 1) / x - rate
+    sde = SquareRoot()
+    assert torch.allclose(-sde.reverse_drift(x, 0.0, score), sde.drift(x, 0.0), atol=1e-12)
+    assert sde.velocity(x, 0.0, score).abs().max() < 1e-12

@@ -154,3 +154,72 @@ def test_bad_input_is_one_line():
         ssm_loss(WRONG, x, trace="finite", step=0.0)
     with pytest.raises(ValueError, match="probes=0"):
         ssm_loss(WRONG, x, probes=0)
+
+
+def test_finite_differences_are_exact_for_affine_scores_and_biased_at_a_mixtures_own():
+    """Relative to the Fisher information at t = 0.1: -1.69e-2, -4.50e-3, -1.14e-3 for steps 0.1, 0.05, 0.025."""
+    t, affine = 0.1, sf.ScoreModel.from_score(lambda x, t: -(x - 0.1) / 1.3, sf.VP(), shape=(1,))
+
+    def value(model: sf.ScoreModel, **options) -> float:
+        return expectation(t, lambda x: ssm_loss(model, x, "none", t=t, xt=x, seed=0, **options))
+
+    assert value(affine, trace="finite", step=0.4) == pytest.approx(value(affine, trace="exact"), abs=1e-12)
+    exact = value(MIXTURE, trace="exact")  # minus the information
+    bias = [(value(MIXTURE, trace="finite", step=e) - exact) / -exact for e in (0.1, 0.05, 0.025)]
+    assert bias == pytest.approx([-1.69e-2, -4.50e-3, -1.14e-3], rel=5e-3)
+
+
+@pytest.mark.parametrize(("distribution", "variance"), [("rademacher", 5.22852), ("gaussian", 208.889)])
+def test_variance_of_a_single_probe(distribution, variance):
+    """Var_v of 2 v^T (ds/dx) v at one state; the sample variance of a heavy-tailed square is known to a tenth."""
+    inverse = torch.linalg.inv(COV)
+    model = sf.ScoreModel.from_score(lambda x, t: -x @ inverse, sf.VP(), shape=(3,))
+    x = torch.zeros(40_000, 3, dtype=F64)
+    loss = ssm_loss(model, x, "none", trace="sliced", distribution=distribution, t=0.5, xt=x, seed=2)
+    assert float(loss.var()) == pytest.approx(variance, rel=0.1)
+
+
+def least_squares(sde: sf.SDE, features, x: Tensor, weights: Tensor) -> list[float]:
+    """The minimum of the exact implicit loss over linear combinations of features, under a law given by quadrature."""
+
+    def total(w: Tensor) -> Tensor:
+        model = sf.ScoreModel.from_score(
+            lambda y, t: sum(a * f(y) for a, f in zip(w, features, strict=True)), sde, (1,)
+        )
+        return (weights * ssm_loss(model, x, "none", trace="exact", t=0.5, xt=x)).sum()
+
+    zero = torch.zeros(len(features), dtype=F64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(total(zero), zero)
+    hessian = torch.autograd.functional.hessian(total, zero.detach())
+    return (-torch.linalg.solve(hessian, gradient)).tolist()
+
+
+class Anything(sf.SDE):
+    """A process whose law is given in the tests below."""
+
+    def drift(self, x, t):
+        return -x
+
+    def diffusion(self, x, t):
+        return 1.0
+
+
+def test_linear_features_find_stationary_scores_exactly():
+    """Double well: (x, x^3) -> (1, -1); lognormal (1/x, log x / x); Gamma of a square-root process (1/x, 1)."""
+    x = torch.linspace(-5, 5, 4001, dtype=F64)[:, None]
+    density = torch.exp(0.5 * x**2 - 0.25 * x**4)[:, 0]
+    found = least_squares(Anything(), (lambda y: y, lambda y: y**3), x, density / density.sum())
+    assert found == pytest.approx([1.0, -1.0], abs=1e-9)
+    mean, variance = 0.1 - 0.125, 0.2 + 0.25  # of log X at T = 1
+    y = torch.linspace(mean - 8, mean + 8, 8001, dtype=F64)
+    density = torch.exp(-0.5 * (y - mean) ** 2 / variance)
+    features = (lambda z: 1 / z, lambda z: torch.log(z) / z)
+    found = least_squares(Anything(), features, torch.exp(y)[:, None], density / density.sum())
+    assert found == pytest.approx([-1.05556, -2.22222], abs=1e-5)
+    shape, rate = 2 * 1.3 * 0.8 / 0.36, 2 * 1.3 / 0.36
+    x = torch.linspace(1e-4, 8, 20_001, dtype=F64)[:, None]
+    density = (x ** (shape - 1) * torch.exp(-rate * x))[:, 0]
+    found = least_squares(Anything(), (lambda z: 1 / z, torch.ones_like), x, density / density.sum())
+    assert found == pytest.approx([4.777778, -7.222222], abs=1e-5)
+    information = (density / density.sum() * ((shape - 1) / x[:, 0] - rate) ** 2).sum()
+    assert float(information) == pytest.approx(13.80719, abs=1e-4)

@@ -255,3 +255,38 @@ def test_recording_of_bridge_matching():
         backward = reference.backward_drift(x, start, t)
         assert torch.allclose(forward, r[f"drift/{kind}/f"], rtol=1e-4, atol=1e-5)
         assert torch.allclose(backward, r[f"drift/{kind}/b"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "blind", "seeing", "ode"),
+    [
+        (1, (0.8, 0.0), (0.8, 0.0), 0.8),
+        (2, (0.8199, 0.0293), (0.8, 0.0485), 0.8471),
+        (5, (0.8314, 0.0638), (0.8, 0.1100), 0.8753),
+        (10, (0.8352, 0.0834), (0.8, 0.1439), 0.8848),
+    ],
+)
+def test_few_steps_of_paired_restoration(steps, blind, seeing, ode):
+    """One step is the posterior mean in every mode. The bars leave room for the variance of entry 0, which the table has."""
+    assert chain(False, steps) == pytest.approx(blind, abs=1e-3)
+    assert chain(True, steps) == pytest.approx(seeing, abs=2e-3)
+    assert chain(False, steps, deterministic=True) == pytest.approx((ode, 0.0), abs=1e-3)
+
+
+def test_marginal_of_the_gaussian_bridge_in_the_middle():
+    a, b = torch.tensor([[0.6]], dtype=F64), torch.tensor([[1.7]], dtype=F64)
+    c = float(gaussian_bridge(a, b))
+    assert 0.25 * (0.6 + 1.7 + 2 * c + 1) == pytest.approx(1.1384713834, abs=1e-9)
+
+
+def test_projected_drifts_of_any_coupling_share_the_marginals():
+    """k_f + k_b = -sigma^2 / Sigma_t at any covariance of the ends: it says nothing about optimality."""
+    bridge = Bridge(0.9)
+    for c in (0.0, 0.5):
+        for t in (0.2, 0.7):
+            spread = (1 - t) ** 2 * 0.6 + t**2 * 1.7 + 2 * t * (1 - t) * c + 0.81 * t * (1 - t)
+            one = torch.ones(1, 1, dtype=F64)
+            end = ((1 - t) * c + t * 1.7) / spread * one
+            start = ((1 - t) * 0.6 + t * c) / spread * one
+            both = bridge.forward_drift(one, end, t) + bridge.backward_drift(one, start, t)
+            assert float(both) == pytest.approx(-0.81 / spread, abs=1e-12)

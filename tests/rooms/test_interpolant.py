@@ -10,6 +10,7 @@ from torch import Tensor
 
 import scorefield as sf
 from scorefield.bridge import I2SB, Bridge, InterpolantModel, InterpolantSDE, interpolant_loss
+from scorefield.evaluation.distances import gaussian_w2
 from scorefield.randomness import FromFunction
 from scorefield.solve.integrate import Field
 
@@ -58,6 +59,10 @@ def test_flow_of_two_independent_gaussians_is_the_rectified_map():
     torch.testing.assert_close(expected @ S0 @ expected.T, S1, rtol=0, atol=2e-5)
     cost = float((S0 + S1 - 2 * image.T @ S0).trace())
     assert cost == pytest.approx(1.169360, abs=5e-5)
+    zero = torch.zeros(2, dtype=F64)
+    assert gaussian_w2(zero, S0, zero, S1) ** 2 == pytest.approx(1.142416, abs=1e-6)
+    turns = torch.linalg.eigvals(image.T).real.sort().values  # none negative: straight after one reflow
+    assert turns.tolist() == pytest.approx([0.386, 2.553], abs=1e-3)
     back = sf.decode(model, image, sf.solve.RK4(), steps=60, t_min=0.0)
     torch.testing.assert_close(back, torch.eye(2, dtype=F64), rtol=0, atol=1e-4)
 

@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scorefield.phase import CLD, SSCS, PhaseModel, hsm_loss, split
-from scorefield.randomness import FromFunction
+from scorefield.likelihood import log_prob
+from scorefield.phase import CLD, SSCS, PhaseModel, hsm_loss, log_prob_bound, split
+from scorefield.randomness import FromFunction, source
+from scorefield.sampling import sample
+from scorefield.solve import RK4, EulerMaruyama
 from scorefield.solve.integrate import Field
 
 F64 = torch.float64
@@ -71,13 +74,13 @@ class Gaussian(PhaseModel):
 
     def moments(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         mean, cov = self.sde.kernel_matrices(t)
-        column = mean[:, :1]
-        return self.law[0] * column[:, 0], cov + self.law[1] * column @ column.T
+        column = mean[..., :1]
+        return self.law[0] * column[..., 0], cov + self.law[1] * column @ column.mT
 
     def velocity_noise(self, u, t, **cond):
         mean, cov = self.moments(t)
-        score = -(u - mean) @ torch.linalg.inv(cov)
-        return -score[:, 1:] * self.sde.factor(t)[1, 1]
+        rest = ((u - mean)[..., None, :] @ torch.linalg.inv(cov))[..., 0, :]  # minus the score
+        return rest[:, 1:] * self.sde.factor(t)[..., 1, 1].reshape(-1, 1)
 
 
 def test_views_are_exact_on_a_gaussian():
@@ -242,3 +245,58 @@ def test_bad_input_is_one_line():
     draw = prior.sample(seed=0)
     assert draw[:, 2:].std() == pytest.approx(0.5, rel=0.05)
     assert prior.log_prob(torch.zeros(1, 4)).item() == pytest.approx(-2 * math.log(2 * math.pi) - math.log(0.25))
+
+
+def test_euler_maruyama_has_its_known_error_too():
+    found = [affine_moments(EulerMaruyama(), n) for n in (25, 50, 100)]
+    assert found == pytest.approx([0.399, 0.111, 0.0442], rel=5e-3)
+
+
+def test_drift_is_critically_damped_and_keeps_its_equilibrium():
+    """Both eigenvalues are -2 beta, and F S + S F^T + Q = 0 at S = diag(1, M)."""
+    sde = CLD(beta=3.0)
+    rows = torch.eye(2, dtype=F64)
+    matrix, noise = sde.drift(rows, 0.0).T, torch.diag(sde.diffusion(rows, 0.0)[0] ** 2)
+    assert float(matrix.trace()) == pytest.approx(-12.0)
+    assert float(torch.linalg.det(matrix)) == pytest.approx(36.0)
+    stationary = torch.diag(torch.tensor([1.0, sde.mass], dtype=F64))
+    assert torch.allclose(matrix @ stationary + stationary @ matrix.T + noise, torch.zeros(2, 2, dtype=F64), atol=1e-12)
+
+
+def test_joint_likelihood_by_the_flow_and_the_bound_on_positions():
+    """log p(x, v) from the exact prior; as v_0 does not depend on x_0, the bound on log p(x) is tight at the exact model."""
+    sde = CLD()
+    model = Gaussian(sde, 0.7, 0.3)
+    u = torch.tensor([[0.4, 0.05], [1.1, -0.2]], dtype=F64)
+    first, last = (torch.distributions.MultivariateNormal(*model.moments(t)) for t in (1e-3, 1.0))
+
+    class Last:
+        def draw(self, noise, dtype, device):
+            raise AssertionError
+
+        def log_prob(self, y):
+            return last.log_prob(y)
+
+    keys = {"trace": "exact", "t_min": 1e-3, "solver": RK4(), "steps": 40, "grid": "quadratic"}
+    exact = log_prob(model, u, prior=Last(), **keys).nats
+    torch.testing.assert_close(exact, first.log_prob(u), rtol=0, atol=2e-3)  # 40 steps
+    nominal = log_prob(model, u, **keys).nats
+    assert 1e-4 < float((nominal - exact).abs().max()) < 2e-2  # x_1 keeps e^{-8} (1 + 8) of the data
+    x = u[:, :1]
+    bound, _ = log_prob_bound(model, x, draws=2, seed=0, **keys | {"t_min": 1e-4, "steps": 60})
+    noise, std = source(0, 2), math.sqrt(sde.gamma * sde.mass)
+    drawn = [torch.distributions.Normal(0.0, std).log_prob(std * noise.like(x)[:, 0]) for _ in range(2)]
+    entropy = 0.5 * math.log(2 * math.pi * math.e * std**2)
+    density = torch.distributions.Normal(0.7, math.sqrt(0.3)).log_prob(x[:, 0])
+    torch.testing.assert_close(bound, density + torch.stack(drawn).mean(0) + entropy, rtol=0, atol=5e-3)  # p_t at 1e-4
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 6), (2, 4, 3), (1, 2, 3, 2)])
+def test_any_event_shape(shape):
+    """A network that returns eps_v, for vectors, signals, images and volumes: loss, sampling and views."""
+    model = PhaseModel(lambda u, t: 0.1 * split(u)[1], CLD(), shape=shape)
+    x0 = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    assert hsm_loss(model, x0, seed=0).shape == (3,)
+    u = sample(model, 3, SSCS(), steps=3, seed=0, denoise=False)
+    assert u.shape == (3, 2 * shape[0], *shape[1:])
+    assert model.denoise(u, 0.5).shape == (3, *shape)

@@ -265,3 +265,28 @@ def test_recorded_residuals_of_the_authors():
     )
     assert torch.allclose(own.score(s["x"], s["t"]), s["score"], atol=1e-10)
     assert torch.allclose(fokker_planck_residual(own, s["x"], s["t"]), s["vp/vector"], rtol=1e-5, atol=1e-4)
+
+
+def test_a_correction_under_a_process_without_a_kernel_is_one_of_the_score():
+    """With the stationary score 2 drift / g^2 as base the reverse drift is the forward one, less g^2 times the correction."""
+
+    class Well(sf.SDE):
+        def drift(self, x, t):
+            return x - x**3
+
+        def diffusion(self, x, t):
+            return 0.7
+
+    sde, x = Well(), torch.linspace(-3, 3, 7, dtype=F64)[:, None]
+    base = sf.ScoreModel.from_score(lambda y, t: 2 * sde.drift(y, t) / 0.49, sde, shape=(1,))
+
+    class Correction(nn.Module):
+        def forward(self, y, t):
+            return torch.tanh(y)
+
+    model = base | Residual(Correction())
+    backward = -sde.reverse_drift(x, 0.3, model.score(x, 0.3))
+    assert torch.allclose(backward, sde.drift(x, 0.3) + 0.49 * torch.tanh(x), atol=1e-12)
+    assert torch.allclose(model.velocity(x, 0.3), -0.5 * 0.49 * torch.tanh(x), atol=1e-12)
+    with pytest.raises(ValueError, match="needs a GaussianSDE"):
+        model.denoise(x, 0.3)

@@ -120,6 +120,7 @@ def schrodinger_bridge(
     lr: float = 2e-3,
     seed: int = 0,
     progress: bool | None = None,
+    watch: Callable[[SchrodingerBridge], None] | None = None,
 ) -> SchrodingerBridge:
     r"""Diffusion Schrodinger bridge matching (Shi et al. 2023, Alg. 1): iterative Markovian fitting between two samplers.
 
@@ -136,6 +137,7 @@ def schrodinger_bridge(
     Other arguments:
         start: first pairs: "independent" ones, or "reference", x_1 = x_0 + sigma z.
         train_steps, batch, lr: of each regression. pairs: simulated for each round, in `steps` Euler-Maruyama steps.
+        watch: called after each round with what there is so far.
 
     Raises:
         ValueError: samplers of different shapes, fewer than one round, or an unknown start.
@@ -168,6 +170,8 @@ def schrodinger_bridge(
                 x1 = _simulate(net, x0, sigma, steps, draws, False)
         result.pairs = (x0, x1)
         result.history.append(("backward" if back else "forward", sum(losses[-100:]) / len(losses[-100:])))
+        if watch is not None:
+            watch(result)
     return result
 
 
