@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield import reward as reward
     from scorefield import sde as sde
     from scorefield import solve as solve
+    from scorefield import speech as speech
     from scorefield import times as times
     from scorefield import training as training
     from scorefield.analytic import GaussianMixture as GaussianMixture
@@ -155,6 +156,7 @@ _ROOMS = (
     "reward",
     "sde",
     "solve",
+    "speech",
     "times",
     "training",
 )

@@ -33,6 +33,7 @@ COMMANDS = {
     "statistics": "range, spread and greatest distance of data, and what they suggest",
     "colorize": "colours for a grey image",
     "restore": "samples of the images that explain a measurement",
+    "enhance": "make a noisy recording clean",
     "push": "publish a run on the Hugging Face hub, with a model card",
     "presets": "the configurations of the paper, all or one",
     "convert": "make a run of an official checkpoint",
@@ -57,6 +58,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 NO_MEMORY = "there is not enough memory for this; choose a smaller -n or --batch-size"
 FLAGS = {
     "(skip_broken)": "(--skip-broken)",
+    "clipped=True": "--clipped",
+    "channel=1": "--channel 1",
     "1 (grey) is expected; convert it": "1 (grey) is expected; pass --grey, or convert it",
 }
 """What messages of the library call things, and what the command line does."""

@@ -34,10 +34,12 @@ class Options(Reading, Arrays, Basic):
     """
 
     preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
-    """digits, vectors (any array), box (an array or images between walls, see --range), text, categories (a table), binary or
-    pixels (images as states), or a configuration of the paper, such as ve/cifar10_ncsnpp_continuous."""
+    """digits, vectors (any array), box (an array or images between walls, see --range), speech (clean and noisy recordings),
+    text, categories (a table), binary or pixels (images as states), or a configuration of the paper, such as
+    ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
-    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; else the preset's own."""
+    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; for speech a folder with
+    clean/ and noisy/ wave files of the same names; else the preset's own."""
     out: Annotated[str | None, Unset("FOLDER")] = None
     """Folder of the run; runs/PRESET unless given."""
     labels: Flag = False
@@ -122,7 +124,8 @@ def run(options: Options) -> Result:
         raise InputError(
             f"--data is missing; preset {options.preset} has no data of its own, so give a folder or a file"
         )
-    if chosen.open is None and (options.length or options.tokenizer or options.fold):
+    states = chosen.open is not None and options.preset != "speech"
+    if not states and (options.length or options.tokenizer or options.fold):
         raise InputError(
             f"--length, --tokenizer and --fold are for text, and preset {options.preset} is not; leave them out"
         )

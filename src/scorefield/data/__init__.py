@@ -5,10 +5,12 @@ from scorefield.data.dataset import Dataset
 from scorefield.data.images import images
 from scorefield.data.libraries import huggingface, sequence
 from scorefield.data.open import as_dataset, open_data
+from scorefield.data.pairs import pairs
 from scorefield.data.shards import shards
 from scorefield.data.spectra import Spectrogram, si_sdr
 from scorefield.data.statistics import Statistics, statistics
 from scorefield.data.tables import table
+from scorefield.data.waves import read_wave, write_wave
 
 __all__ = [
     "Dataset",
@@ -20,9 +22,12 @@ __all__ = [
     "huggingface",
     "images",
     "open_data",
+    "pairs",
+    "read_wave",
     "sequence",
     "shards",
     "si_sdr",
     "statistics",
     "table",
+    "write_wave",
 ]

@@ -38,7 +38,8 @@ class Dataset:
         span: values of deep pixels that became 0 and 255, where pictures had more than 8 bits.
         random: reading an item draws random numbers (augmentation), so that it differs each time.
         groups: sizes of the runs of items that lie together (shards), which training visits a few at a time.
-        codec: what integers stand for, where they are text or categories (see `data.states`).
+        codec: what integers stand for, where they are text or categories (see `data.states`), or the transform of spectra.
+        paired: items are read as (2 C, *) for a shape (C, *): x_0, and behind it y, which training passes to the network.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     random: bool = False
     groups: tuple[int, ...] = ()
     codec: Any = None
+    paired: bool = False
 
     def __len__(self) -> int:
         return self.size

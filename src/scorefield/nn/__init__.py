@@ -4,6 +4,7 @@ from scorefield.nn.adm import ADM
 from scorefield.nn.classifier import VectorClassifier, WideResNet
 from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
+from scorefield.nn.frames import FrameMLP
 from scorefield.nn.histogram import HistogramUNet, cell_edges
 from scorefield.nn.mlp import MLP
 from scorefield.nn.paired import Paired
@@ -21,6 +22,7 @@ __all__ = [
     "NCSN",
     "DiT",
     "FourierFeatures",
+    "FrameMLP",
     "HistogramUNet",
     "HollowTransformer",
     "NCSNv2",

@@ -25,21 +25,23 @@ Raw = tuple[Tensor, "Tensor | None"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Input of the loss on one process: data (b, *), noise like data, labels; times (b,) and weights on the CPU."""
+    """Input of the loss on one process: data (b, *), noise like data, labels, and what is to be restored, like data; times
+    (b,) and weights on the CPU."""
 
     x0: Tensor
     t: Tensor
     weight: Tensor
     noise: Tensor
     label: Tensor | None
+    y: Tensor | None = None
 
     def parts(self, count: int) -> list[Batch]:
         """The batch cut into `count` equal pieces."""
         if count == 1:
             return [self]
-        label = [None] * count if self.label is None else self.label.chunk(count)
+        given = ([None] * count if v is None else v.chunk(count) for v in (self.label, self.y))
         rest = (v.chunk(count) for v in (self.x0, self.t, self.weight, self.noise))
-        return [Batch(*values) for values in zip(*rest, label, strict=True)]
+        return [Batch(*values) for values in zip(*rest, *given, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ class Feed:
         x0 = to_range(raw_items, self.data, self.sde.range, None if uniform is None else uniform.to(device)).to(device)
         if flips is not None:
             x0 = flip_where(flips.to(device), x0)
+        x0, y = x0.chunk(2, 1) if self.data.paired else (x0, None)
         noise = noise.to(device)
         if config.channels_last and x0.ndim == 4:
             x0, noise = (v.contiguous(memory_format=torch.channels_last) for v in (x0, noise))
-        return Batch(x0, t[share], weight[share], noise, label)
+        return Batch(x0, t[share], weight[share], noise, label, y)
 
     def _share(self) -> slice:
         size = self.config.batch_size // self.world

@@ -17,7 +17,7 @@ from scorefield.flowmap import FlowMap
 from scorefield.model import ScoreModel
 from scorefield.sde import SDE, GaussianSDE
 
-ROOMS = ("sdes", "reflected", "nn", "ladder", "times", "training.config", "discrete", "data.states")
+ROOMS = ("sdes", "reflected", "nn", "ladder", "times", "training.config", "discrete", "data.states", "data.spectra")
 """Where the classes of the closed set are: what these export, and nothing else, is made from a description."""
 
 

@@ -38,7 +38,8 @@ class Objective(nn.Module):
         self._loss = loss or model.own_loss
 
     def forward(self, batch: Batch) -> Tensor:
-        cond: dict[str, Any] = {} if batch.label is None else {"label": batch.label}
+        given = {"label": batch.label, "y": batch.y}
+        cond: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self._loss is not None:
             each = self._loss(self.model, batch.x0, t=batch.t, noise=batch.noise, **cond)
         else:

@@ -82,6 +82,7 @@ class Observer:
         self._main: bool = accelerator.is_main_process
         self._range = model.sde.range if data.scaled else None
         self._shape, self._codec = data.shape, data.codec
+        self._paired = data if data.paired else None
         self._levels = Levels(model.sde)
         self._watch = Watch(at, plan, shown if self._main else False)
         self._trackers = Trackers(config.trackers, run, at.step) if self._main else None
@@ -151,9 +152,12 @@ class Observer:
         cond: dict[str, Any] = {}
         if classes:
             cond["label"] = torch.arange(count, device=self._accelerator.device) % classes
+        if self._paired is not None:
+            items = self._paired.read([i % len(self._paired) for i in range(count)])
+            cond["y"] = items.chunk(2, 1)[1].to(self._accelerator.device)
         x = sample(averaged, count, shape=self._shape, seed=self._config.seed, progress=False, **cond)
         place = self._run / SAMPLES / f"step-{step:06d}"
-        if self._codec is not None:
+        if hasattr(self._codec, "write"):
             with atomic_file(place.with_suffix(".txt"), "w") as file:
                 file.write("\n".join(self._codec.write(x)) + "\n")
         elif len(self._shape) == 3 and self._shape[0] in (1, 3):

@@ -68,7 +68,7 @@ class Recipe:
         return model
 
 
-OWN = ("digits", "density", "edm", "dit", "vectors", "box", "text", "categories", "binary", "pixels")
+OWN = ("digits", "density", "edm", "dit", "vectors", "box", "text", "categories", "binary", "pixels", "speech")
 DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
 """First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
 SHOWN = 4096
@@ -100,6 +100,8 @@ def recipe(name: str) -> Recipe:
         return _box()
     if name in ("text", "categories", "binary", "pixels"):
         return _states(name)
+    if name == "speech":
+        return _speech()
     return _paper(name)
 
 
@@ -235,6 +237,32 @@ def _states(name: str) -> Recipe:
     )
     opened = partial(open_states, levels=2) if name == "binary" else open_states
     return Recipe(name, model, config, data="digits" if name in ("binary", "pixels") else None, open=opened)
+
+
+def _speech() -> Recipe:
+    """Clean speech from noisy: pairs of recordings, one frame at a time, in about a minute (benchmarks/speech.py)."""
+    from scorefield.data.pairs import pairs
+    from scorefield.nn import FrameMLP, Paired
+    from scorefield.sdes import VPIDM
+
+    def opened(source: str, train: bool = True, codec: Any = None) -> Dataset:
+        return pairs(source, codec, train=train)
+
+    def model(data: Dataset) -> ScoreModel:
+        sde = VPIDM(scale=2**-0.5)
+        return ScoreModel(Paired(FrameMLP(data.codec.bins), sde), sde, "data", shape=data.shape, sigma_data=0.15)
+
+    config = TrainConfig(
+        steps=1200,
+        batch_size=8,
+        optim=OptimConfig(lr=2e-3, warmup=30, schedule="linear"),
+        ema=0.99,
+        weighting="edm",  # near that of x_0 itself, so that most of the network's room goes to where noise is removed
+        times=UniformTimes(0.02),
+        checkpoint_every=400,
+        log_every=25,
+    )
+    return Recipe("speech", model, config, open=opened)
 
 
 def _paper(name: str) -> Recipe:
