@@ -37,16 +37,44 @@ class Moments:
     Attributes:
         drift: b(x), (n, d), per unit of time. diffusion: standard deviation of the increments over dt^(1/2), (n, d).
         stderr: standard error of the drift by the number of pairs near x, (n, d): an error of this size is no fault.
+        diffusion_stderr: that of the diffusion, with the fourth moment of the increments, (n, d).
         pairs: effective number of pairs near x, (n,).
     """
 
     drift: Tensor
     diffusion: Tensor
     stderr: Tensor
+    diffusion_stderr: Tensor
     pairs: Tensor
 
     def __repr__(self) -> str:
         return f"Moments({len(self.drift)} states, stderr of the drift about {float(self.stderr.median()):.3g})"
+
+
+@dataclass(frozen=True)
+class Stationary:
+    """Where paths are after a long time.
+
+    Attributes:
+        samples: ends of independent paths, (n, d). steps: that each took.
+        gap: largest Kolmogorov-Smirnov distance, over the entries, between paths that began at the two ends of the data.
+        chance: the distance that equal laws exceed once in a thousand times.
+        outside: share of the ends that lie outside of the range of the data, where nothing was learned.
+    """
+
+    samples: Tensor
+    steps: int
+    gap: float
+    chance: float
+    outside: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether the beginning is forgotten, inside of the data."""
+        return self.gap < self.chance and self.outside < 0.01
+
+    def __repr__(self) -> str:
+        return f"Stationary({len(self.samples)} paths of {self.steps} steps, {'settled' if self.settled else 'not settled'})"
 
 
 class StochasticMap(nn.Module):
@@ -54,7 +82,8 @@ class StochasticMap(nn.Module):
 
     Attributes:
         dt: time between states. states, increments: the pairs it was learned from, (N, d).
-        bandwidth: of the kernel over states, (d,). centre, scale, mean, spread: of states and increments, (d,).
+        bandwidth: of the kernel over states, (d,). neighbours: nearest pairs that speak for a state.
+        centre, scale, mean, spread: of states and increments, (d,).
     """
 
     states: Tensor
@@ -65,10 +94,12 @@ class StochasticMap(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, states: Tensor, increments: Tensor, dt: float, bandwidth: Tensor, width: int = 50) -> None:
+    def __init__(
+        self, states: Tensor, increments: Tensor, dt: float, bandwidth: Tensor, neighbours: int, width: int = 50
+    ) -> None:
         super().__init__()
         d = states.shape[1]
-        self.dt = dt
+        self.dt, self.neighbours = dt, neighbours
         self.body = nn.Sequential(
             nn.Linear(2 * d, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, d)
         )
@@ -104,28 +135,83 @@ class StochasticMap(nn.Module):
         return torch.stack(path)
 
     @torch.no_grad()
+    def stationary(self, walkers: int = 4000, most: int = 12800, seed: int = 0) -> Stationary:
+        """Ends of paths from both ends of the data, run until they cannot be told apart, or for `most` steps.
+
+        Raises:
+            ValueError: fewer than 20 walkers, or no step.
+        """
+        if walkers < 20 or most < 1:
+            raise ValueError(f"walkers={walkers}, most={most}: give 20 walkers and a step, or more")
+        draws, half = generator(seed), walkers // 2
+        unit = (self.states - self.centre) / self.scale
+        along = unit @ torch.linalg.svd(unit.T @ unit)[0][:, 0]
+        order = along.argsort()
+        tenth = max(1, len(order) // 10)
+        pick = torch.randint(tenth, (2, half), generator=draws)
+        x = self.states[torch.cat([order[:tenth][pick[0]], order[-tenth:][pick[1]]])]
+        chance = 1.95 * math.sqrt(2 / half)  # the Kolmogorov distribution exceeds 1.95 with probability 0.001
+        steps, gap, outside, low, high = 0, 1.0, 0.0, self.states.amin(0), self.states.amax(0)
+        while steps < most and gap >= chance and outside < 0.5:  # paths that leave do not come back
+            for _ in range(min(max(steps, 100), most - steps)):
+                x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype))
+                steps += 1
+            gap = max(_distance(a, b) for a, b in zip(x[:half].T, x[half:].T, strict=True))
+            outside = 1 - float(((x >= low) & (x <= high)).all(1).double().mean())
+        return Stationary(x, steps, gap, chance, outside)
+
+    @torch.no_grad()
     def moments(self, x: Tensor, draws: int = 4096, seed: int = 0) -> Moments:
-        """Drift and diffusion at states x (n, d), over pairs of opposite noises; with the error that the data leaves."""
+        """Drift and diffusion at states x (n, d), over pairs of opposite noises; with the error that the data leaves.
+
+        It warns of states outside of the range of the data, for which no pair speaks.
+        """
         at = torch.as_tensor(x).to(self.states).reshape(-1, self.states.shape[1])
+        outside = ((at < self.states.amin(0)) | (at > self.states.amax(0))).any(1)
+        if bool(outside.any()):
+            told = (
+                f"{int(outside.sum())} of {len(at)} states lie outside of the data: what is said there is extrapolated"
+            )
+            warnings.warn(told, ScorefieldWarning, stacklevel=3)
         half = torch.randn(draws // 2, at.shape[1], generator=generator(seed), dtype=at.dtype)
         z = torch.cat([half, -half])
-        first, second = torch.zeros_like(at), torch.zeros_like(at)
+        first, second, fourth = (torch.zeros_like(at) for _ in range(3))
         for i, state in enumerate(at):
             moved = self.increment(state.expand(len(z), -1), z)
             first[i], second[i] = moved.mean(0), moved.std(0, correction=0)
+            fourth[i] = ((moved - first[i]) / second[i].clamp_min(1e-300)).pow(4).mean(0)
         pairs = self.effective_pairs(at)
+        many = pairs.unsqueeze(1)
         diffusion = second / math.sqrt(self.dt)
-        return Moments(first / self.dt, diffusion, diffusion / torch.sqrt(self.dt * pairs).unsqueeze(1), pairs)
+        return Moments(
+            first / self.dt,
+            diffusion,
+            diffusion / torch.sqrt(self.dt * many),
+            diffusion * torch.sqrt((fourth - 1).clamp_min(0) / (4 * many)),
+            pairs,
+        )
 
     def effective_pairs(self, x: Tensor) -> Tensor:
-        """(sum w)^2 / sum w^2 of the kernel over states, (n,)."""
-        squared = torch.square((x.unsqueeze(1) - self.states.unsqueeze(0)) / self.bandwidth).sum(2)
-        w = torch.exp(-0.5 * squared)
-        return (torch.square(w.sum(1)) / torch.square(w).sum(1).clamp_min(1e-300)).clamp_min(1.0)
+        """(sum w)^2 / sum w^2 of the kernel over the nearest states, (n,)."""
+        _, squared = neighbours(self.states, x, self.bandwidth, self.neighbours)
+        w = torch.exp(-0.5 * (squared - squared.amin(1, keepdim=True)))
+        return torch.square(w.sum(1)) / torch.square(w).sum(1)
 
 
-def pairs_of(series: Tensor, dt: float, time: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(x, x_next), each (N, d), of a series (T,) or (T, d), or of paths (T, P, d); with `time` (T,) pairs across gaps go.
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov-Smirnov distance of two samples of equal size, (n,) each."""
+    both = torch.cat([a, b]).sort()[0]
+    below = [torch.searchsorted(v.sort()[0], both, right=True) for v in (a, b)]
+    return float((below[0] - below[1]).abs().max()) / len(a)
+
+
+def pairs_of(
+    series: Tensor, dt: float, time: Tensor | None = None, path: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(x, x_next), each (N, d), of a series (T,) or (T, d), or of paths (T, P, d).
+
+    With `time` (T,) pairs across gaps go, with a warning that counts them; with `path` (T,), the number of the path that each
+    state belongs to, those from one path to the next.
 
     Raises:
         ValueError: fewer than two states, entries that are not numbers, times that do not rise, or dt that is not theirs.
@@ -136,18 +222,35 @@ def pairs_of(series: Tensor, dt: float, time: Tensor | None = None) -> tuple[Ten
     )
     if len(values) < 2 or not bool(torch.isfinite(values).all()):
         raise ValueError(f"series has {len(values)} states and must have at least 2, all of them numbers")
-    if not dt > 0:
+    if not 0 < dt < math.inf:
         raise ValueError(f"dt={dt}: the time between states is positive")
-    keep = torch.ones(len(values) - 1, dtype=torch.bool)
-    if time is not None:
-        gaps = torch.as_tensor(time).double().diff()
-        if len(gaps) != len(values) - 1 or not bool((gaps > 0).all()):
-            raise ValueError("time: one rising number for each state is needed, without duplicates")
-        keep = (gaps / dt - 1).abs() < 0.05
-        if not bool(keep.any()):
-            raise ValueError(f"dt={dt} is not the time between the states, which is {float(gaps.median()):.6g}")
+    same = torch.ones(len(values) - 1, dtype=torch.bool)
+    if path is not None:
+        if len(torch.as_tensor(path)) != len(values):
+            raise ValueError(
+                f"path has {len(torch.as_tensor(path))} numbers for {len(values)} states; give one for each"
+            )
+        same = torch.as_tensor(path).diff() == 0
+    keep = same if time is None else same & _regular(torch.as_tensor(time).double(), dt, same)
+    if not bool(keep.any()):
+        raise ValueError("no two states follow each other in a path; give longer ones")
     d = values.shape[2]
     return values[:-1][keep].reshape(-1, d), values[1:][keep].reshape(-1, d)
+
+
+def _regular(time: Tensor, dt: float, same: Tensor) -> Tensor:
+    """Which steps take dt, within 5 %; at least half of those within a path must."""
+    steps = time.diff()
+    if len(steps) != len(same) or not bool((steps[same] > 0).all()):
+        raise ValueError("time: one rising number for each state is needed, without duplicates")
+    fits = (steps / dt - 1).abs() < 0.05
+    gaps = int((same & ~fits).sum())
+    if 2 * gaps > int(same.sum()):
+        raise ValueError(f"dt={dt:g} is not the time between the states, which is {float(steps[same].median()):.6g}")
+    if gaps:
+        told = f"{gaps} of {int(same.sum())} steps do not take dt={dt:g}: these gaps are left out"
+        warnings.warn(told, ScorefieldWarning, stacklevel=3)
+    return fits
 
 
 def learn_flow_map(
@@ -182,7 +285,7 @@ def learn_flow_map(
         raise ValueError(f"x has shape {tuple(states.shape)} and x_next {tuple(after.shape)}; give pairs of states")
     if not bool(torch.isfinite(states).all() and torch.isfinite(after).all()):
         raise ValueError("x and x_next have entries that are not numbers; remove these pairs")
-    if not dt > 0:
+    if not 0 < dt < math.inf:
         raise ValueError(f"dt={dt}: the time between states is positive")
     count = min(1536, max(16, len(states) // 10)) if neighbours is None else neighbours
     if not 8 <= count <= len(states):
@@ -198,7 +301,7 @@ def learn_flow_map(
     targets = _labels(states, increments, states[pick], z, width_of, count, progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fitted = StochasticMap(states, increments, dt, width_of, width).double()
+        fitted = StochasticMap(states, increments, dt, width_of, count, width).double()
     nn.init.zeros_(fitted.body[-1].weight)  # type: ignore[arg-type]
     here, spread = states[pick], fitted.spread
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import scorefield as sf
-from scorefield.dynamics import _labels, learn_flow_map, pairs_of
+from scorefield.dynamics import StochasticMap, _labels, learn_flow_map, pairs_of
 from scorefield.empirical import Empirical, neighbours, posterior_mean
+from scorefield.errors import ScorefieldWarning
 
 F64 = torch.float64
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "parity" / "27_sdelearn_ode.safetensors"
@@ -107,8 +108,6 @@ def test_series_become_pairs():
     series = torch.arange(6.0)
     x, after = pairs_of(series, 1.0)
     assert torch.equal(after - x, torch.ones(5, 1))
-    x, after = pairs_of(series, 1.0, time=torch.tensor([0.0, 1, 2, 5, 6, 7]))
-    assert x.flatten().tolist() == [0, 1, 3, 4]
     for arguments, match in (
         ((torch.tensor([1.0]), 1.0), "at least 2"),
         ((torch.tensor([1.0, math.nan]), 1.0), "all of them numbers"),
@@ -122,6 +121,145 @@ def test_series_become_pairs():
         learn_flow_map(series[:5], series[1:], 1.0)
     with pytest.raises(ValueError, match="not numbers"):
         learn_flow_map(torch.full((20, 1), math.nan), torch.zeros(20, 1), 1.0)
+
+
+def test_gaps_and_paths_leave_pairs_out():
+    series, time = torch.arange(6.0), torch.tensor([0.0, 1, 2, 5, 6, 7])
+    x, after = pairs_of(series, 1.0, path=torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert x.flatten().tolist() == [0, 1, 3, 4]
+    with pytest.warns(ScorefieldWarning, match="1 of 5 steps do not take dt=1: these gaps are left out"):
+        x, after = pairs_of(series, 1.0, time)
+    assert (x.flatten().tolist(), after.flatten().tolist()) == ([0, 1, 3, 4], [1, 2, 4, 5])
+    restarted = torch.tensor([0.0, 1, 2, 0, 1, 2])
+    x, _ = pairs_of(series, 1.0, restarted, torch.tensor([0, 0, 0, 1, 1, 1]))  # time begins anew with a path
+    assert x.flatten().tolist() == [0, 1, 3, 4]
+    for path, match in ((torch.arange(6), "no two states follow"), (torch.arange(5), "path has 5 numbers")):
+        with pytest.raises(ValueError, match=match):
+            pairs_of(series, 1.0, path=path)
+
+
+class Line(sf.GaussianSDE):
+    """alpha = 1 - t, sigma^2 = t: the process of the paper."""
+
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return torch.sqrt(t)
+
+
+def normal(mean, std, sde):
+    return sf.GaussianMixture(torch.tensor([[mean]], dtype=F64), std**2, None, sde)
+
+
+@pytest.mark.parametrize(("std", "steps", "known"), [(0.3, 50, 0.8722), (1.0, 50, 0.9681), (0.3, 100, 0.9252)])
+def test_a_first_order_solver_narrows_the_labels(std, steps, known):
+    """The flow map of N(m, s^2) is m + s z; DDIM has its mean and this share of its deviation, and Dopri5 all of it."""
+    model, z = normal(0.5, std, Line()), torch.tensor([[-1.0], [1.0]], dtype=F64)
+    grid = torch.linspace(1 - 1e-9, 0.0, steps + 1, dtype=F64)
+    y = sf.sample(model, 2, sf.DDIM(), grid=grid, x_init=z)
+    assert float((y[1] - y[0]) / (2 * std)) == pytest.approx(known, abs=2e-4)
+    assert float(y.mean()) == pytest.approx(0.5, abs=1e-8)
+    exact = sf.sample(model, 2, sf.Dopri5(1e-6, 1e-6), x_init=z, t_start=1 - 1e-9, t_min=0.0)
+    assert torch.allclose(exact, 0.5 + std * z, atol=1e-5)
+    unmoved = sf.sample(normal(0.0, 1.0, sf.VP()), 2, sf.Heun(), x_init=z, steps=4)  # standardised: the state stays
+    assert torch.allclose(unmoved, z, atol=1e-12)
+
+
+def test_the_flow_map_of_a_mixture_is_its_quantile_map():
+    """.3 N(-1.2, .09) + .7 N(.8, .25), standardised: F^-1(Phi(z)) under plain VP, also at the labels' loose tolerance."""
+    m, v, w = (torch.tensor(a, dtype=F64) for a in ([-1.2, 0.8], [0.09, 0.25], [0.3, 0.7]))
+    centre = w @ m
+    scale = torch.sqrt(w @ (v + m**2) - centre**2)
+    m, v = (m - centre) / scale, v / scale**2
+    model = sf.GaussianMixture(m[:, None], v, w.tolist(), sf.VP())
+    z = torch.linspace(-2.5, 2.5, 41, dtype=F64)[:, None]
+    low, high = torch.full_like(z, -6), torch.full_like(z, 6)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = torch.special.ndtr((middle - m) / v.sqrt()) @ w < torch.special.ndtr(z[:, 0])
+        low, high = torch.where(below[:, None], middle, low), torch.where(below[:, None], high, middle)
+    for tolerance, bar in ((1e-9, 1e-6), (1e-3, 5e-3)):
+        y = sf.sample(model, len(z), sf.Dopri5(tolerance, tolerance), x_init=z, t_min=1e-9)
+        assert float((y - low).abs().max()) < bar
+
+
+@pytest.mark.parametrize(("x", "nu", "known"), [(0.7, 0.1, -0.01743), (1.2, 0.1, 0.00365), (0.7, 0.05, -0.00441)])
+def test_a_kernel_biases_the_drift_by_its_formula(x, nu, known):
+    """nu^2 (b'' / 2 + b' p' / p) for the double well over states of density p = N(0, 1), here quantiles of it."""
+    states = torch.special.ndtri((torch.arange(20_000, dtype=F64) + 0.5) / 20_000)[:, None]
+    drift = states - states**3
+    own = Empirical(drift, Line(), states, nu)
+    found = float(own.denoise(torch.zeros(1, 1, dtype=F64), 1.0, given=torch.tensor([[x]], dtype=F64)))
+    assert found - (x - x**3) == pytest.approx(known, abs=2e-5)
+    assert known == pytest.approx(nu**2 * (-3 * x - x * (1 - 3 * x**2)), abs=3e-4)
+
+
+def test_a_kernel_biases_the_diffusion_by_its_formula():
+    """Variance of the increments near x = 1.2, nu = .1: sigma^2 + dt nu^2 b'^2, a diffusion of .50108."""
+    dt, states = 0.01, torch.special.ndtri((torch.arange(20_000, dtype=F64) + 0.5) / 20_000)[:, None]
+    noise = 0.5 * math.sqrt(dt)
+    steps = torch.cat([(states - states**3) * dt + noise, (states - states**3) * dt - noise])
+    own = Empirical(torch.cat([steps, steps**2], 1), Line(), torch.cat([states, states]), 0.1)
+    first, second = own.denoise(torch.zeros(1, 2, dtype=F64), 1.0, given=torch.tensor([[1.2]], dtype=F64))[0]
+    assert float(torch.sqrt((second - first**2) / dt)) == pytest.approx(0.50108, abs=2e-5)
+
+
+def test_effective_pairs_have_a_formula():
+    """n = 2 pi^(1/2) nu M p erf(R / 2^(1/2) nu)^2 / erf(R / nu), R = K / (2 M p): 1,949 for 40,000 states on [0, 2.5]."""
+    M, K, nu, p = 40_000, 2048, 0.05, 0.4
+    states = 2.5 * (torch.arange(M, dtype=F64)[:, None] + 0.5) / M
+    reach = K / (2 * M * p)
+    exact = 2 * math.sqrt(math.pi) * nu * M * p * math.erf(reach / (math.sqrt(2) * nu)) ** 2 / math.erf(reach / nu)
+    assert exact == pytest.approx(1949, abs=1)
+    fm = StochasticMap(states, 0.03 * torch.randn_like(states), 0.01, torch.tensor([nu], dtype=F64), K)
+    assert float(fm.effective_pairs(torch.tensor([[1.2]], dtype=F64))) == pytest.approx(exact, rel=2e-3)
+    found = fm.double().moments(torch.tensor([[1.2]]))
+    assert torch.allclose(found.stderr, found.diffusion / torch.sqrt(0.01 * found.pairs)[:, None])
+
+
+class Exact(StochasticMap):
+    """The map of dX = (1.2 - X) dt + 0.3 dW."""
+
+    def __init__(self, dt):
+        states = torch.linspace(0, 2.5, 400, dtype=F64)[:, None]
+        super().__init__(states, torch.ones_like(states), dt, torch.ones(1, dtype=F64), 40)
+
+    def increment(self, x, z):
+        return -(1.2 - x) * math.expm1(-self.dt) + 0.3 * math.sqrt(-math.expm1(-2 * self.dt) / 2) * z
+
+
+def test_exact_maps_compose_to_the_process():
+    """n steps are one of n dt: mean and variance, linear in the noise, to rounding; diffusion .298506 and std .212132."""
+    fm, n = Exact(0.01), 30
+    path = fm.rollout(torch.tensor([[0.3], [2.0]], dtype=F64), n, seed=4)
+    g, x = torch.Generator().manual_seed(4), torch.tensor([[0.3], [2.0]], dtype=F64)
+    noise = [torch.randn(2, 1, generator=g, dtype=F64) for _ in range(n)]
+    decay, one = math.exp(-0.01), 0.3 * math.sqrt(-math.expm1(-0.02) / 2)
+    added = sum(one * decay ** (n - 1 - k) * z for k, z in enumerate(noise))
+    assert torch.allclose(path[-1], 1.2 + decay**n * (x - 1.2) + added, atol=1e-12)
+    variance = sum(one**2 * decay ** (2 * k) for k in range(n))
+    assert variance == pytest.approx(0.09 * -math.expm1(-2 * n * 0.01) / 2, abs=1e-15)
+    found = fm.moments(torch.tensor([[1.2]], dtype=F64), draws=200_000)
+    assert float(found.diffusion) == pytest.approx(0.298506, rel=4 * math.sqrt(1 / 2 / 200_000))
+    assert float(found.drift.abs()) < 1e-12  # opposite noises
+
+
+def test_a_long_run_forgets_its_start_or_says_that_it_does_not():
+    found = Exact(0.1).stationary(seed=0)
+    assert found.settled
+    assert float(found.samples.std()) == pytest.approx(0.212132, rel=4 / math.sqrt(2 * 4000) + 0.01)
+    assert float(found.samples.mean()) == pytest.approx(1.2, abs=4 * 0.212 / math.sqrt(4000) + 0.01)
+    early = Exact(0.001).stationary(most=100, seed=0)  # a tenth of the time that it takes
+    assert not early.settled
+    assert early.steps == 100
+    with pytest.raises(ValueError, match="walkers=2"):
+        Exact(0.1).stationary(2)
+
+
+def test_states_outside_of_the_data_are_warned_of():
+    with pytest.warns(ScorefieldWarning, match="1 of 2 states lie outside of the data"):
+        Exact(0.1).moments(torch.tensor([[1.0], [3.0]]))
 
 
 @pytest.mark.skipif(not RECORDING.exists(), reason="the recordings of the authors' code are not here")

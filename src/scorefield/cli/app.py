@@ -36,6 +36,7 @@ COMMANDS = {
     "enhance": "make a noisy recording clean",
     "push": "publish a run on the Hugging Face hub, with a model card",
     "presets": "the configurations of the paper, all or one",
+    "dynamics": "drift, diffusion and stationary density of a time series",
     "convert": "make a run of an official checkpoint",
     "studio": "a page to play with a run, in the browser, on this machine alone",
     "demo": "train on handwritten digits, sample, score and inpaint, in minutes",

@@ -6,6 +6,7 @@ from scorefield.data.images import images
 from scorefield.data.libraries import huggingface, sequence
 from scorefield.data.open import as_dataset, open_data
 from scorefield.data.pairs import pairs
+from scorefield.data.series import Series, series
 from scorefield.data.shards import shards
 from scorefield.data.spectra import Spectrogram, si_sdr
 from scorefield.data.statistics import Statistics, statistics
@@ -14,6 +15,7 @@ from scorefield.data.waves import read_wave, write_wave
 
 __all__ = [
     "Dataset",
+    "Series",
     "Spectrogram",
     "Statistics",
     "array",
@@ -25,6 +27,7 @@ __all__ = [
     "pairs",
     "read_wave",
     "sequence",
+    "series",
     "shards",
     "si_sdr",
     "statistics",

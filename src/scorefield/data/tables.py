@@ -35,7 +35,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
     """
     if isinstance(source, str | Path):
         name = name or str(source)
-        columns, rows = _read(Path(source))
+        columns, rows = read_rows(Path(source))
     else:
         name = name or "data"
         columns, rows = _frame(source)
@@ -64,7 +64,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
 def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The fields as numbers (N, C), with mean and deviation of each column."""
     values = np.array(
-        [[_number(v, c, i, name) for v, c in zip(row, columns, strict=True)] for i, row in enumerate(rows)]
+        [[number(v, c, i, name) for v, c in zip(row, columns, strict=True)] for i, row in enumerate(rows)]
     )
     mean, std = values.mean(0), values.std(0)
     for column, spread, centre in zip(columns, std, mean, strict=True):
@@ -79,7 +79,12 @@ def _frame(source: Any) -> tuple[list[str], list[list[Any]]]:
     return [str(c) for c in frame.columns], rows
 
 
-def _read(path: Path) -> tuple[list[str], list[list[Any]]]:
+def read_rows(path: Path) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns of a CSV file, and its other rows as words.
+
+    Raises:
+        InputError: no such file, not text, empty, or rows of unequal length.
+    """
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:
@@ -135,7 +140,12 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _number(value: Any, column: str, row: int, name: str) -> float:
+def number(value: Any, column: str, row: int, name: str) -> float:
+    """A field as a finite number; `row` counts from 0.
+
+    Raises:
+        InputError: it is empty, a word, or not finite.
+    """
     if isinstance(value, str) and not value.strip():
         raise InputError(f"row {row + 1} of {name} has no value in column {column!r}; fill it in or leave the row out")
     if not _is_number(value):
@@ -143,9 +153,7 @@ def _number(value: Any, column: str, row: int, name: str) -> float:
             f"column {column!r} of {name} holds words ({str(value)[:30]!r} in row {row + 1}); leave it out, "
             "or take it as the classes (labels)"
         )
-    number = float(value)
-    if not np.isfinite(number):
-        raise InputError(
-            f"row {row + 1} of {name} holds {number} in column {column!r}; fill it in or leave the row out"
-        )
-    return number
+    found = float(value)
+    if not np.isfinite(found):
+        raise InputError(f"row {row + 1} of {name} holds {found} in column {column!r}; fill it in or leave the row out")
+    return found

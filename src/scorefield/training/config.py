@@ -86,6 +86,10 @@ class TrainConfig:
     """Steps between snapshots of the power-function averages."""
     weighting: Literal["auto", "noise", "likelihood", "none", "edm", "velocity"] = "auto"
     """Weight of each noise level in the loss (see `dsm_loss`); auto is edm where the model predicts that, else noise."""
+    fokker_planck: float = 0.0
+    """Weight of the Fokker-Planck penalty beside the loss (see `fokker_planck_loss`), for smooth networks; 0 leaves it out."""
+    probes: int = 1
+    """Random signs for each of its two estimates; 0 takes all second derivatives, for data of few entries."""
     times: Proposal = UniformTimes()  # noqa: RUF009 - a frozen value
     """Where training times are drawn."""
     stratify: bool = True
@@ -142,7 +146,7 @@ class TrainConfig:
         _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2**63 - 1")
         _require(0 <= self.ema < 1, "ema", self.ema, "a rate from 0 up to 1, such as 0.999")
         _require(0 <= self.label_dropout <= 1, "label_dropout", self.label_dropout, "a share from 0 to 1")
-        for name in ("workers", "rollbacks", "explosion", "sample_every"):
+        for name in ("workers", "rollbacks", "explosion", "sample_every", "fokker_planck", "probes"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         for width in self.power_ema:
             _require(0 < width < WIDEST, "power_ema", width, f"widths between 0 and {WIDEST}, such as 0.05 0.1")
@@ -218,6 +222,8 @@ class Options(TypedDict, total=False):
     power_ema: tuple[float, ...]
     snapshot_every: int
     weighting: Literal["auto", "noise", "likelihood", "none", "edm", "velocity"]
+    fokker_planck: float
+    probes: int
     times: Proposal
     stratify: bool
     reduce: Literal["mean", "sum"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scorefield.data.dataset import Dataset
 from scorefield.dtypes import onto, wide
 from scorefield.errors import InputError
+from scorefield.fokker_planck import fokker_planck_loss
 from scorefield.model import ScoreModel
 from scorefield.objective import dsm_loss
 from scorefield.sde import GaussianSDE
@@ -36,6 +37,12 @@ class Objective(nn.Module):
         if config.weighting == "auto":
             self._weighting = "edm" if getattr(model, "predict", "") == "edm" else "noise"
         self._loss = loss or model.own_loss
+        self._penalty, self._probes = config.fokker_planck, config.probes or None
+        if self._penalty and (self._loss is not None or not isinstance(model.sde, GaussianSDE)):
+            raise InputError(
+                f"fokker_planck={self._penalty} goes with score matching under a Gaussian SDE; leave it out, or add "
+                "sf.fokker_planck_loss to a loss of your own"
+            )
 
     def forward(self, batch: Batch) -> Tensor:
         given = {"label": batch.label, "y": batch.y}
@@ -44,12 +51,20 @@ class Objective(nn.Module):
             each = self._loss(self.model, batch.x0, t=batch.t, noise=batch.noise, **cond)
         else:
             each = dsm_loss(self.model, batch.x0, self._weighting, t=batch.t, noise=batch.noise, **cond)
+        if self._penalty:
+            each = each + self._penalty * self._fokker_planck(batch, cond).to(each)
         if each.shape != batch.t.shape:
             raise InputError(
                 f"the loss returned shape {tuple(each.shape)}; expected one value a sample, {tuple(batch.t.shape)}"
             )
         each = each * onto(batch.weight, each)
         return 0.5 * each if self._sum else each / math.prod(batch.x0.shape[1:])
+
+    def _fokker_planck(self, batch: Batch, cond: dict[str, Any]) -> Tensor:
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        return fokker_planck_loss(
+            self.model, batch.x0, t=batch.t, noise=batch.noise, probes=self._probes, seed=seed, **cond
+        )
 
 
 @torch.no_grad()

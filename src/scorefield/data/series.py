@@ -1,0 +1,97 @@
+"""Time series: a CSV file whose rows are states, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.data.tables import number, read_rows
+from scorefield.errors import InputError, closest
+
+TIMES = ("time", "t")
+"""What a column of times is usually called."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """States in the order of time.
+
+    Attributes:
+        values: (T, d), float64. columns: names of the entries.
+        time: (T,) or None. path: (T,), the number of the path that a row belongs to, or None.
+    """
+
+    values: Tensor
+    columns: tuple[str, ...]
+    time: Tensor | None
+    path: Tensor | None
+
+
+def series(file: str | Path, *, time: str | None = None, path: str | None = None) -> Series:
+    """The rows of a CSV file as states of a process.
+
+    Main arguments:
+        file: fields apart by comma, semicolon or tab; the first line may name the columns.
+        time: column of times; one called time or t unless given. path: column that tells several paths apart, if any.
+
+    Raises:
+        InputError: no such file or column, a value that is missing or no number, a column that never changes, or times that
+            do not rise.
+    """
+    columns, rows = read_rows(Path(file))
+    usual = next((c for c in columns if c.lower() in TIMES), None)
+    at_time, at_path = (_place(columns, name, word, file) for name, word in ((time or usual, "time"), (path, "path")))
+    state = [i for i in range(len(columns)) if i not in (at_time, at_path)]
+    if not state or len(rows) < 2:
+        raise InputError(f"{file} has {len(rows)} rows of {len(state)} columns of states; give at least two of one")
+    name = str(file)
+    values = np.array([[_state(row[i], columns[i], k, name, at_time) for i in state] for k, row in enumerate(rows)])
+    for i, column in zip(state, values.T, strict=True):
+        if column.min() == column.max():
+            raise InputError(f"column {columns[i]!r} of {file} never changes, so it has no dynamics; leave it out")
+    words = None if at_path is None else [str(row[at_path]).strip() for row in rows]
+    known = {} if words is None else {word: i for i, word in enumerate(dict.fromkeys(words))}
+    paths = None if words is None else torch.tensor([known[word] for word in words])
+    clock = None
+    if at_time is not None:
+        clock = torch.tensor(
+            [number(r[at_time], columns[at_time], k, name) for k, r in enumerate(rows)], dtype=torch.double
+        )
+        _check_rising(clock, paths, name)
+    return Series(torch.from_numpy(values), tuple(columns[i] for i in state), clock, paths)
+
+
+def _state(field: str, column: str, row: int, name: str, at_time: int | None) -> float:
+    """A field as a number; what may be done about a missing one depends on whether a gap would be seen."""
+    try:
+        return number(field, column, row, name)
+    except InputError as error:
+        seen = "fill it in, or leave the row out: steps across the gap are not used"
+        unseen = "fill it in: without a column of times a row that is left out would be an unseen gap"
+        told = unseen if at_time is None else seen
+        raise InputError(str(error).replace("fill it in or leave the row out", told)) from error
+
+
+def _place(columns: Sequence[str], name: str | None, word: str, file: str | Path) -> int | None:
+    if name is None:
+        return None
+    if name not in columns:
+        raise InputError(
+            f"{file} has no column {name!r} for {word}{closest(name, columns)}; it has {', '.join(columns)}"
+        )
+    return columns.index(name)
+
+
+def _check_rising(time: Tensor, path: Tensor | None, name: str) -> None:
+    falls = time.diff() <= 0
+    if path is not None:
+        falls = falls & (path.diff() == 0)
+    if bool(falls.any()):
+        k = int(falls.nonzero()[0])
+        what = "the same time as" if float(time[k + 1]) == float(time[k]) else "an earlier time than"
+        raise InputError(f"row {k + 2} of {name} has {what} the row before; sort the rows and remove duplicates")
