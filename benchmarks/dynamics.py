@@ -1,12 +1,12 @@
 """Nine stochastic systems learned from pairs of states, as in Liu et al. 2024 (arXiv 2410.03108), against their own laws.
 
-    OMP_NUM_THREADS=1 python benchmarks/dynamics.py                # all nine; two minutes
+    OMP_NUM_THREADS=1 python benchmarks/dynamics.py                # all nine; two minutes of a free core
     OMP_NUM_THREADS=1 python benchmarks/dynamics.py ou double-well # some, --seed for others
 
 The authors use up to 1.5 million pairs, 2,048 neighbours and 10,000 Euler steps a label; here it is 40,000 pairs, 1,536
-neighbours and 3,000 labels of an adaptive solver. Drift and diffusion are held against those of one step of dt = 0.01 (mean
-and deviation of 40,000 simulated steps), at nine states of the interior; "s.e." is the error that this many pairs
-leave at one state.
+neighbours and 3,000 labels of an adaptive solver (2,000 in five dimensions). Drift and diffusion are held
+against those of one step of dt = 0.01 (mean and deviation of 40,000 simulated steps), at nine states of the interior;
+"s.e." is the error that this many pairs leave at one state.
 """
 
 from __future__ import annotations
@@ -120,11 +120,18 @@ def solve(name: str, seed: int) -> dict[str, object]:
     x = p.low + (p.high - p.low) * torch.rand(PAIRS, p.dimension, generator=draws, dtype=torch.float64)
     after, _ = p.step(x, draws)
     fm = sf.dynamics.learn_flow_map(
-        x, after, DT, neighbours=NEIGHBOURS, labels=LABELS, steps=STEPS, seed=seed, progress=False
+        x,
+        after,
+        DT,
+        neighbours=NEIGHBOURS,
+        labels=LABELS if p.dimension < 3 else 2000,
+        steps=STEPS,
+        seed=seed,
+        progress=False,
     )
     at = interior(p)
     found, (drift, spread) = fm.moments(at, draws=20_000), truth(p, at, draws)
-    noisy = (spread > 1e-6).any(0)
+    noisy = spread.amax(0) > 0.05 * spread.max()
     result: dict[str, object] = {
         "drift rms error": float((found.drift - drift).square().mean().sqrt()),
         "drift rms": float(drift.square().mean().sqrt()),
@@ -134,6 +141,7 @@ def solve(name: str, seed: int) -> dict[str, object]:
     }
     if not bool(noisy.all()):
         result["diffusion of quiet entries"] = float(found.diffusion[:, ~noisy].max())
+        result["its truth"] = float(spread[:, ~noisy].max())
     result |= EXTRA[name](fm) if name in EXTRA else {}
     return result | {"seconds": round(time.process_time() - begin, 1)}
 

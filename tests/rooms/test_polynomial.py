@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -78,6 +79,100 @@ def test_error_falls_with_the_order():
         )
         errors.append(float(ratio))
     assert errors == pytest.approx([8.1e-2, 2.3e-2, 7.6e-3, 2.9e-3], rel=0.15)
+
+
+def line_error(model, gm, t):
+    """E |s_hat - s|^2 and E |s|^2 on a line, by quadrature."""
+    x = torch.linspace(-8, 8, 4001, dtype=F64)[:, None]
+    density, exact = torch.exp(gm.log_prob(x, t)), gm.score(x, t)[:, 0]
+    gap = model.score(x, t)[:, 0] - exact
+    return float(torch.trapezoid(density * gap**2, x[:, 0])), float(torch.trapezoid(density * exact**2, x[:, 0]))
+
+
+def of_the_law(sde, order):
+    """The polynomial with the moments of the mixture itself, by quadrature, and without its guard: no sampling error."""
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(40))
+    x = torch.cat([-1.2 + 0.3 * nodes, 0.8 + 0.5 * nodes])
+    w = torch.cat([0.3 * weights, 0.7 * weights]) / weights.sum()
+    model = polynomial_score(torch.linspace(-1, 1, 9, dtype=F64)[:, None], sde, order)
+    model._centre, model._scale = (w @ x)[None], float(torch.sqrt(w @ x**2 - (w @ x) ** 2))
+    unit = (x - model._centre) / model._scale
+    model._moments = torch.stack([w @ unit ** n[0] for n in model._tables.every])[None]
+    model._low, model._high = torch.full((1,), -1e6, dtype=F64), torch.full((1,), 1e6, dtype=F64)
+    return model
+
+
+def on_a_line(sde):
+    return sf.GaussianMixture(
+        torch.tensor([[-1.2], [0.8]], dtype=F64), torch.tensor([0.09, 0.25], dtype=F64), [0.3, 0.7], sde
+    )
+
+
+@pytest.mark.parametrize(
+    ("t", "known"), [(0.6, {2: 6.6e-3, 6: 1.5e-4, 8: 2.9e-5}), (1.0, {2: 3.8e-4, 6: 9.1e-7, 8: 6.5e-8})]
+)
+def test_errors_at_larger_noise_are_known(t, known):
+    """Relative squared errors with the moments of the law itself."""
+    for order, value in known.items():
+        error, size = line_error(of_the_law(OU(), order), on_a_line(OU()), t)
+        assert error / size == pytest.approx(value, rel=0.05), order
+
+
+class Fixed(sf.GaussianSDE):
+    """One alpha and sigma at all times."""
+
+    def __init__(self, alpha, sigma):
+        self.a, self.s = alpha, sigma
+
+    def alpha(self, t):
+        return torch.full_like(t, self.a)
+
+    def sigma(self, t):
+        return torch.full_like(t, self.s)
+
+
+OTHERS = [
+    (1.0, 0.7, (0.201, 0.0729, 0.0302)),
+    (1.0, 2.0, (1.5e-3,)),
+    (math.exp(-0.3), -math.expm1(-0.6), (0.291, 0.116, 0.0525)),
+    (math.exp(-0.3), math.sqrt(-math.expm1(-0.6)), (8.1e-2, 2.3e-2, 7.6e-3)),
+]
+
+
+@pytest.mark.parametrize(("alpha", "sigma", "known"), OTHERS, ids=["VE 0.7", "VE 2", "sub-VP", "VP"])
+def test_errors_of_other_processes_are_known(alpha, sigma, known):
+    """Orders 2, 4 and 6 of one formula for every alpha and sigma."""
+    sde = Fixed(alpha, sigma)
+    for order, value in zip((2, 4, 6), known, strict=False):
+        error, size = line_error(of_the_law(sde, order), on_a_line(sde), 0.5)
+        assert error / size == pytest.approx(value, rel=0.05), order
+
+
+@pytest.mark.parametrize(("order", "known"), [(2, 0.0065207331340), (4, 0.00087676306), (8, 2.8466e-5)])
+def test_pythagoras(order, known):
+    """E |s_hat - s|^2 = E |s + x / c^2|^2 - E |grad u|^2, the fit being a projection; t = .6, reference N(0, 1)."""
+    gm, model = on_a_line(OU()), of_the_law(OU(), order)
+    error, _ = line_error(model, gm, 0.6)
+    assert error == pytest.approx(known, rel=1e-4)
+    x = torch.linspace(-8, 8, 4001, dtype=F64)[:, None]
+    density, exact, fit = torch.exp(gm.log_prob(x, 0.6)), gm.score(x, 0.6)[:, 0], model.score(x, 0.6)[:, 0]
+    c2 = float(torch.trapezoid(density * x[:, 0] ** 2, x[:, 0]))
+    all_of_it = float(torch.trapezoid(density * (exact + x[:, 0] / c2) ** 2, x[:, 0]))
+    fitted = float(torch.trapezoid(density * (fit + x[:, 0] / c2) ** 2, x[:, 0]))
+    assert all_of_it - fitted == pytest.approx(error, rel=1e-6)
+
+
+def test_samples_without_training_come_nearer_with_the_order():
+    """W1 to the data by flow and SDE, t from 3 to .02: monotone in the order."""
+    data = mixture_data(20_000)
+    exact = data[:, 0].sort()[0][10::20]
+    grid = torch.cat([torch.tensor([5.0], dtype=F64), torch.logspace(math.log10(3), math.log10(0.02), 31, dtype=F64)])
+    for solver in (sf.Heun(), sf.EulerMaruyama()):
+        far = []
+        for order in (2, 4, 8):
+            y = sf.sample(polynomial_score(data, OU(), order), 1000, solver, grid=grid, seed=0, denoise=False)
+            far.append(float((y[:, 0].double().sort()[0] - exact).abs().mean()))
+        assert far[0] > 1.2 * far[1] > 1.2**2 * far[2] * 0.99, far
 
 
 def test_axis_basis_and_samples():

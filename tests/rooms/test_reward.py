@@ -105,6 +105,33 @@ def test_a_tilt_keeps_the_form_of_the_covariances(covs):
         gm.tilted(b[0])
 
 
+def test_the_control_of_a_tilt_is_the_gradient_of_its_expected_exponential():
+    """s* - s = grad log h, h = E[e^{b.x_0 / lambda} | x_t], by the posterior of each component, written out here."""
+    gm, b, t = three(), torch.tensor([1.2, -0.7], dtype=F64), 0.3
+    a, s2 = float(gm.sde.alpha(torch.tensor(t, dtype=F64))), float(gm.sde.sigma(torch.tensor(t, dtype=F64))) ** 2
+    x = torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    covs = gm.covs if hasattr(gm, "covs") else None
+    logs, values = [], []
+    for k, weight in enumerate((0.5, 0.3, 0.2)):
+        cov, mean = (three_covs()[k] if covs is None else covs[k]), gm.means[k]
+        total = a**2 * cov + s2 * torch.eye(2, dtype=F64)
+        gain, gap = a * cov @ torch.linalg.inv(total), x - a * mean
+        logs.append(math.log(weight) + torch.distributions.MultivariateNormal(a * mean, total).log_prob(x))
+        m, p = mean + gap @ gain.T, cov - a * gain @ cov
+        values.append(m @ b / 0.5 + 0.5 * b @ p @ b / 0.25)
+    posterior = torch.log_softmax(torch.stack(logs), 0)
+    (slope,) = torch.autograd.grad(torch.logsumexp(posterior + torch.stack(values), 0).sum(), x)
+    x = x.detach()
+    assert torch.allclose(gm.tilted(b, 0.5).score(x, t) - gm.score(x, t), slope, atol=1e-8)
+
+
+def three_covs():
+    c, s = math.cos(0.6), math.sin(0.6)
+    q = torch.tensor([[c, -s], [s, c]], dtype=F64)
+    first, second = (torch.diag(torch.tensor(v, dtype=F64)) for v in ([0.3, 0.08], [0.15, 0.4]))
+    return [q @ first @ q.T, q.T @ second @ q, 0.2 * torch.eye(2, dtype=F64)]
+
+
 # ----------------------------------------------------------------------------------------------- steps as densities
 
 
@@ -141,6 +168,33 @@ def test_the_kl_of_paths_is_that_of_the_data(variance, temperature, inside):
         paths = follow(chain, line(tuned), line(base), torch.zeros(1, 1, dtype=F64), source(0, 1))
         found.append(float(paths.step_kl.sum()))
     assert abs(2 * found[1] - found[0] - inside) < 0.01 * inside
+
+
+@pytest.mark.parametrize("variance", [1.0, 0.25])
+@pytest.mark.parametrize(
+    ("eta", "known"),
+    [
+        (0.2, {1.0: 0.331019, 0.25: 0.367105}),
+        (0.5, {1.0: 0.918935, 0.25: 0.942678}),
+        (1.0, {1.0: 0.999957, 0.25: 0.999989}),
+    ],
+)
+def test_a_chain_with_little_noise_cannot_tilt(variance, eta, known):
+    """Share of its own variance that noise eta g gives a chain, and so of the tilt: 1 - exp(-eta^2 int g^2 / c)."""
+    sde, base, found = sf.VP(), normal(0.0, variance), []
+    for steps in (100, 200):
+        t = torch.linspace(0, 1, steps + 1, dtype=F64)[1:-1]
+        angle = torch.cat([torch.ones(1, dtype=F64), t.flip(0) ** 2, torch.full((1,), 1e-5, dtype=F64)])
+        chain, noise, kept = Chain(sf.DDIM(eta), angle), 0.0, 1.0
+        for k in range(chain.length):
+            slope, _, std = affine(chain, base, k)
+            noise, kept = float(slope**2) * noise + float(std) ** 2, kept * float(slope)
+        start = (
+            float(sde.alpha(torch.ones((), dtype=F64))) ** 2 * variance
+            + float(sde.sigma(torch.ones((), dtype=F64))) ** 2
+        )
+        found.append(noise / (noise + kept**2 * start))
+    assert 2 * found[1] - found[0] == pytest.approx(known[variance], abs=4e-3)
 
 
 def test_weights_of_the_exact_tilt_are_equal():
@@ -185,12 +239,23 @@ class Shifted(sf.ScoreModel):
         return self.base.denoise(x, t) - slope[2] ** 2 * self.adjoint[k + 1] / unit
 
 
+KNOWN_CHAINS = [(10, 0.11119, 0.5615), (20, 0.15342, 0.7543), (40, 0.18827, 0.8716)]
+"""Steps of DDIM(1) for data N(0, 1/4), variance of the chain, and what the adjoint before the step would make of the tilt."""
+
+
 def test_the_adjoint_after_the_step_tilts_the_chain_exactly():
     """Shift of the mean = variance of the chain, less what it remembers, times b; and matching's loss there is 0."""
     base, b = normal(0.0), 1.0
-    for steps, known in ((10, 0.11119), (40, 0.18827)):
+    for steps, known, before in KNOWN_CHAINS:
         chain = Chain(sf.DDIM(1.0), torch.linspace(1.0, 1e-3, steps + 1, dtype=F64))
         tuned = Shifted(base, chain, b)
+        if before:  # the adjoint before the step, as published, tilts by this share of it
+            early = Shifted(base, chain, b)
+            early.adjoint = [None, *early.adjoint[:-1]]
+            shift = torch.zeros((), dtype=F64)
+            for k in range(steps):
+                slope = affine(chain, base, k)[0]
+                shift = affine(chain, early, k)[1] + slope * shift
         mean, variance, kept = torch.zeros((), dtype=F64), 0.0, 1.0
         for k in range(steps):
             slope, _, std = affine(chain, base, k)
@@ -198,6 +263,7 @@ def test_the_adjoint_after_the_step_tilts_the_chain_exactly():
             variance, kept = float(slope**2 * variance + std**2), kept * float(slope)
         assert abs(float(mean) - variance * b) < 1e-12
         assert abs(variance + kept**2 - known) < 2e-3, (steps, variance)
+        assert not before or float(shift / mean) == pytest.approx(before, abs=2e-3), steps
         rollout = rollout_of(chain, tuned, base, lambda x: b * x[:, 0], 50)
         each, _, _ = AdjointMatching().loss(rollout)
         assert float(each.abs().max()) < 1e-20
@@ -474,6 +540,7 @@ def test_a_run_goes_on_where_it_ended(tmp_path):
         (lambda x: x[:, 0], {"solver": sf.Heun()}, "makes no Gaussian steps"),
         (lambda x: x[:, 0], {"solver": sf.DDIM()}, "has no noise in its step"),
         (lambda x: x[:, 0], {"chain_steps": 0}, "chain_steps"),
+        (lambda x: x[:, 0], {"samples": 0}, "samples=0"),
         (lambda x: x[:, 0], {"how": "ddpo"}, "give a method"),
         (lambda x: x[:, 0], {"how": PolicyGradient(inner=2), "accumulate": 2}, "accumulate and inner"),
     ],

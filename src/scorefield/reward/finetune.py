@@ -93,6 +93,7 @@ def finetune(
     chain_steps: int = 30,
     grid: GridName | GridFn | Tensor | None = None,
     cond: dict[str, Any] | None = None,
+    samples: int = 256,
     device: str | None = None,
     progress: bool | None = None,
     **options: Unpack[Options],
@@ -113,6 +114,7 @@ def finetune(
     Other arguments:
         solver, chain_steps, grid: the chain, `DDIM(eta=1.0)` in 30 steps by default; sample with the same.
         cond: condition of the network, one for all samples, such as {"label": 3}.
+        samples: paths that the figures before and after are measured on.
         device, progress, options: as in `train`; by default lr=1e-3 without warm-up and ema=0.9.
 
     Raises:
@@ -138,8 +140,7 @@ def finetune(
     chain = _chain(model, solver, chain_steps, grid)
     base = copied(model).eval().requires_grad_(False)
     game = _Game(base, chain, reward, how, float(temperature), dict(cond or {}))
-    samples = max(config.batch_size, 256)
-    before = game.measure(base, samples, config.seed, vary=True)
+    before = game.measure(base, whole(samples, "samples", "the number of paths"), config.seed, vary=True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
         teller = _Teller(game, config.log_every, progress, folder)
