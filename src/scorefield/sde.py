@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import check_real, onto
+from scorefield.errors import ScorefieldWarning
 from scorefield.prior import Prior
 from scorefield.randomness import Noise, Seed, source
 
@@ -109,6 +111,14 @@ class SDE(ABC):
             x = self._forward_step(x, i * h, h, noise, milstein)
             if path:
                 states.append(x)
+        lost = int((~torch.isfinite(x.flatten(1)).all(1)).sum()) if not x.is_meta else 0
+        if lost:
+            warnings.warn(
+                f"{lost} of {len(x)} paths of {type(self).__name__} left the numbers for which its drift and diffusion are "
+                f"defined: take more than steps={steps}, and look at both where the process is near an edge",
+                ScorefieldWarning,
+                stacklevel=2,
+            )
         return torch.stack(states) if path else x
 
     def reverse_drift(self, x: Tensor, t: Time, score: Tensor, noise: float = 1.0) -> Tensor:
@@ -262,6 +272,8 @@ def checked_diffusion(sde: SDE, x: Tensor, t: Time) -> float | Tensor:
     """
     g = sde.diffusion(x, t)
     if not isinstance(g, Tensor):
+        if not isinstance(g, (int, float)):
+            raise ValueError(f"{type(sde).__name__}.diffusion returned {type(g).__name__}; return a number or a tensor")
         return float(g)
     b, d = len(x), math.prod(x.shape[1:])
     if g.shape in ((), (b,), x.shape) or (g.ndim == 3 and g.shape[:2] == (b, d)):
@@ -328,8 +340,20 @@ class GaussianSDE(SDE):
         return expand(self.f(batch_time(t, x)), x) * x
 
     def diffusion(self, x: Tensor, t: Time) -> float | Tensor:
-        """g(t), () or (B,), float64."""
-        return torch.sqrt(self.g2(batch_time(t, x)))
+        """g(t), () or (B,), float64.
+
+        Raises:
+            ValueError: g^2 is negative, as sigma / alpha falls there.
+        """
+        time = batch_time(t, x)
+        g2 = self.g2(time)
+        if bool((g2 < -1e-9 * (1 + torch.square(self.sigma(time)))).any()):
+            where = float(time.flatten()[int(g2.flatten().argmin())])
+            raise ValueError(
+                f"{type(self).__name__} has g^2 = {float(g2.min()):.3g} at t = {where:.3g}: sigma / alpha must rise with t, "
+                "and no diffusion does what alpha and sigma say there"
+            )
+        return torch.sqrt(g2.clamp_min(0.0))
 
     def divergence(self, x: Tensor, t: Time) -> Tensor:
         """0: g does not depend on x."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import scorefield as sf
+from scorefield.errors import ScorefieldWarning
 from scorefield.randomness import FromFunction
 from scorefield.sde import SDE, GaussianSDE
 from scorefield.sdes import VP
@@ -319,3 +320,42 @@ def test_square_root_process_is_its_own_reverse():
     sde = SquareRoot()
     assert torch.allclose(-sde.reverse_drift(x, 0.0, score), sde.drift(x, 0.0), atol=1e-12)
     assert sde.velocity(x, 0.0, score).abs().max() < 1e-12
+
+
+def test_bad_processes_and_priors_are_one_line():
+    class Falling(GaussianSDE):
+        def alpha(self, t):
+            return 1 - 0.5 * t
+
+        def sigma(self, t):
+            return 1 - 0.9 * t
+
+    class Word(SDE):
+        def drift(self, x, t):
+            return -x
+
+        def diffusion(self, x, t):
+            return "much"
+
+    class Root(Word):
+        def diffusion(self, x, t):
+            return 2 * torch.sqrt(x)
+
+    class DrawOnly:
+        def draw(self, noise, dtype, device):
+            return torch.zeros(2, 1)
+
+    x = torch.full((200, 1), 0.1)
+    falling = sf.ScoreModel.from_score(lambda y, t: -y, Falling(), shape=(1,))
+    with pytest.raises(ValueError, match=r"Falling has g\^2 = -.* at t = 1: sigma / alpha must rise"):
+        sf.sample(falling, 3, sf.EulerMaruyama(), steps=2, denoise=False)
+    with pytest.raises(ValueError, match=r"Word\.diffusion returned str"):
+        Word().simulate(x)
+    with pytest.warns(ScorefieldWarning, match=r"of 200 paths of Root left the numbers .* more than steps=5"):
+        Root().simulate(x, steps=5, seed=0)
+    model = sf.ScoreModel.from_score(lambda y, t: -y, VP(), shape=(1,))
+    with pytest.raises(ValueError, match="give an object with draw"):
+        sf.sample(model, 2, sf.EulerMaruyama(), steps=2, prior=object())
+    with pytest.raises(ValueError, match="has no log_prob"):
+        sf.log_prob(model, torch.zeros(2, 1), prior=DrawOnly())
+    assert float(VP(0.0, 20.0).diffusion(x, 0.0)) == 0.0  # no noise yet is no fault

@@ -162,6 +162,8 @@ def test_loss_is_least_at_the_exact_network_and_the_door_samples():
         model.score(x0, 0.5)
     with pytest.raises(ValueError, match="give x1="):
         model.denoise(x0, 0.5)
+    with pytest.raises(ValueError, match=r"it is \(3, 1\) for states of shape \(400, 1\)"):
+        model.denoise(x0, 0.5, x1=x1[:3])
     with pytest.raises(ValueError, match="the same shape"):
         bridge_loss(model, x0, x1[:3])
     with pytest.raises(ValueError, match="must be positive definite"):

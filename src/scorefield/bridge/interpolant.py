@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.bridge.process import Bridge, same_shape
+from scorefield.bridge.process import Bridge, end_of_path, same_shape
 from scorefield.dtypes import check_real
 from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise, generator
@@ -54,9 +54,7 @@ class InterpolantModel(ScoreModel):
     def parts(self, x: Tensor, t: Time, *, x1: Tensor | None = None, **cond: Any) -> tuple[Tensor, Tensor]:
         """E[x_1 - x_0 | x_t] and E[z | x_t], each like x (B, C, *)."""
         if self.sees_end:
-            if x1 is None:
-                raise ValueError("this interpolant sees the end of the path: give x1=, one row for each sample")
-            cond = cond | {"x1": x1}
+            cond = cond | {"x1": end_of_path(x1, x)}
         dtype = self.dtype if any(True for _ in self.parameters()) else x.dtype
         time = batch_time(t, x).to(device=x.device, dtype=dtype).expand(len(x))
         y: Tensor = self.net(x.to(dtype), time, **cond)

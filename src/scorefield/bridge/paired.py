@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.bridge.process import Bridge, same_shape
+from scorefield.bridge.process import Bridge, end_of_path, same_shape
 from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise, generator
 from scorefield.sde import Time, batch_time, expand
@@ -43,9 +43,7 @@ class BridgeModel(ScoreModel):
     def offset(self, x: Tensor, t: Time, *, x1: Tensor | None = None, **cond: Any) -> Tensor:
         """What the network says: E[x_t - x_0 | x_t] over its scale, like x."""
         if self.sees_end:
-            if x1 is None:
-                raise ValueError("this bridge model sees the end of the path: give x1=, one row for each sample")
-            cond = cond | {"x1": x1}
+            cond = cond | {"x1": end_of_path(x1, x)}
         dtype = self.dtype if any(True for _ in self.parameters()) else x.dtype
         time = batch_time(t, x).to(device=x.device, dtype=dtype).expand(len(x))
         y: Tensor = self.net(x.to(dtype), time, **cond)

@@ -151,6 +151,21 @@ def _read_table(values: Tensor, t: Time) -> Tensor:
     return values[low] * (1 - share) + values[low + 1] * share
 
 
+def end_of_path(x1: Any, x: Tensor) -> Tensor:
+    """x_1 as a network is shown it, one row for each state x (B, *).
+
+    Raises:
+        ValueError: it is missing, or of another shape.
+    """
+    if not isinstance(x1, Tensor) or x1.shape != x.shape:
+        got = "none" if x1 is None else tuple(x1.shape) if isinstance(x1, Tensor) else type(x1).__name__
+        raise ValueError(
+            f"this model sees the end of the path: give x1=, one row for each sample; it is {got} for states of shape "
+            f"{tuple(x.shape)}"
+        )
+    return x1
+
+
 def same_shape(a: Tensor, b: Tensor) -> None:
     """Refuse ends of different shapes.
 

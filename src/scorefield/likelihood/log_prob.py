@@ -149,7 +149,10 @@ def _prior(
         return moments(model.sde, data)
     if data is not None:
         raise ValueError("data= is used by prior='moments' alone")
-    return resolve_prior(model, prior, tuple(x.shape), end)
+    found = resolve_prior(model, prior, tuple(x.shape), end)
+    if not hasattr(found, "log_prob"):
+        raise ValueError(f"prior={prior!r} has no log_prob(x), which a likelihood needs; give the density of x_T too")
+    return found
 
 
 @dataclass
