@@ -122,3 +122,15 @@ def test_a_network_that_takes_anything_gets_it():
     model = sf.ScoreModel(lambda x, t, **rest: (seen.update(rest), 0.1 * x)[1], SDE, shape=(2,))
     sf.sample(model, 2, sf.DDIM(), steps=2, seed=0, whatever=7)
     assert seen == {"whatever": 7}
+
+
+def test_running_out_of_memory_is_not_taken_for_a_refusal():
+    """The trial whether a condition goes in whole has seen nothing of it then; without the error it would be split."""
+
+    def net(x, t, table):
+        if len(table) > len(x):
+            raise torch.OutOfMemoryError("out of memory")
+        return noise_of(x, t, table)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        sf.sample(sf.ScoreModel(net, SDE, "noise", shape=(2,)), 6, steps=2, table=torch.ones(6, 1), batch_size=2)

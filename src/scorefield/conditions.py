@@ -150,6 +150,8 @@ def _names(model: ScoreModel) -> list[str]:
 def _runs(model: ScoreModel, x: Tensor, cond: dict[str, Any]) -> bool:
     try:
         model.denoise(x, model.sde.T, **cond)
+    except (torch.OutOfMemoryError, MemoryError):  # says nothing of what the network takes
+        raise
     except Exception:
         return False
     return True

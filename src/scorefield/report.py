@@ -103,16 +103,31 @@ class Report:
 
 def line_plot(lines: Mapping[str, Points], labels: tuple[str, str], log_y: bool = False) -> str:
     """An SVG line plot; one of no points is a sentence."""
-    kept = {
-        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]
-        for name, points in lines.items()
-    }
-    kept = {name: points[:: 1 + len(points) // _MOST_POINTS] for name, points in kept.items() if points}
+    kept = {name: _drawn(points, log_y) for name, points in lines.items()}
+    kept = {name: points for name, points in kept.items() if points}
     if not kept:
         return "<p>No figures yet.</p>"
     xs, ys = ([point[i] for points in kept.values() for point in points] for i in (0, 1))
     across = _Axis(xs, _LEFT, _WIDTH - 12, False)
     up = _Axis(ys, _HEIGHT - _BELOW, _ABOVE, log_y)
+    parts = _frame(across, up, labels)
+    for i, (name, points) in enumerate(kept.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        parts.append(_curve([(across(x), up(y)) for x, y in points], colour))
+        if len(kept) > 1:
+            at = _WIDTH - 12 - 130 * (len(kept) - i) + 130
+            parts.append(f"<text x='{at}' y='14' text-anchor='end' style='fill:{colour}'>{escape(name)}</text>")
+    return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img'>{''.join(parts)}</svg>"
+
+
+def _drawn(points: Points, log_y: bool) -> Points:
+    """The points that can be drawn, thinned where they are more than a page shows."""
+    kept = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]
+    return kept[:: 1 + len(kept) // _MOST_POINTS]
+
+
+def _frame(across: _Axis, up: _Axis, labels: tuple[str, str]) -> list[str]:
+    """Grid lines, ticks and labels of both axes."""
     parts = [
         f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH - 12}' y1='{up(y):.1f}' y2='{up(y):.1f}'/>"
         f"<text x='{_LEFT - 8}' y='{up(y) + 4:.1f}' text-anchor='end'>{y:.4g}</text>"
@@ -125,17 +140,18 @@ def line_plot(lines: Mapping[str, Points], labels: tuple[str, str], log_y: bool 
     middle = (_LEFT + _WIDTH) / 2
     parts.append(f"<text x='{middle}' y='{_HEIGHT - 6}' text-anchor='middle'>{escape(labels[0])}</text>")
     parts.append(f"<text x='4' y='14'>{escape(labels[1])}</text>")
-    for i, (name, points) in enumerate(kept.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
-        if len(points) > 1:
-            parts.append(f"<polyline points='{path}' stroke='{colour}'/>")
-        if len(points) < 40:
-            parts += [f"<circle cx='{across(x):.1f}' cy='{up(y):.1f}' r='2.6' fill='{colour}'/>" for x, y in points]
-        if len(kept) > 1:
-            at = _WIDTH - 12 - 130 * (len(kept) - i) + 130
-            parts.append(f"<text x='{at}' y='14' text-anchor='end' style='fill:{colour}'>{escape(name)}</text>")
-    return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img'>{''.join(parts)}</svg>"
+    return parts
+
+
+def _curve(places: Points, colour: str) -> str:
+    """A line through places on the page, with a dot on each where they are few."""
+    parts = []
+    if len(places) > 1:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f"<polyline points='{path}' stroke='{colour}'/>")
+    if len(places) < 40:
+        parts += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.6' fill='{colour}'/>" for x, y in places]
+    return "".join(parts)
 
 
 class _Axis:

@@ -97,7 +97,7 @@ def sample(
     """
     x_init = None if x_init is None else as_tensor(x_init, "x_init")
     n = _check(n, solver, batch_size, pilots, x_init)
-    span = _span(model.sde, t_start, t_min, grid, x_init is None and isinstance(prior, str))
+    span = _span(model.sde, t_start, t_min, grid, prior if x_init is None else x_init)
     start = _Start.of(model, n, x_init, shape, prior, span[0])
     solver = bound(Fitted() if solver is None else solver, start.event)
     hooks = [bound(hook, start.event) for hook in hooks]
@@ -408,10 +408,9 @@ def _check_rows(n: int, event: tuple[int, ...], *holders: Any) -> None:
             )
 
 
-def _span(
-    sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, from_prior: bool
-) -> tuple[float, float]:
-    """Times of start and end; those of a grid that is given as a tensor."""
+def _span(sde: GaussianSDE, t_start: float | None, t_min: float | None, grid: Grid, states: Any) -> tuple[float, float]:
+    """Times of start and end; those of a grid that is given as a tensor. A prior that is only named stands at T."""
+    from_prior = isinstance(states, str)
     start, end = sde.T if t_start is None else float(t_start), sde.t_min if t_min is None else float(t_min)
     if start < sde.T and from_prior:
         raise ValueError(

@@ -45,7 +45,9 @@ def test_image_outside_every_subfolder_has_no_class(folder):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
 def test_every_mode_becomes_grey_and_colour(tmp_path, mode):
-    Image.new("L", (4, 4), 255).convert("I" if mode.startswith("I") else mode).convert(mode).save(tmp_path / "a.tiff")
+    compression = "tiff_lzw" if mode == "YCbCr" else None  # Pillow 12.3 cannot read its own uncompressed ones
+    picture = Image.new("L", (4, 4), 255).convert("I" if mode.startswith("I") else mode).convert(mode)
+    picture.save(tmp_path / "a.tiff", compression=compression)
     for channels in (1, 3):
         assert images(tmp_path, 4, channels=channels)[0].unique().tolist() == [255]
 

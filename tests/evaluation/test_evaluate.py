@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scorefield.data import array
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.evaluation import FeatureNetwork, compare, extract, open_features, reference_features
 from scorefield.evaluation.evaluate import evaluate
-from scorefield.evaluation.stored_samples import quantised, stored_samples
+from scorefield.evaluation.stored_samples import Drawing, quantised, stored_samples
 from scorefield.parallel import Processes
 from scorefield.solve.exponential import DPMSolver
 
@@ -60,16 +61,16 @@ def test_bits_per_dim_and_loss_are_those_of_the_closed_form(normal):
 
 
 def test_samples_are_taken_up_where_they_were_left(normal, tmp_path, monkeypatch):
-    options = {"solver": DPMSolver(), "steps": 5, "seed": 2}
-    whole = stored_samples(normal, 150, tmp_path / "a", **options)
-    stored_samples(normal, 70, tmp_path / "b", **options)
+    drawing = Drawing(DPMSolver(), steps=5, seed=2)
+    whole = stored_samples(normal, 150, tmp_path / "a", drawing)
+    stored_samples(normal, 70, tmp_path / "b", drawing)
     kept = next((tmp_path / "b").glob("*/00000000.safetensors"))
     before = kept.stat().st_mtime_ns
     next((tmp_path / "b").glob("*/00000064.safetensors")).write_bytes(b"torn")
-    again = stored_samples(normal, 150, tmp_path / "b", batch_size=10, **options)
+    again = stored_samples(normal, 150, tmp_path / "b", drawing, batch_size=10)
     assert kept.stat().st_mtime_ns == before
     torch.testing.assert_close(again.tensor(), whole.tensor())
-    other = stored_samples(normal, 10, tmp_path / "b", **(options | {"seed": 3}))
+    other = stored_samples(normal, 10, tmp_path / "b", replace(drawing, seed=3))
     assert not torch.equal(other.tensor(), whole.tensor()[:10])
 
 
@@ -81,11 +82,11 @@ class Apart(Processes):
 
 
 def test_processes_share_the_samples_of_one(normal, tmp_path):
-    options = {"solver": DPMSolver(), "steps": 5, "seed": 2}
-    alone = stored_samples(normal, 150, tmp_path / "a", **options)
-    assert stored_samples(normal, 150, tmp_path / "b", processes=Apart(1, 2), **options) is None
+    drawing = Drawing(DPMSolver(), steps=5, seed=2)
+    alone = stored_samples(normal, 150, tmp_path / "a", drawing)
+    assert stored_samples(normal, 150, tmp_path / "b", drawing, processes=Apart(1, 2)) is None
     assert [p.name for p in (tmp_path / "b").glob("*/*")] == ["00000064.safetensors"]
-    both = stored_samples(normal, 150, tmp_path / "b", processes=Apart(0, 2), **options)
+    both = stored_samples(normal, 150, tmp_path / "b", drawing, processes=Apart(0, 2))
     assert torch.equal(both.tensor(), alone.tensor())
 
 

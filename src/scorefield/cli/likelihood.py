@@ -66,12 +66,7 @@ def run(options: Options) -> Result:
     if options.plot is not None:
         check_figure(options.plot)
         check_writable(options.plot)
-    if states := holds_states(info):
-        if options.trace != "hutchinson" or options.tolerance != Options.tolerance:
-            raise InputError(f"--trace and --tolerance follow a flow, which {options.run} has not; leave them out")
-        data = open_run_states(options.data, info)
-    else:
-        data = open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
+    data = _data(options, info)
     info, model = open_run(options.run, options.device)
     n = min(len(data), options.n or len(data))
     begin, settings = time.monotonic(), _settings(options, data, model)
@@ -80,19 +75,12 @@ def run(options: Options) -> Result:
     table = Table(Path(out), COLUMNS, settings)
     processes, size = parallel.join(model.device.type), options.batch_size
     rows = processes.broadcast(table.resume(size, n, options.overwrite) if processes.main else [])
-    solver = sf.Dopri5(options.tolerance, options.tolerance)
-    chosen: dict[str, Any] = {"trace": options.trace, "probes": options.probes, "solver": solver, "seed": options.seed}
     with Bar("likelihood", None if processes.main else False) as bar:
         # Every process takes one batch of each round, so that the batches are those of a single process.
         for start in range(len(rows), n, size * processes.count):
             first = start + processes.rank * size
             index = range(first, min(first + size, n))
-            fresh = []
-            if index and states:
-                lp = _bound(model, data, index, options)
-                fresh = _rows(lp, lp.nats, index, data)
-            elif index:
-                fresh = _rows(*item_likelihoods(model, data, index, info.range, **chosen), index, data)
+            fresh = _likelihoods(options, model, data, index, info) if index else []
             fresh = processes.gather(fresh)
             if processes.main:
                 table.append(fresh)
@@ -105,12 +93,26 @@ def run(options: Options) -> Result:
     return _summary(rows[:n], out, n, time.monotonic() - begin, data.levels is not None)
 
 
-def _bound(model: Any, data: Any, index: Sequence[int], options: Options) -> Any:
-    """Lower bounds under a run of states, by as many draws as there are probes."""
+def _data(options: Options, info: Any) -> Any:
+    """The data, of the run's kind."""
+    if not holds_states(info):
+        return open_items(options.data, info, grey=options.grey, skip_broken=options.skip_broken)
+    if options.trace != "hutchinson" or options.tolerance != Options.tolerance:
+        raise InputError(f"--trace and --tolerance follow a flow, which {options.run} has not; leave them out")
+    return open_run_states(options.data, info)
+
+
+def _likelihoods(options: Options, model: Any, data: Any, index: range, info: Any) -> list[dict[str, Any]]:
+    """A row for each item; lower bounds under a run of states, by as many draws as there are probes."""
     from scorefield.randomness import SeedRows
 
-    x, seed = data.read(index).to(model.device), SeedRows(options.seed, index)
-    return sf.discrete.bound(model, x, options.probes, seed=seed, progress=False)
+    if holds_states(info):
+        x, seed = data.read(index).to(model.device), SeedRows(options.seed, index)
+        lp = sf.discrete.bound(model, x, options.probes, seed=seed, progress=False)
+        return _rows(lp, lp.nats, index, data)
+    solver = sf.Dopri5(options.tolerance, options.tolerance)
+    chosen: dict[str, Any] = {"trace": options.trace, "probes": options.probes, "solver": solver, "seed": options.seed}
+    return _rows(*item_likelihoods(model, data, index, info.range, **chosen), index, data)
 
 
 def _settings(options: Options, data: Any, model: Any) -> str:

@@ -180,17 +180,14 @@ def restoration(
     """
     import torch
 
-    (low, high), clean = seen.interval, None
-    for path in [p for p in (options.out, panel) if p is not None]:
+    low, high = seen.interval
+    outputs = [path for path in (options.out, panel) if path is not None]
+    for path in outputs:
         check_format(path, seen.shape)
     if panel is not None and Path(panel).suffix.lower() in ARRAYS:
         raise InputError(f"cannot write {panel}: a panel is a picture; use .png")
-    if mode == "read":
-        y = _read(options, seen)
-    else:
-        clean = read_picture(options, seen.shape, options.resize, "pass --resize")
-        y = simulated(seen, clean, noise if mode == "simulate" else 0.0, options.seed)
-    for path in [p for p in (options.out, panel) if p is not None]:
+    y, clean = _measured(options, seen, noise, mode)
+    for path in outputs:
         check_writable(path)
     _, model = open_run(options.run, options.device)
     begin = time.monotonic()
@@ -202,16 +199,23 @@ def restoration(
         write_panel(panel, samples, low, high, seen.shown(y)[0], None if clean is None else clean[0])
     seconds, unit = time.monotonic() - begin, (samples.detach().float().cpu() - low) / (high - low)
     spread = float(unit.std(0).mean()) if len(unit) > 1 else 0.0
-    also = f" and {panel}" if panel else ""
     text = (
         f"{plural(options.n, noun)}, mean standard deviation {spread:.3f}, {calls:.0f} evaluations each, "
-        f"{seconds:.1f} s: {options.out}{also}"
+        f"{seconds:.1f} s: {' and '.join(outputs)}"
     )
     values = {"out": options.out, "panel": panel, "n": options.n, "nfe": calls, "spread": spread}
     if mode == "simulate" and clean is not None:
         values["psnr"] = -10 * math.log10(max(float((unit.mean(0) - clean[0]).square().mean()), 1e-20))
         text = f"mean {values['psnr']:.2f} dB, {text}"
     return Result(text, values | {"seconds": seconds, "seed": options.seed})
+
+
+def _measured(options: Any, seen: Seen, noise: float, mode: Mode) -> tuple[Tensor, Tensor | None]:
+    """The measurement, and the clean image that it was made of, if it was."""
+    if mode == "read":
+        return _read(options, seen), None
+    clean = read_picture(options, seen.shape, options.resize, "pass --resize")
+    return simulated(seen, clean, noise if mode == "simulate" else 0.0, options.seed), clean
 
 
 def by_method(options: Any, method: str, operator: Any) -> Draw:

@@ -84,16 +84,9 @@ def array(
     else:
         values = source.detach().cpu() if isinstance(source, Tensor) else source
     name = name or "data"
-    shape, dtype = tuple(int(n) for n in values.shape), _dtype(values, name)
-    if len(shape) < 2 or not shape[0] or 0 in shape:
-        raise InputError(f"{name} has shape {shape}; expected (N, ...) with at least one item of at least one number")
-    levels = _levels_of(dtype, levels, name)
-    if range is not None and not range[0] < range[1]:
-        raise InputError(f"range={range} of {name} is empty; give (low, high) with low < high")
+    shape, levels = _checked(values, levels, range, name)
     moved = _image_axes(shape, name) if image else None
-    classes: tuple[Tensor | None, tuple[str, ...]] = (None, ())
-    if labels is not None:
-        classes = class_labels(labels, shape[0], name)
+    classes = (None, ()) if labels is None else class_labels(labels, shape[0], name)
     return Dataset(
         name=name,
         shape=shape[1:] if moved is None else tuple(1 if a is None else shape[a] for a in moved),
@@ -105,6 +98,16 @@ def array(
         classes=classes[1],
         slow=isinstance(values, np.memmap),
     )
+
+
+def _checked(values: Any, levels: int | None, range: Range | None, name: str) -> tuple[tuple[int, ...], int | None]:
+    """Shape and levels of an array that can be data."""
+    shape, dtype = tuple(int(n) for n in values.shape), _dtype(values, name)
+    if len(shape) < 2 or not shape[0] or 0 in shape:
+        raise InputError(f"{name} has shape {shape}; expected (N, ...) with at least one item of at least one number")
+    if range is not None and not range[0] < range[1]:
+        raise InputError(f"range={range} of {name} is empty; give (low, high) with low < high")
+    return shape, _levels_of(dtype, levels, name)
 
 
 def _reader(values: Any, moved: tuple[int | None, ...] | None, name: str, levels: int | None) -> Any:

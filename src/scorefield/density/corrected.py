@@ -146,14 +146,19 @@ def correct(
             now = _losses(mixture, average, judged, fixed)
             better = now < least
             least, found = torch.where(better, now, least), step if bool(better.any()) else found
-            for kept, new in zip(best.parameters(), average.parameters(), strict=True):
-                kept[better] = new[better]
+            _keep(best, average, better)
         tick(done)
         if done >= 1 or (done > 0.5 and step - found > 0.4 * step):
             break
     high, low = (float(mixture.sde.log_snr(t)) for t in (0.0, mixture.sde.T))
     gains = 0.5 * (high - low) * (first - least).double()
     return Correction(Corrected(mixture, best) if found else mixture, gains, step)
+
+
+def _keep(best: Ensemble, average: Ensemble, better: Tensor) -> None:
+    """Take over the members that are better (K,) than before."""
+    for kept, new in zip(best.parameters(), average.parameters(), strict=True):
+        kept[better] = new[better]
 
 
 def _losses(mixture: GaussianMixture, net: Ensemble, rows: Tensor, seed: int | torch.Generator) -> Tensor:

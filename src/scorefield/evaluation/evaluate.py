@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,14 +17,15 @@ from torch import Tensor
 
 from scorefield import parallel
 from scorefield.bundled import results_folder
-from scorefield.data.dataset import Dataset, Range
+from scorefield.data.dataset import Dataset
 from scorefield.data.open import as_dataset, open_data
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.evaluation.bits import bits_per_dim, mean_loss
 from scorefield.evaluation.features import FeatureNetwork, extract, open_features, reference_features
 from scorefield.evaluation.metrics import Estimate, frechet, inception_score, kid, precision_recall
-from scorefield.evaluation.stored_samples import stored_samples
+from scorefield.evaluation.stored_samples import Drawing, stored_samples
 from scorefield.model import ScoreModel
+from scorefield.parallel import Processes
 from scorefield.solve.exponential import DPMSolver
 from scorefield.solve.integrate import Solver
 from scorefield.training.run import load, read_run
@@ -119,32 +120,18 @@ def evaluate(
         InputError: data, features or numbers that do not fit the model.
     """
     begin = time.monotonic()
-    for name, value in (("n", n), ("likelihood", likelihood), ("loss", loss)):
-        if value < 0 or (name == "n" and value == 1):
-            raise InputError(f"{name}={value} is impossible; expected 0 or {'2' if name == 'n' else '1'} or more")
-    model, folder, items, interval, dequantised = _subject(source, data, samples, device)
+    _check(n, likelihood, loss)
+    model, folder, items, drawing = _subject(source, data, samples, device)
+    drawing = replace(drawing, solver=solver or drawing.solver, steps=steps, seed=seed)
     processes = parallel.join(model.device.type)
     figures: dict[str, Estimate] = {}
     real, network = items[: reference or items.size], None
     if n:
         named = features or _default(items.shape)
         network = named if isinstance(named, FeatureNetwork) else open_features(named, model.device)
-        with ExitStack() as stack:
-            if folder is None:
-                folder = processes.broadcast(stack.enter_context(TemporaryDirectory()) if processes.main else "")
+        with _place(folder, processes) as place:
             fake = stored_samples(
-                model,
-                n,
-                Path(folder),
-                solver=solver or DPMSolver(),
-                steps=steps,
-                seed=seed,
-                batch_size=batch_size,
-                interval=interval,
-                levels=items.levels,
-                dequantised=dequantised,
-                processes=processes,
-                progress=progress,
+                model, n, place, drawing, batch_size=batch_size, processes=processes, progress=progress
             )
             if fake is not None:
                 figures = compare(
@@ -153,11 +140,27 @@ def evaluate(
             figures = processes.broadcast(figures)
     shared: dict[str, Any] = {"seed": seed, "processes": processes, "progress": progress}
     if likelihood:
-        figures["bits_per_dim"] = bits_per_dim(model, items[:likelihood], interval, **shared)
+        figures["bits_per_dim"] = bits_per_dim(model, items[:likelihood], drawing.interval, **shared)
     if loss:
-        figures["loss"] = mean_loss(model, items[:loss], interval, **shared)
+        figures["loss"] = mean_loss(model, items[:loss], drawing.interval, **shared)
     name = "" if network is None else network.name
     return Evaluation(figures, name, n, real.size if n else 0, time.monotonic() - begin)
+
+
+def _check(n: int, likelihood: int, loss: int) -> None:
+    for name, value in (("n", n), ("likelihood", likelihood), ("loss", loss)):
+        if value < 0 or (name == "n" and value == 1):
+            raise InputError(f"{name}={value} is impossible; expected 0 or {'2' if name == 'n' else '1'} or more")
+
+
+@contextmanager
+def _place(folder: str | Path | None, processes: Processes) -> Iterator[Path]:
+    """The folder of the samples, the same for all processes; one for the time being where none is named."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    with TemporaryDirectory() as own:
+        yield Path(processes.broadcast(own))
 
 
 def compare(
@@ -200,11 +203,12 @@ def _thinned(features: Tensor) -> Tensor:
 
 def _subject(
     source: ScoreModel | str | Path, data: Any, samples: str | Path | None, device: str
-) -> tuple[ScoreModel, str | Path | None, Dataset, Range | None, bool]:
-    """What is judged: the model, the folder of its samples, the data, its range, and whether the model was dequantised."""
+) -> tuple[ScoreModel, str | Path | None, Dataset, Drawing]:
+    """What is judged: the model, the folder of its samples, the data, and how samples become data like it."""
     if isinstance(source, ScoreModel):
         items = _items(data, source.shape, None)
-        return source, samples, items, source.sde.range if items.scaled else None, False
+        interval = source.sde.range if items.scaled else None
+        return source, samples, items, Drawing(DPMSolver(), interval=interval, levels=items.levels)
     info = read_run(source)
     folder = results_folder(source) / "evaluation" if samples is None else samples
     items = _items(data, info.shape, info.levels, info.data.get("range"))
@@ -214,7 +218,8 @@ def _subject(
             "convert it to the same kind"
         )
     dequantised = bool(info.config.get("arguments", {}).get("dequantize"))
-    return load(source, device=device), folder, items, info.range, dequantised
+    drawing = Drawing(DPMSolver(), interval=info.range, levels=items.levels, dequantised=dequantised)
+    return load(source, device=device), folder, items, drawing
 
 
 def _items(data: Any, shape: tuple[int, ...] | None, levels: int | None, range: Any = None) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -37,18 +38,53 @@ def quantised(x: Tensor, levels: int, interval: Range, dequantised: bool = False
     return level.nan_to_num(0).clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.int32)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn, and the kind of data that they become.
+
+    Attributes:
+        solver, steps, seed: as in `sample`.
+        interval: where the data lies in the model's space; None for data used as it is.
+        levels: number of integer values of the data; samples are rounded to these (see `quantised`).
+        dequantised: as in `quantised`.
+    """
+
+    solver: Solver
+    steps: int | None = None
+    seed: int = 0
+    interval: Range | None = None
+    levels: int | None = None
+    dequantised: bool = False
+
+    def rows(self, model: ScoreModel, rows: range, batch_size: int) -> Tensor:
+        """The samples of these numbers, as data.
+
+        Raises:
+            InputError: a sample that is not finite.
+        """
+        n, seeds = len(rows), SeedRows(self.seed, [*rows])
+        x = sample(model, n, self.solver, steps=self.steps, seed=seeds, batch_size=min(batch_size, n), progress=False)
+        bad = (~torch.isfinite(x.flatten(1)).all(1)).nonzero().flatten()
+        if len(bad):
+            raise InputError(f"sample {rows[int(bad[0])]} is not finite; take more steps, or another sampler")
+        if self.levels is None or self.interval is None:
+            return x.float()
+        return quantised(x, self.levels, self.interval, self.dequantised)
+
+    def folder(self, model: ScoreModel) -> str:
+        """A name that is another for each setting and model."""
+        settings = f"{_weights(model)} {self.solver!r} {self.steps} {self.seed} {self.levels} {self.interval}"
+        settings = f"{settings} {self.dequantised} {model.shape}"
+        return f"samples-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+
+
 def stored_samples(
     model: ScoreModel,
     n: int,
     folder: Path,
+    drawing: Drawing,
     *,
-    solver: Solver,
-    steps: int | None = None,
-    seed: int = 0,
     batch_size: int = 64,
-    interval: Range | None = None,
-    levels: int | None = None,
-    dequantised: bool = False,
     processes: Processes | None = None,
     progress: bool | None = None,
 ) -> Dataset | None:
@@ -58,17 +94,12 @@ def stored_samples(
     is named by a hash of these, so that what an earlier call made, or was making when it was killed, is not made again.
     Processes on several machines need a folder that they share.
 
-    Main arguments:
-        interval: where the data lies in the model's space; None for data used as it is.
-        levels: number of integer values of the data; samples are rounded to these (see `quantised`).
-
     Raises:
         OutputError: the folder cannot be written to.
         InputError: a sample that is not finite.
     """
     shared = processes or Processes()
-    settings = f"{_weights(model)} {solver!r} {steps} {seed} {levels} {interval} {dequantised} {model.shape}"
-    place = folder / f"samples-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    place = folder / drawing.folder(model)
     if shared.main and place.is_dir():
         remove_leftovers(place)
     starts = [*range(0, n, CHUNK)]
@@ -76,50 +107,18 @@ def stored_samples(
     with Bar("sampling", progress if shared.main else False) as bar:
         for done, start in enumerate(own):
             wanted = min(CHUNK, n - start)
-            if not _holds(place / _name(start), wanted):
-                _write(
-                    place / _name(start),
-                    start,
-                    wanted,
-                    model,
-                    solver,
-                    steps,
-                    seed,
-                    batch_size,
-                    interval,
-                    levels,
-                    dequantised,
-                )
+            path = place / _name(start)
+            if not _holds(path, wanted):
+                values = drawing.rows(model, range(start, start + wanted), batch_size)
+                with atomic_file(path) as file:
+                    file.write(safetensors.torch.save({"samples": values.cpu().contiguous()}))
             bar((done + 1) / len(own))
     shared.gather([None])  # all chunks are there when this returns
     if not shared.main:
         return None
     parts = [_read(place / _name(start))[: n - start] for start in starts]
-    bounds = interval if levels is None else None
-    return array(torch.cat(parts), levels=levels, range=bounds, name="samples")
-
-
-def _write(
-    path: Path,
-    start: int,
-    n: int,
-    model: ScoreModel,
-    solver: Solver,
-    steps: int | None,
-    seed: int,
-    batch_size: int,
-    interval: Range | None,
-    levels: int | None,
-    dequantised: bool,
-) -> None:
-    rows = SeedRows(seed, [*range(start, start + n)])
-    x = sample(model, n, solver, steps=steps, seed=rows, batch_size=min(batch_size, n), progress=False)
-    bad = (~torch.isfinite(x.flatten(1)).all(1)).nonzero().flatten()
-    if len(bad):
-        raise InputError(f"sample {start + int(bad[0])} is not finite; take more steps, or another sampler")
-    values = x.float() if levels is None or interval is None else quantised(x, levels, interval, dequantised)
-    with atomic_file(path) as file:
-        file.write(safetensors.torch.save({"samples": values.cpu().contiguous()}))
+    bounds = drawing.interval if drawing.levels is None else None
+    return array(torch.cat(parts), levels=drawing.levels, range=bounds, name="samples")
 
 
 def _holds(path: Path, wanted: int) -> bool:

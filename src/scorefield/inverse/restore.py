@@ -19,7 +19,7 @@ from scorefield.model import ScoreModel
 from scorefield.rows import take
 from scorefield.sampling import sample
 from scorefield.solve.exponential import DDIM, ExponentialSDE
-from scorefield.solve.integrate import Solution
+from scorefield.solve.integrate import Solution, Solver
 from scorefield.solve.reverse import Ancestral
 
 if TYPE_CHECKING:
@@ -119,12 +119,7 @@ def restore(
 
     Warns where the samples do not explain the measurement.
     """
-    if method not in METHOD_STEPS:
-        raise ValueError(f"method={method!r} is unknown{closest(str(method), METHOD_STEPS)}")
-    if method in LINEAR and not getattr(operator, "linear", True):
-        raise ValueError(f"method={method!r} needs a linear operator, not {type(operator).__name__}; use mmps or smc")
-    if n < 1:
-        raise ValueError(f"n={n}: at least one sample is needed")
+    _check(operator, n, method)
     count = METHOD_STEPS[method] if steps is None else steps
     y = in_rows(operator, read_measurement(y), model.shape)
     m = y.shape[0]
@@ -138,30 +133,35 @@ def restore(
         drawn = cloud.draw(n, seed) if m > 1 else cloud.draw(n, seed).unsqueeze(0)
         warn_of_misfit(of_rows, rows, noise, drawn.flatten(0, 1))
         return Restored(drawn, float(count + 1))
-    options: dict[str, Any] = {"grid": "log_snr", "hooks": ()}
-    solver: Any = ExponentialSDE() if method in ("mmps", "tmpd", "pigdm") else Ancestral()
-    target = model
-    if method in NOISELESS:
-        options["hooks"] = [Replace(of_rows, rows)]  # type: ignore[arg-type]
-        if method == "repaint":
-            options["grid"] = repaint(JUMP, RESAMPLES, "log_snr")
-    elif method == "ddrm":
-        solver = DDRM(of_rows, rows, noise)
-    else:
-        solver = DDIM(eta=1.0) if method == "diffpir" else solver
-        target = model | Posterior(of_rows, rows, noise, method, zeta=DPS_ZETA if method == "dps" else None)  # type: ignore[arg-type]
-    done: Solution = sample(
-        target,
-        m * n,
-        solver,
-        steps=count,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-        full=True,
-        **options,
-        **cond,
-    )
+    target, solver, options = _by_sampling(model, of_rows, rows, noise, method)
+    options |= {"steps": count, "seed": seed, "batch_size": batch_size, "progress": progress} | cond
+    done: Solution = sample(target, m * n, solver, full=True, **options)
     if method == "ddrm" and noise > 0:
         warn_of_misfit(of_rows, rows, noise, done.x)
     return Restored(done.x.reshape(m, n, *done.x.shape[1:]), float(exact(done.nfe).mean()))
+
+
+def _check(operator: Measurement, n: int, method: str) -> None:
+    if method not in METHOD_STEPS:
+        raise ValueError(f"method={method!r} is unknown{closest(str(method), METHOD_STEPS)}")
+    if method in LINEAR and not getattr(operator, "linear", True):
+        raise ValueError(f"method={method!r} needs a linear operator, not {type(operator).__name__}; use mmps or smc")
+    if n < 1:
+        raise ValueError(f"n={n}: at least one sample is needed")
+
+
+def _by_sampling(
+    model: ScoreModel, operator: Any, y: Tensor, noise: float, method: Any
+) -> tuple[ScoreModel, Solver, dict[str, Any]]:
+    """What a method is to `sample`: the model that it makes, the solver, and its grid and hooks."""
+    options: dict[str, Any] = {"grid": "log_snr"}
+    if method in NOISELESS:
+        options["hooks"] = [Replace(operator, y)]
+        if method == "repaint":
+            options["grid"] = repaint(JUMP, RESAMPLES, "log_snr")
+        return model, Ancestral(), options
+    if method == "ddrm":
+        return model, DDRM(operator, y, noise), options
+    solvers: dict[str, Solver] = {"dps": Ancestral(), "diffpir": DDIM(eta=1.0)}
+    target = model | Posterior(operator, y, noise, method, zeta=DPS_ZETA if method == "dps" else None)
+    return target, solvers.get(method, ExponentialSDE()), options

@@ -118,6 +118,30 @@ def twisted_smc(
     Raises:
         ValueError: a measurement of another shape, or that is not finite, fewer than two particles, noise that is not positive.
     """
+    shape = _check(model, particles, noise, covariance)
+    y = in_rows(operator, read_measurement(y), shape)
+    sde = model.sde
+    full = covariance == "full" or (covariance == "auto" and math.prod(shape) <= FULL)
+    times = sampling_grid(sde, steps, sde.T, sde.t_min, grid or ("uniform" if full else "log_snr"))
+    kind = _Full if full else _Isotropic
+    found = []
+    for i, row in enumerate(y.unsqueeze(1)):
+        part = take(operator, torch.tensor([i]), 1 + len(shape)) if len(y) > 1 else operator
+        numbers = range(i * particles, (i + 1) * particles)
+        draws = source(SeedRows(seed, numbers) if isinstance(seed, int) else seed, particles)
+        with torch.no_grad():
+            x = sde.prior((particles, *shape)).draw(draws, model.dtype, model.device)
+            solver = kind(part, row, noise, resample_below, float(times[-1]))
+            _, states = integrate(solver, Field(model, cond, particles), x, times, draws)
+        cloud: _Cloud = states[0][1]
+        found.append(cloud.particles())
+    if len(found) == 1:
+        return found[0]
+    return Particles(*(torch.stack([getattr(each, name) for each in found]) for name in Particles.__dataclass_fields__))
+
+
+def _check(model: ScoreModel, particles: int, noise: float, covariance: str) -> tuple[int, ...]:
+    """The event shape of a model that can be followed so."""
     if particles < 2:
         raise ValueError(f"particles={particles}: at least two are needed")
     if not 0 < noise < math.inf:
@@ -126,26 +150,7 @@ def twisted_smc(
         raise ValueError(f"covariance={covariance!r} is unknown; choose auto, full or isotropic")
     if model.shape is None:
         raise ValueError("the model does not know its event shape; build it with shape=")
-    y = in_rows(operator, read_measurement(y), model.shape)
-    sde = model.sde
-    full = covariance == "full" or (covariance == "auto" and math.prod(model.shape) <= FULL)
-    times = sampling_grid(sde, steps, sde.T, sde.t_min, grid or ("uniform" if full else "log_snr"))
-    kind = _Full if full else _Isotropic
-    found = []
-    for i, row in enumerate(y.unsqueeze(1)):
-        index = torch.tensor([i])
-        part = take(operator, index, 1 + len(model.shape)) if len(y) > 1 else operator
-        numbers = range(i * particles, (i + 1) * particles)
-        draws = source(SeedRows(seed, numbers) if isinstance(seed, int) else seed, particles)
-        with torch.no_grad():
-            x = sde.prior((particles, *model.shape)).draw(draws, model.dtype, model.device)
-            solver = kind(part, row, noise, resample_below, float(times[-1]))
-            _, states = integrate(solver, Field(model, cond, particles), x, times, draws)
-        cloud: _Cloud = states[0][1]
-        found.append(cloud.particles())
-    if len(found) == 1:
-        return found[0]
-    return Particles(*(torch.stack([getattr(each, name) for each in found]) for name in Particles.__dataclass_fields__))
+    return model.shape
 
 
 @dataclass(frozen=True)

@@ -85,20 +85,8 @@ def log_prob(
     Warns:
         RuntimeWarning: samples whose trajectory did not arrive; their nats are NaN, and `status` says why.
     """
-    x = as_tensor(x)
-    if x.ndim < 2 or x.shape[0] == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
-    check_real(x)
-    check_finite(x)
-    warn_of_units(x, *model.sde.range)
-    if isinstance(model.sde, SDE):
-        model.sde.check(x, "x")
+    x, solver = _check(model, as_tensor(x), solver, batch_size)
     n = x.shape[0]
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
-    solver = Dopri5() if solver is None else solver
-    if not isinstance(solver, Solver):
-        raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Dopri5()")
     span = (t_min, model.sde.T if t_end is None else float(t_end))
     end = _prior(model, prior, data, x, span)
     times = solver.plan(model.sde, span, steps, grid)
@@ -129,6 +117,22 @@ def log_prob(
     solution.warn()
     found = LogProb.of_draws(values, solution.nfe, solution.status, math.prod(x.shape[1:]), exact=trace == "exact")
     return replace(found, latent=latent.to(x.dtype), levels=model.data_levels, range=model.data_range)
+
+
+def _check(model: ScoreModel, x: Tensor, solver: Solver | None, batch_size: int | None) -> tuple[Tensor, Solver]:
+    """x, and the solver or the default one."""
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give at least one sample, (B, *)")
+    check_real(x)
+    check_finite(x)
+    warn_of_units(x, *model.sde.range)
+    if isinstance(model.sde, SDE):
+        model.sde.check(x, "x")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least one sample at a time is needed")
+    if solver is not None and not isinstance(solver, Solver):
+        raise ValueError(f"solver={solver!r}: give a solver object, such as sf.Dopri5()")
+    return x, Dopri5() if solver is None else solver
 
 
 def _prior(

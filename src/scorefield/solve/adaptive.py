@@ -137,9 +137,7 @@ def integrate_adaptive(
         t_new = torch.where(last, end, t + sign * h)
         for j, point in enumerate(save.tolist()):
             inside = accept & (sign * (point - t) > 0) & (sign * (point - t_new) <= 0)
-            if bool(inside.any()):
-                ends = [part[inside.to(x.device)] for part in (x, x_new, k, k_new)]
-                path[j][live[inside].to(x.device)] = _hermite(ends, t[inside], t_new[inside], point)
+            _record(path[j], live, inside, (x, x_new, k, k_new), (t, t_new), point)
         x, k, t = _where(accept, (x_new, k_new, t_new), (x, k, t))
         h = h * control.growth(norm, rejected, pair.order)
         rejected = ~accept
@@ -160,6 +158,16 @@ def integrate_adaptive(
             break
     states = torch.stack(path) if path else x.new_empty(0, *result.shape)
     return Solution(result, nfe.to(x.device), status.to(x.device), states, save)
+
+
+def _record(
+    state: Tensor, live: Tensor, inside: Tensor, ends: Sequence[Tensor], times: tuple[Tensor, Tensor], t: float
+) -> None:
+    """Write the states at t of the samples whose step went over it."""
+    if bool(inside.any()):
+        there = inside.to(state.device)
+        parts = [end[there] for end in ends]
+        state[live[inside].to(state.device)] = _hermite(parts, times[0][inside], times[1][inside], t)
 
 
 def refuse_hooks(hooks: Sequence[Hook]) -> None:
