@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format screenshots clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -31,6 +31,10 @@ lint: install
 format: install
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Pictures of the studio for the docs, by Debian's chromium.
+screenshots: install
+	$(PY) tools/screenshots.py docs/pictures
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

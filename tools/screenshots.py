@@ -48,6 +48,8 @@ def press(page: Any, tab: str) -> None:
     page.get_by_role("tab", name=tab, exact=True).click()
     button, found = TABS[tab]
     page.get_by_role("button", name=button, exact=True).click()
+    page.wait_for_timeout(300)
+    page.wait_for_selector(".sf-status b >> visible=true", timeout=PATIENCE)
     page.wait_for_selector(f"{found} >> visible=true", timeout=PATIENCE)
 
 

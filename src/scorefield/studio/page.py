@@ -49,16 +49,16 @@ def build(session: Session, run: str) -> gr.Blocks:
             "machine, and nothing leaves it.</p></div>"
         )
         with gr.Row(equal_height=False):
-            choice = gr.Dropdown(
-                sorted({*runs_here(), run}, key=lambda name: (name != "digits", name)),
-                value=run,
-                label="Model: digits is bundled; or a run of yours, or its folder",
-                allow_custom_value=True,
-                scale=2,
-                min_width=280,
-                elem_id="model",
-            )
-            about = gr.HTML(show.about(opened), elem_id="about")
+            with gr.Column(scale=2, min_width=280):
+                choice = gr.Dropdown(
+                    sorted({*runs_here(), run}, key=lambda name: (name != "digits", name)),
+                    value=run,
+                    label="Model: digits is bundled; or a run of yours, or its folder",
+                    allow_custom_value=True,
+                    elem_id="model",
+                )
+            with gr.Column(scale=1, min_width=280):
+                about = gr.HTML(show.about(opened), elem_id="about")
         with gr.Tab("Draw"):
             first, guided = draw_tab(common)
         with gr.Tab("Complete"):
@@ -79,7 +79,7 @@ def build(session: Session, run: str) -> gr.Blocks:
             try:
                 fresh = session.open(run, again=True)
             except (ScorefieldError, ValueError) as error:
-                raise gr.Error(one_line(error), print_exception=False, title="Not opened") from None
+                raise gr.Error(one_line(error), print_exception=False) from None
             known = compare.choices(fresh)
             chosen = [name for name in COMPARED if name in known]
             return [
@@ -150,12 +150,10 @@ def serve(
 def _theme() -> gr.themes.Soft:
     """Quiet labels, and fonts that every system has: others would be fetched from elsewhere."""
     plain = {"block_title_background_fill": "transparent", "block_title_text_color": "*body_text_color_subdued"}
-    return gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO).set(
-        block_title_padding="0",
-        block_title_text_weight="500",
-        **plain,
-        **{f"{name}_dark": v for name, v in plain.items()},
-    )
+    dim = {"body_text_color_subdued": "*neutral_500", "body_text_color_subdued_dark": "*neutral_300"}
+    dark = {f"{name}_dark": value for name, value in plain.items()}
+    theme = gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO)
+    return theme.set(block_title_padding="0", block_title_text_weight="500", **plain, **dark, **dim)
 
 
 def _examples(session: Session, opened: Opened) -> str:

@@ -71,7 +71,7 @@ def uploaded(path: str, shape: tuple[int, int, int]) -> tuple[Tensor, str]:
         original = read_image(path, shape[0])
         pixels = read_image(path, shape[0], (shape[1], shape[2]))
     except InputError as error:
-        raise InputError(str(error).replace(path, name)) from error
+        raise InputError(f"{str(error).replace(path, name)}; upload a picture, such as a PNG or JPEG file") from error
     before = tuple(original.shape[1:])
     if before == (shape[1], shape[2]):
         return pixels, f"{name} is used as it is"

@@ -119,7 +119,7 @@ class Session:
                 yield [STOPPED + f" after {watch.calls} network calls", *idle, gr.skip(), gr.skip()]
             except (ScorefieldError, ValueError) as error:
                 yield ["", *idle, gr.skip(), gr.skip()]
-                raise gr.Error(one_line(error), print_exception=False, title="Not possible") from None
+                raise gr.Error(one_line(error), print_exception=False) from None
             finally:
                 watch.stop()
 

@@ -35,7 +35,7 @@ def progress(watch: Watch) -> str:
 def remarks(watch: Watch, text: str) -> str:
     """What came out in a sentence, and what the library remarked."""
     notes = "".join(f"<span class='sf-warn'>{escape(line)}</span>" for line in dict.fromkeys(watch.remarks))
-    return f"<b>{escape(text)}</b>, {watch.seconds:.1f} s{notes}"
+    return f"<span data-begun='{watch.begin}'><b>{escape(text)}</b>, {watch.seconds:.1f} s{notes}</span>"
 
 
 def grid(opened: Opened, x: Tensor) -> str:

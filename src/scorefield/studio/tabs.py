@@ -116,8 +116,8 @@ def _pad(common: Common, name: str, label: str, masked: bool = False) -> None:
         try:
             pixels, done = uploaded(path, common.session.open(run).shape)
         except ScorefieldError as error:
-            raise gr.Error(one_line(error), print_exception=False, title="Not a picture") from None
-        gr.Info(done, title="Uploaded")
+            raise gr.Error(one_line(error), print_exception=False) from None
+        gr.Info(done)
         return for_pad(name, pixels)
 
     for event, inputs, fn in ((another.click, [common.run], give), (upload.upload, [common.run, upload], take)):
