@@ -1,6 +1,6 @@
 """Training with a Fokker-Planck penalty: the gap between flow and SDE closes, and what that does to the samples of each.
 
-    OMP_NUM_THREADS=1 python benchmarks/fokker_planck.py        # weights 0, 0.1 and 1; two minutes
+    OMP_NUM_THREADS=1 python benchmarks/fokker_planck.py        # weights 0, 0.1 and 1; a minute and a half
 
 After Deveney et al. 2023 (arXiv 2311.15996) and Lai et al. 2023 (arXiv 2210.04296): a potential -|x|^2 / 2 + net / sigma on two
 modes, 1,500 steps of `sf.train`, 16,000 samples of the flow (Heun, 80 steps) and of the SDE (Euler-Maruyama, 80). With fewer
