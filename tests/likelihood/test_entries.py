@@ -18,8 +18,8 @@ def rotated(dtype=torch.float64):
     return torch.tensor([0.4, -0.7], dtype=dtype), cov
 
 
-def gaussian(mean, cov):
-    return sf.GaussianMixture(mean.unsqueeze(0), cov.unsqueeze(0), None, sf.VP())
+def gaussian(mean, cov, sde=None):
+    return sf.GaussianMixture(mean.unsqueeze(0), cov.unsqueeze(0), None, sf.VP() if sde is None else sde)
 
 
 @pytest.mark.parametrize("probes", [1, 3])
@@ -35,10 +35,10 @@ def test_the_figure_is_that_of_log_prob_bit_for_bit_and_the_parts_add_up_to_it(p
     assert torch.allclose(found.bits().mean(1), found.lp.bits_per_dim(), rtol=0, atol=1e-10)
 
 
-def test_parts_of_independent_entries_are_their_own_log_densities():
+@pytest.mark.parametrize("sde", [sf.VP(), sf.VE(sigma_min=0.01, sigma_max=4.0)], ids=["VP", "VE"])
+def test_parts_of_independent_entries_are_their_own_log_densities(sde):
     mean, std = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64), torch.tensor([0.2, 1.0, 0.6], dtype=torch.float64)
-    sde = sf.VP()
-    model = gaussian(mean, torch.diag(std**2))
+    model = gaussian(mean, torch.diag(std**2), sde)
     x = torch.tensor([[0.7, -1.0, 0.2], [0.1, 0.4, -1.5]], dtype=torch.float64)
     found = places(model, x, 2, seed=0, tolerance=1e-9)
     # At T the law is not quite the prior; at t_min it is the entry's Gaussian, noised.

@@ -255,6 +255,24 @@ def test_a_model_that_is_none_leaves_the_one_that_is_open(desk):
     assert desk.page.locator("#about b").inner_text() == name
 
 
+def test_another_model_with_classes_to_be_guided_to(desk, classes):
+    field = desk.page.locator("#model input")
+    field.fill(classes)
+    field.press("Enter")
+    desk.page.locator("#about").get_by_text("10 classes").wait_for()
+    desk.tab("Draw")
+    desk.page.get_by_text("Guidance sharpens a class").wait_for()
+    desk.page.get_by_label("Class", exact=True).click()
+    desk.page.get_by_role("option", name="3", exact=True).click()
+    desk.fill("Guidance", 2)
+    desk.fill("Steps", 4)
+    assert "16 samples" in desk.run("Draw")
+    command = desk.lines()[1]
+    assert command.startswith("scorefield generate")
+    assert "--label 3" in command
+    assert "--guidance 2" in command
+
+
 def test_nothing_leaves_this_machine(desk, reached):
     """Runs last: all that the browser asked for, and all that the server connected to."""
     assert len(desk.asked) > 20

@@ -26,6 +26,7 @@ from scorefield.studio.tabs import (
     compare_tab,
     complete_tab,
     draw_tab,
+    guided_by,
     judge_tab,
     restore_tab,
 )
@@ -60,7 +61,7 @@ def build(session: Session, run: str) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 about = gr.HTML(show.about(opened), elem_id="about")
         with gr.Tab("Draw"):
-            first, guided = draw_tab(common)
+            first, guided = draw_tab(common, opened)
         with gr.Tab("Complete"):
             complete_tab(common)
         with gr.Tab("How likely"):
@@ -68,7 +69,7 @@ def build(session: Session, run: str) -> gr.Blocks:
         with gr.Tab("Between"):
             between_tab(common)
         with gr.Tab("Restore"):
-            operator = restore_tab(common)
+            operator = restore_tab(common, opened)
         with gr.Tab("Samplers"):
             names = compare_tab(common, opened)
 
@@ -85,7 +86,7 @@ def build(session: Session, run: str) -> gr.Blocks:
             return [
                 fresh.run,
                 show.about(fresh),
-                *_guided(fresh),
+                *(gr.update(**given) for given in guided_by(fresh)),
                 gr.Dropdown(choices=restore.choices(fresh.shape[0])),
                 gr.Dropdown(choices=known, value=chosen),
                 _examples(session, fresh),
@@ -163,15 +164,3 @@ def _examples(session: Session, opened: Opened) -> str:
     for pad, number in PADS.items():
         found |= json.loads(for_pad(pad, session.example(opened, number) if one is None else one))
     return json.dumps(found)
-
-
-def _guided(opened: Opened) -> list[Any]:
-    """Class, guidance and the word on them, for a model with classes or without."""
-    some = opened.classes > 0
-    label = gr.Number(interactive=some, value=None, maximum=opened.classes - 1 if some else None)
-    word = (
-        f"Classes are 0 to {opened.classes - 1}; empty draws any."
-        if some
-        else "This model has no classes to be guided to."
-    )
-    return [label, gr.Number(interactive=some, value=1.0), f"<p class='sf-note'>{word}</p>"]

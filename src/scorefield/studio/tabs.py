@@ -73,8 +73,8 @@ def _buttons(word: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
 
 def _lines() -> tuple[gr.Code, gr.Code]:
     with gr.Accordion("The same in Python and on the command line", open=False):
-        python = gr.Code("", language="python", label="Python", interactive=False, lines=3)
-        command = gr.Code("", language="shell", label="Command", interactive=False, lines=1)
+        python = gr.Code("", language="python", label="Python", interactive=False, lines=3, wrap_lines=True)
+        command = gr.Code("", language="shell", label="Command", interactive=False, lines=1, wrap_lines=True)
     return python, command
 
 
@@ -160,8 +160,17 @@ def _wire(
     return arguments
 
 
-def draw_tab(common: Common) -> tuple[Any, tuple[Any, ...]]:
+def guided_by(opened: Opened) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the fields of class and guidance, and the word on them, are for a model with classes or without."""
+    some = opened.classes > 0
+    word = "Guidance sharpens a class; 1 is none." if some else "This model has no classes to be guided to."
+    label = {"choices": [ANY, *map(str, range(opened.classes))], "value": ANY, "interactive": some}
+    return label, {"value": 1.0, "interactive": some}, {"value": f"<p class='sf-note'>{word}</p>"}
+
+
+def draw_tab(common: Common, opened: Opened) -> tuple[Any, tuple[Any, ...]]:
     """Samples and their way; returns how it is run, and what depends on the model."""
+    ours = guided_by(opened)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             gr.HTML("<p class='sf-note'>New pictures from noise. Watch them come, then go back in time.</p>")
@@ -169,9 +178,9 @@ def draw_tab(common: Common) -> tuple[Any, tuple[Any, ...]]:
             sampler, options, steps = _samplers(DEFAULT, 20)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             with gr.Row():
-                label = gr.Dropdown([ANY], value=ANY, label="Class", interactive=False, min_width=90, filterable=False)
-                guidance = gr.Number(1.0, label="Guidance", minimum=0, interactive=False, min_width=90)
-            none = gr.HTML("<p class='sf-note'>This model has no classes to be guided to.</p>")
+                label = gr.Dropdown(**ours[0], label="Class", min_width=90, filterable=False)
+                guidance = gr.Number(**ours[1], label="Guidance", minimum=0, min_width=90)
+            none = gr.HTML(**ours[2])
             go, stop, status = _buttons("Draw")
         with gr.Column(scale=3, min_width=280):
             picture = gr.HTML(show.EMPTY.format("samples appear here"), elem_id="samples")
@@ -183,7 +192,14 @@ def draw_tab(common: Common) -> tuple[Any, tuple[Any, ...]]:
     def build(
         opened: Opened, n: int, name: str, options: str, steps: Any, seed: Any, label: Any, guidance: Any
     ) -> Draw:
-        return Draw(int(n), word_of(name, options), number(steps), int(seed or 0), number(label), float(guidance or 1))
+        return Draw(
+            int(n),
+            word_of(name, options),
+            number(steps),
+            int(seed or 0),
+            number(label),
+            1.0 if guidance is None else float(guidance),
+        )
 
     def present(opened: Opened, options: Draw, drawn: Any, watch: Any) -> tuple[str, list[Any]]:
         last = len(drawn.path) - 1
@@ -299,13 +315,13 @@ def between_tab(common: Common) -> None:
     place.input(look, [kept, place], found, show_progress="hidden", queue=False, trigger_mode="always_last")
 
 
-def restore_tab(common: Common) -> gr.Dropdown:
+def restore_tab(common: Common, opened: Opened) -> gr.Dropdown:
     """A picture is measured, and samples explain the measurement; returns the choice of operators."""
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             _pad(common, "restore", "The picture that is measured")
             operator = gr.Dropdown(
-                restore.choices(1), value="downsample:4", label="Operator:number", allow_custom_value=True
+                restore.choices(opened.shape[0]), value="downsample:4", label="Operator:number", allow_custom_value=True
             )
             with gr.Row():
                 noise = gr.Number(0.05, label="Noise", minimum=0, step=0.01, min_width=90)
