@@ -185,7 +185,11 @@ def test_a_recording_that_cannot_be_used_is_told_in_one_line(cli, run, tmp_path,
         (["train", "speech", "--data", "nowhere", "--levels", "4"], "--levels means nothing for preset speech"),
         (["train", "speech", "--data", "nowhere", "--length", "4"], "--length, --tokenizer and --fold are for text"),
         (["train", "speech"], "--data is missing"),
-        (["sample", "RUN", "-n", "1", "--out", "a.npy"], "y is missing"),
+        (
+            ["sample", "RUN", "-n", "1", "--out", "a.npy"],
+            "restores recordings and does nothing else; use scorefield enhance",
+        ),
+        (["likelihood", "RUN", "--data", "digits"], "use scorefield enhance"),
     ],
 )
 def test_words_that_do_not_fit_are_told_in_one_line(cli, run, tmp_path, monkeypatch, words, told):

@@ -66,7 +66,7 @@ def test_windows_follow_the_rate():
 
 def test_training_gives_the_network_y(tmp_path):
     """The loss of a batch is that of dsm_loss with the same x_0, y, times and noise."""
-    from scorefield.training.batches import Feed
+    from scorefield.training.batches import Feed, batch_indices
     from scorefield.training.config import TrainConfig
     from scorefield.training.loss import Objective
     from scorefield.training.recipes import recipe
@@ -77,7 +77,9 @@ def test_training_gives_the_network_y(tmp_path):
     config = TrainConfig(batch_size=4)
     feed = Feed(data, config, model.sde)
     batch = feed.batch(0, next(feed.raw(0, 1)), torch.device("cpu"))
-    assert batch.x0.shape == batch.y.shape == (4, 2, 64, 32)
+    items = data.read(batch_indices(config.seed, 0, 4, data.size))
+    assert torch.equal(batch.x0, items[:, :2])
+    assert torch.equal(batch.y, items[:, 2:])
     found = Objective(model, config, None)(batch)
     expected = sf.dsm_loss(model, batch.x0, t=batch.t, noise=batch.noise, y=batch.y) / (2 * 64 * 32)
     torch.testing.assert_close(found, expected)

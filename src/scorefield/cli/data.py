@@ -17,12 +17,14 @@ def open_items(source: str, info: RunInfo, *, grey: bool = False, skip_broken: b
     """The data called `source`, of the kind that the run was trained on; "digits" are the held-out ones.
 
     Raises:
-        InputError: no such data, or of another shape or number of levels; or a run of states.
+        InputError: no such data, or of another shape or number of levels; or a run of states or of speech.
     """
     from scorefield.automatic.findings import in_form
+    from scorefield.cli.options import refuse_speech
     from scorefield.cli.states import holds_states
     from scorefield.data import open_data
 
+    refuse_speech(info)
     if holds_states(info):
         raise InputError(f"{info.path} is a run of states, for sample, likelihood and infill; it has no score")
     own = info.scale is not None  # by `fit`, whose networks take a form of the data (a channel more, a rim less)

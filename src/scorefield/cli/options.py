@@ -197,15 +197,28 @@ def open_run(path: str, device: str | None) -> tuple[RunInfo, ScoreModel]:
     """What a run is, and its model with averaged weights on the device.
 
     Raises:
-        InputError: not a run, no intact checkpoint, no such device, or a classifier.
+        InputError: not a run, no intact checkpoint, no such device, a classifier, or a run of speech.
     """
     from scorefield.training.classifier import is_classifier
 
     info = sf.training.read_run(path)
+    refuse_speech(info)
     model = sf.load(path, device=pick_device(device))
     if is_classifier(model):
         raise InputError(f"{path} is a classifier, not a score model; give the folder that train wrote")
     return info, model
+
+
+def refuse_speech(info: RunInfo) -> None:
+    """Refuse a run whose samples need a recording beside them.
+
+    Raises:
+        InputError: it is one.
+    """
+    if (info.data.get("codec") or {}).get("class") == "Spectrogram":
+        raise InputError(
+            f"{info.path} restores recordings and does nothing else; use scorefield enhance {info.path} --audio FILE"
+        )
 
 
 def plural(n: int, noun: str) -> str:

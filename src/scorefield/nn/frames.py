@@ -54,6 +54,6 @@ class FrameMLP(nn.Module):
         ends = nn.functional.pad(loud, (self.context, self.context), mode="replicate")
         around = ends.unfold(2, 2 * self.context + 1, 1).permute(0, 2, 1, 3).flatten(2)
         place = max(1, round(QUIET * loud.shape[2]))
-        quiet = loud.kthvalue(place, dim=2).values.unsqueeze(1).expand(-1, loud.shape[2], -1)
+        quiet = loud.sort(2).values[..., place - 1].unsqueeze(1).expand(-1, loud.shape[2], -1)
         time = positional_features(30 * t, TIMES).to(shown.dtype).unsqueeze(1).expand(-1, loud.shape[2], -1)
         return torch.cat([around, quiet, shown.permute(0, 3, 1, 2).flatten(2), time], 2)
