@@ -137,7 +137,7 @@ def language(scale: float, steps: int = 270, depth: int = 2, batch_size: int = 6
 
 def trigram(scale: float) -> None:
     """Ten minutes of the same."""
-    language(scale, 5000, depth=3, batch_size=32, ema=0.998, warmup=100, stratify=True)
+    language(scale, 8000, depth=3, batch_size=32, ema=0.998, warmup=100, stratify=True)
 
 
 def binary(scale: float) -> None:

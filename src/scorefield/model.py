@@ -38,7 +38,8 @@ class ScoreModel(nn.Module):
         predict: what the network returns: "noise" (eps), "score", "data" (x_0), "velocity" (dx/dt of the probability
             flow) or "edm" (F of Karras et al. 2022, Table 1, whose input is x scaled to unit variance). By default "edm"
             for a network with weights, which learns best that way, and "noise" for any other function. Under a process
-            without a Gaussian kernel it is "score", or, where that has a sigma(t), "noise", which then is -sigma score.
+            without a Gaussian kernel it is "score", or, where that has a sigma(t), "noise", which then is -sigma score (over
+            `ReflectedVE.gate` where there are walls).
 
     Other arguments:
         shape: event shape, without the batch; needed only to sample without `shape=`.
@@ -160,9 +161,15 @@ class ScoreModel(nn.Module):
                 f"{what} a GaussianSDE; under {type(sde).__name__} a model has a score and a velocity, by predict='score'"
             )
         clock = t if self.clock == "t" else self._read_clock(t, sde.sigma(t) if self.clock == "sigma" else t)
+        mirror, slope = getattr(sde, "mirror", None), None
+        if mirror is not None:  # stages of a solver may lie beyond a wall, where a network knows nothing
+            x, slope = mirror(x)
         score = self._call(x, clock, cond)
+        score = score if slope is None else slope * score
         if scaled:
             score = -score / expand(sde.sigma(t), x)
+        if scaled and mirror is not None:
+            score = score * sde.gate(x, t)
         return score if name == "score" else sde.velocity(x, t, score)
 
     own_solver: Any = None

@@ -123,12 +123,33 @@ class ReflectedVE(SDE):
 
     def fold(self, x: Tensor) -> Tensor:
         """x reflected at the walls as often as it lies beyond one, like x."""
+        return self.mirror(x)[0]
+
+    def mirror(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x folded, and the slope of that, 1 or -1, both like x.
+
+        A score at x beyond a wall is that of the mirrored density: the slope times the score at the folded x.
+        """
         low, high, walls = self._box(x)
         width = torch.where(walls, high - low, torch.ones_like(high))
         origin = torch.where(walls, low, torch.zeros_like(low))
-        unit = torch.remainder((x - origin) / width, 2.0)
-        unit = torch.minimum(unit, 2.0 - unit)
-        return torch.where(walls, origin + width * unit, x)
+        unit = (x - origin) / width
+        turns = torch.floor(unit) * (
+            unit != 1.0
+        )  # without a tangent: every branch is linear, and both walls are inside
+        back = torch.remainder(turns, 2.0) == 1
+        rest = unit - turns
+        folded = torch.where(walls, origin + width * torch.where(back, 1 - rest, rest), x)
+        return folded, torch.where(walls & back, -1.0, 1.0).to(low)
+
+    def gate(self, x: Tensor, t: Time) -> Tensor:
+        """A factor that falls from 1 to 0 towards each wall within sigma(t), as the score does there, like x inside the box.
+
+        A network's score times this is one of a density that the walls reflect: nothing pushes its flow through them.
+        """
+        low, high, walls = self._box(x)
+        reach = torch.minimum(expand(self.sigma(batch_time(t, x)), x), 0.25 * (high - low))
+        return torch.where(walls, torch.tanh((x - low) / reach) * torch.tanh((high - x) / reach), torch.ones_like(x))
 
     def kernel_score(self, x: Tensor, x0: Tensor, t: Time) -> Tensor:
         r"""grad log p(x_t | x_0), like x; t is a float or (B,).

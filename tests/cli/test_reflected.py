@@ -94,13 +94,18 @@ def test_images_between_walls(cli, tmp_path):
 
 
 def test_a_network_of_noise_is_minus_sigma_times_the_score():
+    """But for a factor that vanishes at the walls; beyond them it is the score of the mirrored density, at any network."""
     sde = sf.ReflectedVE(0.01, 2.0)
     net = lambda x, t: torch.sin(3 * x) * t[:, None]  # noqa: E731
     model = sf.ScoreModel(net, sde, "noise", shape=(2,))
     x, t = torch.rand(5, 2, generator=torch.Generator().manual_seed(0)), torch.linspace(0.1, 0.9, 5)
-    expected = -net(x, t) / sde.sigma(t.double()).float()[:, None]
+    sigma = sde.sigma(t.double()).float()[:, None]
+    reach = sigma.clamp_max(0.25)
+    expected = -net(x, t) / sigma * torch.tanh(x / reach) * torch.tanh((1 - x) / reach)
     torch.testing.assert_close(model.score(x, t), expected)
     torch.testing.assert_close(model.velocity(x, t), -0.5 * sde.g2(t.double()).float()[:, None] * expected)
     assert sf.ScoreModel(sf.nn.MLP(2), sde).predict == "noise"
+    torch.testing.assert_close(model.score(-x, t), -expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.score(2 + x, t), expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match=r"noise\(\) needs a GaussianSDE"):
         model.noise(x, t)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from cli_tools import assert_one_line
+from scorefield.cli.states import codec_of
+from scorefield.training import read_run
 
 WORDS = "the cat sat on the mat and the dog sat on the log. " * 40
 FEW = [
@@ -117,6 +119,61 @@ def test_a_table_of_categories(cli, tmp_path):
     assert status == 0
     assert (tmp_path / "i.csv").read_text("utf-8").count("blue,") == 3
     assert cli("likelihood", run, "--data", tmp_path / "t.csv", "-n", 4, "--out", tmp_path / "l.csv")[0] == 0
+
+
+def mixed(n, seed):
+    """Rows of words and numbers that depend on each other: place, size, weight by size, price by weight, colour by place."""
+    g = np.random.default_rng(seed)
+    place, size = g.choice(4, n, p=(0.4, 0.3, 0.2, 0.1)), g.integers(0, 3, n)
+    weight = np.exp(0.8 * size + 0.2 * g.normal(size=n))
+    price = 3 * weight + g.normal(size=n)
+    colour = np.where(g.random(n) < 0.7, place % 3, g.integers(0, 3, n))
+    words = np.array(["north", "south", "east", "west"])[place], np.array(["s", "m", "l"])[size]
+    columns = [
+        *words,
+        [f"{w:.4f}" for w in weight],
+        [f"{v:.3f}" for v in price],
+        np.array(["red", "blue", "green"])[colour],
+    ]
+    return [["place", "size", "weight", "price", "colour"], *map(list, zip(*columns, strict=True))]
+
+
+def shares(states, i, j):
+    """Shares of the pairs of states of two columns."""
+    counts = np.zeros((16, 16))
+    np.add.at(counts, (states[:, i], states[:, j]), 1 / len(states))
+    return counts
+
+
+def test_samples_of_a_mixed_table_have_its_marginals_and_its_pairs(cli, tmp_path):
+    """Through the commands and back to words and numbers: marginals and pairs of columns within sampling error, and 0.015."""
+    n = 1200
+    for name, rows in (("t", mixed(n, 0)), ("fresh", mixed(n, 1))):
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    run, quick = tmp_path / "run", ["--device", "cpu", "--trackers", "tensorboard", "--no-report", "--batch-size", 128]
+    assert cli("train", "categories", "--data", tmp_path / "t.csv", "--out", run, "--steps", 80, *quick)[0] == 0
+    assert cli("sample", run, "-n", n, "--sampler", "first-hitting", "--out", tmp_path / "x.csv", "--seed", 3)[0] == 0
+    with open(tmp_path / "x.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["place", "size", "weight", "price", "colour"]
+    assert {row[0] for row in rows} == {"north", "south", "east", "west"}
+    assert {row[4] for row in rows} == {"red", "blue", "green"}
+    codec = codec_of(read_run(run))
+    assert codec.sizes == (4, 3, 16, 16, 3)
+    assert {row[2] for row in rows} <= set(codec.values[2])  # the middle of a range stands for it
+    x, y = (codec.read(part, "rows").numpy() for part in (rows, mixed(n, 0)[1:]))
+    for i in range(5):
+        for j in range(i + 1):
+            p, q = shares(x, i, j), shares(y, i, j)
+            pooled = 0.5 * (p + q)
+            error = np.sqrt(2 * pooled * (1 - pooled) / n)
+            assert (np.abs(p - q) < 4 * error + 0.015).all(), (header[i], header[j])
+    dependence = [
+        np.abs(shares(v, 2, 3) - np.outer(shares(v, 2, 2).sum(1), shares(v, 3, 3).sum(1))).sum() for v in (x, y)
+    ]
+    assert dependence[1] > 1
+    assert dependence[0] > 0.6 * dependence[1]  # a few seconds of training
 
 
 def test_images_of_states(cli, tmp_path):

@@ -101,6 +101,38 @@ def test_likelihood_and_codes_of_the_series():
     assert torch.allclose(sf.decode(model(), z), x[1:6], atol=1e-4)
 
 
+class Leaky(torch.nn.Module):
+    """A score that pushes through both walls, as that of an imperfect network does."""
+
+    def forward(self, x, t):
+        return 3 * (0.4 - x)
+
+
+@pytest.mark.parametrize(
+    "solver", [sf.Dopri5(1e-8, 1e-8), sf.solve.Tsit5(1e-8, 1e-8), sf.solve.RK4(), sf.Heun(), sf.EulerMaruyama()]
+)
+def test_no_solver_leaves_the_box_under_a_network_that_would(solver):
+    leaky = sf.ScoreModel(Leaky(), ReflectedVE(0.05, 2.0), "noise", shape=(2,))
+    steps = None if solver.adapts else 400
+    r = sf.sample(leaky, 50, solver, seed=0, steps=steps, full=True, progress=False)
+    assert ((r.x >= 0) & (r.x <= 1)).all()
+    assert (r.status == 0).all()
+    assert r.path is None or ((r.path >= 0) & (r.path <= 1)).all()
+
+
+def test_likelihood_and_codes_under_a_network_that_would_leave_the_box():
+    """Fixed steps fold as they go, adaptive ones at the end: the same flow, and codes that come back."""
+    leaky = sf.ScoreModel(Leaky(), ReflectedVE(0.05, 2.0), "noise", shape=(1,)).double()
+    x = torch.linspace(0.02, 0.98, 7, dtype=F64)[:, None]
+    one = sf.log_prob(leaky, x, "exact", solver=sf.Dopri5(1e-9, 1e-9))
+    other = sf.log_prob(leaky, x, "exact", solver=sf.solve.RK4(), steps=300)
+    assert torch.isfinite(one.nats).all()
+    assert float(one.nats.abs().max()) > 0.1
+    torch.testing.assert_close(one.nats, other.nats, rtol=0, atol=2e-2)
+    z = sf.encode(leaky, x, solver=sf.Dopri5(1e-9, 1e-9))
+    assert ((z >= 0) & (z <= 1)).all()
+
+
 def wasserstein(x: torch.Tensor) -> float:
     """W1 to the series, by its distribution function on the sorted sample."""
     grid = torch.linspace(0, 1, 2001, dtype=F64)

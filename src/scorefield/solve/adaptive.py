@@ -106,7 +106,7 @@ def integrate_adaptive(
     """From x at span[0] to span[1], in either direction, with a step size of its own for every sample.
 
     Times, step sizes and decisions are on the CPU, whatever the device of x: one transfer of the error norms a step.
-    Finished samples leave the batch.
+    Finished samples leave the batch, and are folded where there are walls.
 
     Other arguments:
         save: times at which to record the path, by cubic Hermite interpolation.
@@ -116,6 +116,7 @@ def integrate_adaptive(
     sign = 1.0 if end > span[0] else -1.0
     save = torch.zeros(0, dtype=torch.float64) if save is None else save
     result, path = x.clone(), [x.clone() for _ in save]
+    project = getattr(flow, "project", lambda x: x)  # in between, the velocity is that of the mirrored density
     nfe, status = torch.zeros(n, dtype=torch.long), torch.full((n,), TOO_MANY_STEPS)
     live, t = torch.arange(n), torch.full((n,), span[0], dtype=torch.float64)
     if n:
@@ -156,6 +157,7 @@ def integrate_adaptive(
             tick(1 - float((end - t).abs().sum()) / (n * abs(end - span[0])))
         if len(live) == 0:
             break
+    result, path = project(result), [project(state) for state in path]
     states = torch.stack(path) if path else x.new_empty(0, *result.shape)
     return Solution(result, nfe.to(x.device), status.to(x.device), states, save)
 
