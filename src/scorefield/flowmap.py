@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from scorefield.model import ScoreModel, View
 from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
-from scorefield.solve.integrate import Field, Solver
+from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
 
 Kind: TypeAlias = Literal["consistency", "trig", "average"]
+ROUNDING = 1e-9
+"""How far, relatively, a grid that was made by powers may end above the end of a map."""
 
 
 class FlowMap(ScoreModel):
@@ -185,6 +187,29 @@ class Jump(Solver):
         if not self.low < self.high:
             raise ValueError(f"low={self.low}, high={self.high}: low must be below high")
 
+    def solve(
+        self,
+        field: Field,
+        x: Tensor,
+        span: tuple[float, float],
+        noise: Noise,
+        *,
+        grid: Tensor | None = None,
+        hooks: Sequence[Hook] = (),
+        save: bool = False,
+        tick: Tick | None = None,
+    ) -> Solution:
+        """As every solver; what a map ends at counts as data, so that hooks put what they know into it without noise."""
+        found = super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
+        model: Any = field.model
+        if float(span[1] if grid is None else grid[-1]) > model.end * (1 + ROUNDING):
+            return found
+        end = found.x
+        for hook in hooks:
+            end = getattr(hook, "finish", lambda same: same)(end)
+        path = torch.cat([found.path[:-1], end.unsqueeze(0)]) if save else found.path
+        return replace(found, x=end, path=path)
+
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         model: Any = field.model
         if not hasattr(model, "jump"):
@@ -193,7 +218,7 @@ class Jump(Solver):
         if model.kind == "average":
             return model.jump(x, t, s, **field.cond), None
         end = model.jump(x, t, **field.cond).clamp(self.low, self.high)
-        if float(s) <= model.end * (1 + 1e-9):  # a grid that was made by powers ends a rounding above
+        if float(s) <= model.end * (1 + ROUNDING):
             return end, None
         a, v = field.sde.transition_coefficients(model.end, s)
         return expand(a, x) * end + expand(v.sqrt(), x) * noise.like(x), None
@@ -207,15 +232,19 @@ def exact_gaussian_map(x: Tensor, t: Time, s: Time, sde: GaussianSDE, mean: floa
     return expand(sde.alpha(early) * mean, x) + expand(spread[1] / spread[0], x) * centre
 
 
-def fixed_point_bias(rho: Tensor, sigma_data: float) -> float:
-    r"""How much too narrow (below 0) a consistency map is at the fixed point of its training on N levels of noise.
+def fixed_point_bias(rho: Tensor, sigma_data: float, solver: Literal["euler", "heun"] = "euler") -> float:
+    r"""How much too narrow (below 0) or too wide a consistency map is at the fixed point of its training on N levels of noise.
 
     For Gaussian data the map that training (with a stop-gradient) and distillation by Euler's rule agree on has the slope
-    prod_n (s^2 + rho_n rho_{n+1}) / (s^2 + rho_{n+1}^2), the exact one ((s^2 + rho_1^2) / (s^2 + rho_N^2))^{1/2}.
+    prod_n (s^2 + rho_n rho_{n+1}) / (s^2 + rho_{n+1}^2), the exact one ((s^2 + rho_1^2) / (s^2 + rho_N^2))^{1/2}. The slope by
+    another rule is the product of what its steps make of y, whose flow is dy / d rho = rho y / (s^2 + rho^2).
 
     Main arguments:
-        rho: rising noise levels sigma / alpha, (N,).
+        rho: rising noise levels sigma / alpha, (N,). solver: the teacher's step; "euler" also for training without one.
     """
-    s2 = sigma_data**2
-    slope = torch.prod((s2 + rho[:-1] * rho[1:]) / (s2 + rho[1:] ** 2))
-    return float(slope / math.sqrt((s2 + float(rho[0]) ** 2) / (s2 + float(rho[-1]) ** 2))) - 1
+    s2, early, late = sigma_data**2, rho[:-1], rho[1:]
+    first = 1 + (early - late) * late / (s2 + late**2)
+    factor = first
+    if solver == "heun":
+        factor = 1 + 0.5 * (early - late) * (late / (s2 + late**2) + first * early / (s2 + early**2))
+    return float(torch.prod(factor) / math.sqrt((s2 + float(rho[0]) ** 2) / (s2 + float(rho[-1]) ** 2))) - 1

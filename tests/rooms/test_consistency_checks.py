@@ -210,3 +210,68 @@ def test_pairs_of_training_and_of_distillation():
             early, flow = sde.perturb(0.5 * x, a, z), exact_gaussian_map(late, b, a, sde, 0.0, 0.25)
             worst = max(worst, gaussian_w2(zero, joint(late, early), zero, joint(late, flow)) / math.sqrt(0.25 + b * b))
         assert worst == pytest.approx(gap, abs=6e-4)
+
+
+def test_inpainting_by_jumps_is_what_the_algorithm_says():
+    """x <- (1 - m) f(x) + m y, then noise (Song et al. 2023, Alg. 4), on the same draws; the hook noises y afterwards."""
+    sde, mask = EDM(), torch.tensor([True, False, False])
+    fm = Exact(nn.Identity(), sde, shape=(3,))
+    y, times = torch.tensor([[0.7, 0.0, 0.0]], dtype=F64), torch.tensor([80.0, 5.0, 0.8, 0.002], dtype=F64)
+    z = torch.randn(4, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x = torch.where(mask, y + 80 * z[0], 80 * z[0])
+    draws = [z[0]]
+    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), 1):
+        x = torch.where(mask, y, exact_gaussian_map(x, t, 0.002, sde, 0.0, 0.25))
+        x = x + torch.sqrt(s**2 - 0.002**2) * z[i] if float(s) > 0.002 else x
+        kept = torch.sqrt(1 - (0.002 / s) ** 2)
+        draws += [z[i], kept * z[i]] if float(s) > 0.002 else [z[i]]
+    given = iter(draws)
+    options = {"grid": times, "noise": lambda shape: next(given), "hooks": [sf.Replace(sf.Mask(mask), y)]}
+    found = sf.sample(fm, 2, sf.Jump(), x_init=80 * z[0], full=True, **options)
+    assert torch.allclose(found.x, x, atol=1e-12)
+    assert torch.equal(found.x[:, 0], torch.full((2,), 0.7, dtype=F64))  # exactly, at the end
+    assert torch.equal(found.path[-1], found.x)
+
+
+def test_restore_takes_replacement_alone():
+    fm = Exact(nn.Identity(), EDM(), shape=(4,))
+    y = torch.tensor([0.2, -0.1], dtype=torch.float32)
+    found = sf.inverse.restore(fm, sf.Downsample(2, dims=1), y, 0.0, n=500, method="replace", steps=4)
+    assert found.nfe == 4
+    assert torch.allclose(found.samples[0].reshape(500, 2, 2).mean(2), y.expand(500, 2), atol=1e-6)
+    with pytest.raises(ValueError, match="needs a score, and a flow map has none"):
+        sf.inverse.restore(fm, sf.Downsample(2, dims=1), y)
+
+
+def test_both_passes_of_every_loss_see_one_dropout_mask():
+    seen = []
+
+    class Drop(nn.Module):
+        def forward(self, x, t, span=None):
+            mask = nn.functional.dropout(torch.ones_like(x), 0.5)
+            seen.append(mask.detach().clone())
+            return mask * x
+
+    x = torch.ones(3, 40)
+    losses = (
+        (meanflow_loss, "average"),
+        (shortcut_loss, "average"),
+        (scm_loss, "trig"),
+        (consistency_loss, "consistency"),
+    )
+    for loss, kind in losses:
+        seen.clear()
+        options = {"t": (0.25, 0.5)} if loss is shortcut_loss else {}
+        state = torch.get_rng_state()
+        loss(FlowMap(Drop(), sf.VP(), kind, shape=(40,)), x, seed=0, **options)
+        assert len(seen) >= 2
+        assert 0.2 < float((seen[0] == 0).float().mean()) < 0.8
+        assert all(torch.equal(mask, seen[0]) for mask in seen)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_jumps_are_cut_to_a_range():
+    fm = FlowMap(lambda x, t: 100 * torch.ones_like(x), EDM(), shape=(2,))
+    assert float(sf.sample(fm, 4, sf.Jump(low=-1.0, high=0.5), steps=2, seed=0).max()) == 0.5
+    with pytest.raises(ValueError, match="low must be below high"):
+        sf.Jump(low=1.0, high=0.0)

@@ -75,6 +75,7 @@ def test_training_and_distillation_reach_their_fixed_point(n, s, bias, heun):
     assert Levels(rho, s).train(teacher=True) == pytest.approx(bias, abs=1e-5)
     if heun is not None:
         assert Levels(rho, s).train(teacher=True, solver="heun") == pytest.approx(heun, abs=1e-6)
+        assert fixed_point_bias(rho, s, "heun") == pytest.approx(heun, abs=1e-6)
 
 
 def chain(stage: int, end: float) -> Tensor:

@@ -58,8 +58,9 @@ class Options(Restoring):
     """downsample:K, blur:SIGMA, mask:FILE (white is known), grayscale, fourier:FRACTION, phase-retrieval, clip:LIMIT, ..."""
     noise: float = 0.02
     """Standard deviation of the measurement's noise; intensities go from 0 (black) to 1 (white)."""
-    method: Annotated[str, Name("NAME")] = "mmps"
-    """mmps is the one to trust; docs/inverse.md compares it with tmpd, pigdm, dps, diffpir, ddrm, replace, repaint and smc."""
+    method: Annotated[str | None, Unset("NAME")] = None
+    """mmps is the one to trust, and taken unless given (replace for distilled runs); docs/inverse.md compares it with tmpd,
+    pigdm, dps, diffpir, ddrm, replace, repaint and smc."""
     simulate: Flag = False
     """Measure the clean image --image, with noise, in place of reading a measurement."""
     out: Annotated[str, Name("FILE")] = "restored.png"
@@ -68,14 +69,15 @@ class Options(Restoring):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    check_method(options.method, options.noise)
     shape, interval = images_of(options.run)
+    method = chosen_method(options.run, options.method, "mmps")
+    check_method(method, options.noise)
     seen = Seen(read_operator(options.operator, shape, options.seed), shape, interval)
-    check_linear(options.method, seen.operator)
+    check_linear(method, seen.operator)
     out = Path(options.out)
     panel = options.panel or str(out.with_name(f"{out.stem}-panel.png"))
     mode: Mode = "simulate" if options.simulate else "read"
-    return restoration(options, seen, panel, options.noise, by_method(options, options.method, seen.in_model), mode)
+    return restoration(options, seen, panel, options.noise, by_method(options, method, seen.in_model), mode)
 
 
 def read_operator(word: str, shape: Shape, seed: int) -> Any:
@@ -237,6 +239,18 @@ def by_method(options: Any, method: str, operator: Any) -> Draw:
         return found.samples[0], found.nfe
 
     return draw
+
+
+def chosen_method(run: str, method: str | None, usual: str) -> str:
+    """The method that was asked for, or the usual one; a distilled run has no score, and takes replacement alone.
+
+    Raises:
+        InputError: another method for a distilled run.
+    """
+    distilled = "map" in sf.training.read_run(run).model
+    if distilled and method not in (None, "replace"):
+        raise InputError(f"--method {method} needs a score, and {run} is a distilled run, which has none; use replace")
+    return method or ("replace" if distilled else usual)
 
 
 def check_method(method: str, noise: float) -> None:

@@ -46,10 +46,11 @@ class Pairs(Protocol):
 
 @dataclass(frozen=True)
 class Karras:
-    """Neighbours on the grid of Karras et al. 2022 (eq. 5) with n levels, drawn alike (Song et al. 2023, sec. 6.1).
+    """Neighbours on the grid of Karras et al. 2022 (eq. 5) with n levels (Song et al. 2023, sec. 6.1).
 
     Main arguments:
         n: levels. weighting: of the noisier of the two (see `weigh`). sigma_data: standard deviation of the data, for "karras".
+        mean, std: of the log of the levels that are drawn (Song & Dhariwal 2024, sec. 3.5); all alike unless mean is given.
 
     Raises:
         ValueError: fewer than two levels, or an unknown weighting.
@@ -59,6 +60,8 @@ class Karras:
     exponent: float = 7.0
     weighting: Weighting = "uniform"
     sigma_data: float = 0.5
+    mean: float | None = None
+    std: float = 2.0
 
     def __post_init__(self) -> None:
         if self.n < 2:
@@ -71,7 +74,10 @@ class Karras:
 
     def __call__(self, u: Tensor, sde: GaussianSDE, end: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rho = self.levels(sde, end)
-        i = (u * (self.n - 1)).long().clamp(0, self.n - 2)
+        if self.mean is None:
+            i = (u * (self.n - 1)).long().clamp(0, self.n - 2)
+        else:
+            i = _drawn(u, log_normal(rho, self.mean, self.std))
         return rho[i], rho[i + 1], weigh(rho[i + 1], self.weighting, self.sigma_data)
 
 
@@ -134,13 +140,11 @@ class Curriculum:
 
     def probabilities(self, rho: Tensor) -> Tensor:
         """Of the pairs (rho_i, rho_{i + 1}), by the log-normal law between them, (n - 1,)."""
-        edge = torch.erf((rho.log() - self.mean) / (math.sqrt(2) * self.std))
-        return edge.diff() / (edge[-1] - edge[0])
+        return log_normal(rho, self.mean, self.std)
 
     def __call__(self, u: Tensor, sde: GaussianSDE, end: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rho = _levels(sde, end, self.count(step), self.exponent)
-        edges = torch.cumsum(self.probabilities(rho), 0)
-        i = torch.searchsorted(edges, u.contiguous()).clamp_max(len(rho) - 2)
+        i = _drawn(u, self.probabilities(rho))
         return rho[i], rho[i + 1], 1 / (rho[i + 1] - rho[i])
 
 
@@ -176,3 +180,14 @@ def _levels(sde: GaussianSDE, end: float, n: int, exponent: float) -> Tensor:
     """n values of rho, evenly spaced in rho^{1 / exponent}."""
     least, most = (float(v) ** (1 / exponent) for v in ends(sde, end))
     return torch.linspace(least, most, n, dtype=torch.float64) ** exponent
+
+
+def log_normal(rho: Tensor, mean: float, std: float) -> Tensor:
+    """Masses of a log-normal law between neighbouring levels, summing to 1, (n - 1,) (Song & Dhariwal 2024, eq. 8)."""
+    edge = torch.erf((rho.log() - mean) / (math.sqrt(2) * std))
+    return edge.diff() / (edge[-1] - edge[0])
+
+
+def _drawn(u: Tensor, masses: Tensor) -> Tensor:
+    """Indices drawn with those masses, from u in (0, 1)."""
+    return torch.searchsorted(torch.cumsum(masses, 0), u.contiguous()).clamp_max(len(masses) - 1)

@@ -20,6 +20,7 @@ from scorefield.dtypes import exact
 from scorefield.errors import InputError
 from scorefield.evaluation.bits import model_input
 from scorefield.evaluation.metrics import Estimate
+from scorefield.flowmap import FlowMap
 from scorefield.inputs import as_tensor
 from scorefield.model import ScoreModel
 from scorefield.prior import Prior
@@ -126,7 +127,8 @@ def report(
         data: held-out items in the model's range, (N, *); for a run also the name of data as on the command line, whose
             part for training is then compared with the held-out one, where the two are apart.
         train: items that a model was trained on, (M, *).
-        only: names of chapters, of start, calibration, curl, gap, memory, samplers.
+        only: names of chapters, of start, calibration, curl, gap, memory, samplers, width; all but the last by default. Of a
+            flow map, which has no score, start and width.
 
     Other arguments:
         n: samples that are drawn; by default 2000 of up to 64 entries, else 64. seed: of everything.
@@ -141,11 +143,14 @@ def report(
     case = _case(source, data, train, n, seed, device)
     chapters, left_out = {}, {}
     with Bar("diagnosis", progress) as bar:
-        names = [name for name in CHAPTERS if only is None or name in only]
+        mapped = isinstance(case.model, FlowMap)
+        names = [name for name in CHAPTERS if (only is None and (mapped or name != "width")) or name in (only or ())]
         for i, name in enumerate(names):
             ask, needs = CHAPTERS[name]
             missing = [word for word in needs if getattr(case, word) is None]
-            if missing:
+            if mapped and name not in CHAPTERS_OF_MAPS:
+                left_out[name] = "it needs a score, and a flow map has none"
+            elif missing:
                 left_out[name] = f"it needs {'held-out data' if 'data' in missing else 'the training data'}"
             else:
                 chapters[name] = ask(case)
@@ -342,6 +347,30 @@ def _memory(case: _Case) -> Chapter:
     return Chapter("memory", "Does it memorise?", verdict, words, advice, rule, figures, lines, ("log-SNR", "loss"))
 
 
+def _width(case: _Case) -> Chapter:
+    """Spread of samples over that of data, by the root of the total variance: few levels make a map too narrow or too wide."""
+    assert case.data is not None
+    figures: dict[str, Any] = {}
+    for steps in (1, 2, 4) if isinstance(case.model, FlowMap) else (None,):
+        x = sample(case.model, case.n, steps=steps, seed=case.seed, progress=False)
+        figures[str(steps or "default")] = _pair(_spread(x, case.data))
+    where, (value, stderr) = max(figures.items(), key=lambda item: abs(item[1][0] - 1))
+    verdict = _verdict(abs(value - 1), 0.05, 0.15, abs(value - 1) > SURE * stderr)
+    words = f"Samples are {value:.2f} times as wide as the data ({where} steps)."
+    advice = "" if verdict == "good" else "Train longer; a distilled run also on more levels of noise."
+    rule = f"{SURE:g} standard errors and 5 % from 1: watch; 15 %: act."
+    return Chapter("width", "Are samples as wide as the data?", verdict, words, advice, rule, figures)
+
+
+def _spread(x: Tensor, data: Tensor) -> Estimate:
+    """Ratio of the roots of the total variances of x (n, *) and data (m, *), with its standard error."""
+    parts = [torch.square(exact(v).flatten(1) - exact(v).flatten(1).mean(0)).sum(1) for v in (x, data)]
+    means, errors = zip(*((float(p.mean()), float(p.std()) / math.sqrt(len(p))) for p in parts), strict=True)
+    value = math.sqrt(means[0] / means[1])
+    relative = math.hypot(*(e / m for e, m in zip(errors, means, strict=True)))
+    return Estimate(value, 0.5 * value * relative, min(len(x), len(data)))
+
+
 def _samplers(case: _Case) -> Chapter:
     starts = min(case.n, 16)
     table = compare_samplers(case.model, starts, COMPARED_STEPS, COMPARED, case.seed, tolerance=COMPARED_TOLERANCE)
@@ -370,5 +399,8 @@ CHAPTERS: dict[str, tuple[Callable[[_Case], Chapter], tuple[str, ...]]] = {
     "gap": (_gap, ()),
     "memory": (_memory, ("data", "train")),
     "samplers": (_samplers, ()),
+    "width": (_width, ("data",)),
 }
 """What is asked, and what of data it needs."""
+CHAPTERS_OF_MAPS = ("start", "width")
+"""What is asked of a flow map, which has no score."""

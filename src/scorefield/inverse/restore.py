@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scorefield.dtypes import exact
 from scorefield.errors import closest
+from scorefield.flowmap import FlowMap
 from scorefield.inverse.ddrm import DDRM
 from scorefield.inverse.measurement import Measurement, in_rows, read_measurement
 from scorefield.inverse.posterior import Posterior, warn_of_misfit
@@ -42,6 +43,8 @@ NOISELESS = ("replace", "repaint")
 """Methods that take the measurement for exact."""
 LINEAR = (*NOISELESS, "ddrm")
 """Methods that need a linear operator."""
+MAP_STEPS = 20
+"""Steps of replacement with a flow map, which jumps."""
 JUMP, RESAMPLES = 5, 20
 DPS_ZETA = 0.3
 PARTICLES = 256
@@ -104,7 +107,8 @@ def restore(
     "mmps", "tmpd", "pigdm", "dps" (with zeta 0.3) and "diffpir" are `Posterior`, "ddrm" is `DDRM`, "replace" is `Replace`,
     "repaint" the same with 20 resamplings of stretches of 5 steps, and "smc" `twisted_smc` with at least 256 particles, from
     which n are drawn. For other settings use these themselves. Stochastic steps are taken throughout, since they forget
-    the errors of earlier ones; docs/inverse.md says which method to trust when.
+    the errors of earlier ones; docs/inverse.md says which method to trust when. A `FlowMap` has no score and takes "replace"
+    alone, by jumps (zero-shot editing, Song et al. 2023, Alg. 4).
 
     Main arguments:
         operator: A, any object with a call (see `linearize`). y: (M, *), or one measurement without that axis; a tensor, an
@@ -120,7 +124,10 @@ def restore(
     Warns where the samples do not explain the measurement.
     """
     _check(operator, n, method)
-    count = METHOD_STEPS[method] if steps is None else steps
+    jumps = isinstance(model, FlowMap)
+    if jumps and method != "replace":
+        raise ValueError(f"method={method!r} needs a score, and a flow map has none; use replace")
+    count = (MAP_STEPS if jumps else METHOD_STEPS[method]) if steps is None else steps
     y = in_rows(operator, read_measurement(y), model.shape)
     m = y.shape[0]
     index = torch.arange(m).repeat_interleave(n)
@@ -159,7 +166,7 @@ def _by_sampling(
         options["hooks"] = [Replace(operator, y)]
         if method == "repaint":
             options["grid"] = repaint(JUMP, RESAMPLES, "log_snr")
-        return model, Ancestral(), options
+        return model, model.own_solver or Ancestral(), options
     if method == "ddrm":
         return model, DDRM(operator, y, noise), options
     solvers: dict[str, Solver] = {"dps": Ancestral(), "diffpir": DDIM(eta=1.0)}
