@@ -64,6 +64,22 @@ def test_variance_of_multistep_sampling(tau, error):
     assert float(x.square().sum()) / (0.25 + 0.002**2) - 1 == pytest.approx(error, rel=0.02)
 
 
+def test_two_jumps_do_not_repair_the_bias_of_a_map():
+    """A map that is 5 % too wide gives 5 % in one jump and 6.4 % in two, by way of a noise of 0.821."""
+
+    class Wide(Exact):
+        def jump(self, x, t, s=None, **cond):
+            return 1.05 * super().jump(x, t, s, **cond)
+
+    start, noise = torch.tensor([[80.0], [0.0]], dtype=F64), torch.tensor([[0.0], [1.0]], dtype=F64)
+    for times, width in (([80.0, 0.002], 1.05), ([80.0, 0.821, 0.002], 1.0645)):
+        grid = torch.tensor(times, dtype=F64)
+        x = sf.sample(
+            Wide(nn.Identity(), EDM(), shape=(1,)), 2, sf.Jump(), grid=grid, x_init=start, noise=lambda shape: noise
+        )
+        assert float(x.square().sum()) ** 0.5 / 0.5 == pytest.approx(width, abs=1e-4)
+
+
 def test_trig_networks_in_closed_form():
     """F of N(0, s^2) data, and its mean gradient of training, which is that of distillation: 0 at the exact network."""
     for s, at in ((0.5, -0.7648235), (1.0, -1.5306322)):
