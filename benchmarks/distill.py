@@ -1,4 +1,4 @@
-"""The bundled digits model distilled: Frechet distance in 1, 2, 4 jumps beside the teacher's default sampler in 5, 10, 20 calls.
+"""The bundled digits model distilled: Frechet distance in 1, 2, 4 jumps beside the teacher's default sampler in 5, 10, 20.
 
     python benchmarks/distill.py --out runs/digits-fast                  # trains (or goes on), then judges
     python benchmarks/distill.py --out runs/digits-fast --steps 0        # judges what is there
