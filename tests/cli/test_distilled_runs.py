@@ -51,7 +51,7 @@ def test_inpainting_keeps_what_is_known(cli, fast, tmp_path):
     assert json.loads(out)["nfe"] == 3
     found = np.load(tmp_path / "y.npy")
     expected = np.arange(64).reshape(8, 8) * 4 / 127.5 - 1
-    assert np.abs(found[:, 0, :4] - expected[:4]).max() < 1e-5  # without the noise of the map's end
+    assert np.abs(found[:, 0, :4] - expected[:4]).max() < 1e-4  # without the noise of the map's end
     assert np.abs(found[0, 0, 4:] - found[1, 0, 4:]).max() > 1e-3
 
 
@@ -62,7 +62,7 @@ def test_restoration_is_by_replacement_alone(cli, fast, tmp_path):
     assert status == 0, err
     means = np.load(out).reshape(2, 2, 4, 2, 4).mean((2, 4))
     expected = (np.arange(64).reshape(8, 8) * 4 / 127.5 - 1).reshape(2, 4, 2, 4).mean((1, 3))
-    assert np.abs(means - expected).max() < 1e-5
+    assert np.abs(means - expected).max() < 1e-4
     status, _, err = cli(*words, "--method", "mmps")
     assert status == 2
     assert_one_line(err, "--method mmps needs a score", "use replace")
@@ -75,7 +75,7 @@ def test_colours_for_grey(cli, tmp_path_factory, tmp_path):
     status, _, err = cli("colorize", run, "--image", grey, "-n", 2, "--steps", 3, "--out", tmp_path / "y.npy")
     assert status == 0, err
     found = np.load(tmp_path / "y.npy").mean(1)
-    assert np.abs(found - (np.arange(64).reshape(8, 8) * 4 / 127.5 - 1)).max() < 1e-5
+    assert np.abs(found - (np.arange(64).reshape(8, 8) * 4 / 127.5 - 1)).max() < 1e-4
 
 
 def test_judged_by_jumps(cli, fast, tmp_path):
