@@ -85,7 +85,7 @@ def run(options: Options) -> Result:
         steps=options.steps,
         batch_size=options.batch_size,
         seed=options.seed,
-        optim=OptimConfig("muon", lr=options.lr, beta2=0.99, warmup=min(20, options.steps // 10), schedule="cooldown"),
+        optim=OptimConfig("muon", lr=options.lr, beta2=0.99, warmup=min(20, options.steps // 10)),
         ema=options.ema,
         dequantize=bool(info.config.get("arguments", {}).get("dequantize")),
         reduce="sum",
