@@ -52,3 +52,17 @@ def test_codes_decode_to_the_images(model: sf.ScoreModel) -> None:
     back = sf.decode(model, sf.encode(model, x))
     # a pixel that the model holds to be all but impossible comes back less exactly, hence the median
     assert float((back - x).square().flatten(1).mean(1).sqrt().median()) < 1e-3
+
+
+def test_the_distilled_one_draws_digits_in_two_jumps() -> None:
+    folder = run_folder("digits-fast")
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 3e6
+    assert "benchmarks/distill.py" in (folder / "README.md").read_text("utf-8")
+    model = sf.load("digits-fast")
+    assert isinstance(model, sf.FlowMap)
+    solution = sf.sample(model, 48, steps=2, seed=0, full=True)
+    assert solution.nfe.tolist() == [2] * 48
+    read = torch.softmax(digit_classifier()(solution.x), 1)
+    # the teacher's denoised noise, where distillation began, is one blurred digit
+    assert len(read.argmax(1).unique()) >= 8
+    assert float((read.amax(1) > 0.9).double().mean()) >= 0.1
