@@ -91,17 +91,18 @@ def ours(steps: int, options: argparse.Namespace) -> Trained:
     return Trained(count(model), draw)
 
 
-def diffusers(steps: int, options: argparse.Namespace) -> Trained:
-    """UNet2DModel, DDPM noise, AdamW with a cosine schedule, EMA: the example's defaults."""
+def diffusers(steps: int, options: argparse.Namespace, images: Tensor | None = None) -> Trained:
+    """UNet2DModel, DDPM noise, AdamW with a cosine schedule, EMA: the example's defaults; images (N, C, H, W) in [-1, 1]."""
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    images = sf.digits().tensor()
+    images = sf.digits().tensor() if images is None else images
+    channels, side = images.shape[1:3]
     net = UNet2DModel(
-        sample_size=SHAPE[1],
-        in_channels=1,
-        out_channels=1,
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
         layers_per_block=2,
         block_out_channels=(32, 32, 48),
         norm_num_groups=16,
@@ -127,7 +128,7 @@ def diffusers(steps: int, options: argparse.Namespace) -> Trained:
 
     def batch(n: int) -> Tensor:
         noise.set_timesteps(options.diffusers_steps)
-        x = torch.randn(n, *SHAPE)
+        x = torch.randn(n, *images.shape[1:])
         for t in noise.timesteps:
             x = noise.step(net(x, t).sample, t, x).prev_sample
         return quantised(x, 256, (-1.0, 1.0))

@@ -139,3 +139,44 @@ def test_training_ends_when_the_held_out_loss_has_long_been_rising(tmp_path):
     assert not losses(*np.linspace(2.0, 1.0, 30))
     assert losses(*np.linspace(2.0, 1.0, 10), *np.linspace(1.1, 3.0, 12))
     assert not losses(*np.linspace(2.0, 1.0, 30), *np.linspace(1.1, 3.0, 12))
+
+
+def trees(n=300):
+    """Two columns of words and one of numbers, which depend on each other."""
+    kind = DRAWS.choice(["oak", "ash", "elm"], n, p=[0.5, 0.3, 0.2])
+    ground = np.where(DRAWS.random(n) < np.where(kind == "oak", 0.9, 0.2), "wet", "dry")
+    height = np.where(kind == "oak", 20, 8) + DRAWS.normal(size=n)
+    lines = [f"{a},{b},{c:.3f}" for a, b, c in zip(kind, ground, height, strict=True)]
+    return "\n".join(["kind,ground,height", *lines]) + "\n"
+
+
+def test_a_table_of_words_and_numbers_is_learned_jointly(go, tmp_path, capsys):
+    table = tmp_path / "trees.csv"
+    table.write_text(trees())
+    fitted = go(data=str(table), steps=60, judged=True, progress=None)
+    told = capsys.readouterr().err
+    assert "columns of words are states" in told
+    assert "numbers (height) fall into 16 ranges" in told
+    assert fitted.found.kind == "states"
+    # The columns' own entropies are 1.03, 0.69 and 2.77 nats; what a model of them together has is about a nat more.
+    assert fitted.judgement.baselines["independent columns"] == pytest.approx(-4.49, abs=0.2)
+    assert fitted.judgement.model[0] > fitted.judgement.baselines["independent columns"] + 0.2
+    x = fitted.sample(200, seed=0)
+    rows = [line.split(",") for line in fitted.found.data.codec.write(x)]
+    tall = [float(h) > 14 for k, _, h in rows if k == "oak"]
+    assert np.mean(tall) > 0.6
+    assert fitted.log_prob(x[:4], samples=2, seed=0).discrete
+    again = go("again", str(table), steps=60, like=tmp_path / "run")
+    assert weights(tmp_path / "run", 60) == weights(tmp_path / "again", again.run.step)
+
+
+def test_data_frames_with_words_are_tables_of_states(go):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    rows = [line.split(",") for line in trees(40).splitlines()]
+    frame = pandas.DataFrame(rows[1:], columns=rows[0]).astype({"height": float})
+    assert go(data=frame, steps=2).found.data.columns == ("kind", "ground", "height")
+    with pytest.raises(InputError, match=r"data holds words, which are no signals"):
+        go("other", frame, steps=2, kind="signal")
+    frame.loc[3, "ground"] = None
+    with pytest.raises(InputError, match=r"row 4 of data has no value in column 'ground'"):
+        go("missing", frame, steps=2)

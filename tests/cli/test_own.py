@@ -105,7 +105,12 @@ def test_signals_without_a_channel_go_through(cli, tmp_path):
         (lambda p: photographs(p, 1), "has 1 item; give at least 20"),
         (lambda p: np.save(p.with_suffix(".npy"), np.zeros((3, 2))), "has 3 items"),
         (lambda p: np.save(p.with_suffix(".npy"), np.ones((30, 2))), "never change"),
-        (lambda p: p.with_suffix(".csv").write_text("a,b\n1,x\n2,y\n"), "holds words"),
+        (lambda p: p.with_suffix(".csv").write_text("a,b\n1,x\n2,y\n"), "has 2 items; give at least 20"),
+        (lambda p: p.with_suffix(".csv").write_text("a,b\n1,x\n2,\n"), "has no value in column 'b'"),
+        (
+            lambda p: p.with_suffix(".csv").write_text("a\n" + "".join(f"w{i}\n" for i in range(99))),
+            "99 different words",
+        ),
         (lambda p: p.with_suffix(".csv").write_text("a,b\n1,\n2,3\n"), "has no value in column 'b'"),
         (lambda p: np.savez(p.with_suffix(".npz"), x=np.zeros((30, 2)), labels=np.arange(5)), "expected 30"),
     ],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from scorefield.automatic.findings import Findings, levels_of
 from scorefield.data.dataset import Dataset, to_range
+from scorefield.discrete import JumpModel
+from scorefield.discrete.habits import own_loss
 from scorefield.model import ScoreModel
 from scorefield.nn import MLP, UNet
 from scorefield.objective import dsm_loss
@@ -18,6 +21,7 @@ from scorefield.sdes import VP
 from scorefield.times import LogNormalTimes
 from scorefield.training.config import OptimConfig, TrainConfig
 from scorefield.training.optimizer import make_optimizer
+from scorefield.training.recipes import recipe
 
 WIDTHS = {"picture": (16, 24, 32, 48, 64, 96, 128), "signal": (16, 24, 32, 48, 64), "volume": (8, 12, 16, 24, 32)}
 """Widths of U-Nets at full resolution, from which the clock chooses."""
@@ -25,6 +29,8 @@ BATCH = {"picture": 32, "signal": 32, "volume": 8, "vector": 256, "table": 256}
 SMOOTH = 50.0
 """Fastest frequency at which networks read log(sigma / alpha) / 4, as in the recipe of the digits; the 1,000 of the paper's
 networks is meant for t from 0 to 1."""
+MANY = 1000
+"""Items from which on networks are trained without dropout."""
 WANTED_STEPS = 2000
 """Steps below which a narrower network is taken."""
 USUAL_PACE = 0.25
@@ -50,9 +56,13 @@ class Choice:
         size = sum(p.numel() for p in self.model.parameters())
         speed = f"{1 / self.pace:.3g} steps/s here"
         width = getattr(net, "config", {}).get("nf") or getattr(net, "config", {}).get("width")
+        if isinstance(self.model, JumpModel):
+            how = f"masked states ({self.model.process!r})"
+        else:
+            how = f"preconditioned by the data's spread {self.model.sigma_data:.2g}"
         return (
-            f"{type(net).__name__} of width {width} ({size / 1e6:.2f} M parameters), preconditioned by the data's spread "
-            f"{self.model.sigma_data:.2g}; {config.optim.name}, batches of {config.batch_size}, {speed}"
+            f"{type(net).__name__} of width {width} ({size / 1e6:.2f} M parameters), {how}; "
+            f"{config.optim.name}, batches of {config.batch_size}, {speed}"
         )
 
 
@@ -64,6 +74,8 @@ def choose(found: Findings, seconds: float | None, steps: int | None, device: to
     """
     seconds = seconds if seconds is not None else USUAL_PACE * max(steps or 0, WANTED_STEPS)
     kind = found.kind
+    if kind == "states":
+        return _of_states(found, seconds, steps, device, seed)
     if kind in ("vector", "table"):
         model = build(found, _perceptron_width(found.data), seed)
         config = configured(found, 0.0, seed)
@@ -80,6 +92,19 @@ def choose(found: Findings, seconds: float | None, steps: int | None, device: to
     return Choice(model, configured(found, steps or seconds / pace, seed), pace)
 
 
+def _of_states(found: Findings, seconds: float, steps: int | None, device: torch.device, seed: int) -> Choice:
+    """The preset of categories, by the clock."""
+    chosen = recipe("categories")
+    model, config = chosen.build(found.data, seed), chosen.config
+    optim = replace(config.optim, schedule="cooldown")
+    config = config.updated(seed=seed, optim=optim, batch_size=min(config.batch_size, max(8, found.data.size // 2)))
+    pace = _pace(model, found, config, device, seconds)
+    count = steps or seconds / pace
+    often = {"checkpoint_every": max(25, round(count / 25)), "log_every": max(10, round(count / 100))}
+    ema = round(1 - 1 / min(max(count / 25, 20), 5000), 5)
+    return Choice(model, config.updated(steps=max(1, round(count)), ema=ema, trackers=(), **often), pace)
+
+
 def build(found: Findings, width: int, seed: int) -> ScoreModel:
     """The model with the fresh weights of a seed."""
     data, kind = found.data, found.kind
@@ -93,7 +118,10 @@ def build(found: Findings, width: int, seed: int) -> ScoreModel:
             mult = (1, 2, 2, 2)[:levels]
             attn = (levels - 1,) if math.prod(data.shape[1:]) // 2 ** (2 * (levels - 1)) <= 256 else ()
             dims = {"signal": 1, "picture": 2, "volume": 3}[kind]
-            net = UNet(data.shape[0], width, mult, 1, attn, dims=dims, time_scale=SMOOTH, num_classes=classes)  # type: ignore[arg-type]
+            # Dropout is for long training: here most data is seen a few times only.
+            drop = 0.0 if data.size >= MANY else 0.1
+            options: dict[str, Any] = {"dims": dims, "dropout": drop, "time_scale": SMOOTH, "num_classes": classes}
+            net = UNet(data.shape[0], width, mult, 1, attn, **options)
     return ScoreModel(net, VP(), "edm", shape=data.shape, sigma_data=round(found.sigma_data, 4))
 
 
@@ -134,14 +162,20 @@ def _pace(model: ScoreModel, found: Findings, config: TrainConfig, device: torch
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     count = config.batch_size
-    x = to_range(found.data.read(range(min(count, found.data.size))), found.data, model.sde.range).to(device)
+    x = found.data.read(range(min(count, found.data.size)))
+    if found.kind != "states":
+        x = to_range(x, found.data, model.sde.range)
+    x = x.to(device)
     x = x.repeat(-(-count // len(x)), *[1] * (x.ndim - 1))[:count]
     optimizer = make_optimizer(list(model.parameters()), config)
     times = []
     for i in range(TRIED + 1):
         begin = time.monotonic()
         optimizer.zero_grad()
-        loss = dsm_loss(model, x, "edm", seed=i, times=config.times).mean() / math.prod(x.shape[1:])
+        if found.kind == "states":
+            loss = own_loss(model)(model, x, seed=i, times=config.times).mean()  # type: ignore[arg-type]
+        else:
+            loss = dsm_loss(model, x, "edm", seed=i, times=config.times).mean() / math.prod(x.shape[1:])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loss.item()  # waits for the device

@@ -18,6 +18,7 @@ from scorefield.automatic.findings import Findings, Kind, find
 from scorefield.automatic.judge import Judgement, judge
 from scorefield.data.dataset import to_range
 from scorefield.data.scale import Scale
+from scorefield.discrete import JumpModel, bound
 from scorefield.errors import CheckpointError, InputError
 from scorefield.files import atomic_file
 from scorefield.likelihood import LogProb, log_prob
@@ -68,13 +69,21 @@ class Fitted:
         return self.found.data.scale
 
     def sample(self, n: int, *args: Any, **options: Any) -> Tensor:
-        """Samples as by `scorefield.sample`, (n, *), in the units of the data; of integer data in the model's range."""
+        """Samples as by `scorefield.sample`, (n, *), in the units of the data; of integer data in the model's range.
+
+        Of a table with words they are states, (n, columns), which `found.data.codec.write` turns into lines.
+        """
         x = sample(self.model, n, *args, **options)
         return x if self._scale is None else self._scale.to_units(x)
 
     def log_prob(self, x: Any, **options: Any) -> LogProb:
-        """Log-densities as by `scorefield.log_prob`, of items (B, *) in the units of the data."""
+        """Log-densities as by `scorefield.log_prob`, of items (B, *) in the units of the data.
+
+        Of states, bounds as by `scorefield.discrete.bound`.
+        """
         items = torch.as_tensor(x)
+        if isinstance(self.model, JumpModel):
+            return bound(self.model, items.to(self.model.device), **options)
         if self._scale is None:
             return log_prob(self.model, items, **options)
         lp = log_prob(self.model, self._scale.to_model(items).to(self.model.device), **options)
@@ -92,9 +101,13 @@ class Fitted:
         held = self.found.held_out
         count = min(held.size, len(x))
         y = held.read([k * held.size // count for k in range(count)])  # evenly, since data is often sorted
-        if self._scale is None:
+        if self._scale is None and held.codec is None:
             y = to_range(y, held, self.model.sde.range)
-        return items({"samples": x, "held-out data": y}, self.model.sde.range if held.levels else None, held.columns)
+        return items(
+            {"samples": x, "held-out data": y},
+            None if self._scale is not None or held.codec else self.model.sde.range,
+            held.columns,
+        )
 
     def __repr__(self) -> str:
         return f"Fitted({str(self.path)!r}, {self.found.kind}s of {self.found.data.shape}, step {self.run.step:,})"
@@ -128,7 +141,8 @@ def fit(
         minutes: time for all of it, 10 unless given. steps: training steps in place of minutes.
 
     Other arguments:
-        kind: "picture", "vector", "signal", "volume" or "table", where the shape tells wrongly.
+        kind: "picture", "vector", "signal", "volume", "table" or "states" (a table of categories), where the
+            shape tells wrongly.
         size: side of the pictures of a folder. labels: train class-conditionally. skip_broken: leave out broken files.
         like: a run whose choices are taken. judged: whether to judge the result.
         seed, device, progress: as in `train`.

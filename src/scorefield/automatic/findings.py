@@ -19,10 +19,12 @@ from scorefield.data.dataset import Dataset, to_range
 from scorefield.data.images import SUFFIXES
 from scorefield.data.pixels import has_colour, quiet_pillow
 from scorefield.data.scale import Scale
+from scorefield.data.states import BINS, categories
+from scorefield.data.tables import holds_words
 from scorefield.errors import InputError
 from scorefield.training.batches import step_generator
 
-Kind = Literal["picture", "vector", "signal", "volume", "table"]
+Kind = Literal["picture", "vector", "signal", "volume", "table", "states"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FEWEST = 20
 """Items below which nothing can be learned and held out."""
@@ -59,13 +61,16 @@ class Findings:
 
     def __str__(self) -> str:
         d = self.data
-        many = {"picture": "pictures", "vector": "vectors", "signal": "signals", "volume": "volumes", "table": "rows"}
+        many = {"picture": "pictures", "vector": "vectors", "signal": "signals", "volume": "volumes"}
+        many |= {"table": "rows", "states": "rows"}
         side = " x ".join(map(str, d.shape))
         classes = f", {len(d.classes) or int(d.labels.max()) + 1} classes" if d.labels is not None else ""
         values = f"{d.levels} levels" if d.levels else "floats"
         notes = "".join(f"; {note}" for note in self.notes)
         held = f"{self.held_out.size:,} of them held out"
         count = d.size + self.held_out.size
+        if self.kind == "states":
+            values = f"up to {d.levels} states a column"
         return f"{d.name}: {count:,} {many[self.kind]} of {side}, {held}, {values}{classes}{notes}"
 
 
@@ -91,7 +96,9 @@ def find(
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    data = _enough(_opened(source, size, labels, skip_broken), labels)
+    data = _enough(_opened(source, size, labels, skip_broken, kind), labels)
+    if data.codec is not None:
+        return _states(data, kind, seed)
     kind = kind or _kind(data)
     data = _with_channel(data, kind)
     entries = math.prod(data.shape)
@@ -101,9 +108,7 @@ def find(
             f"{data.name} has {kind}s of {entries:,} entries; {LARGEST[kind]:,} are possible: give {advice}"
         )
     data, notes = _cropped(data, kind)
-    order = torch.randperm(data.size, generator=step_generator(seed, "held out", 0)).tolist()
-    held = min(MOST_HELD_OUT, max(2, data.size // 10))
-    data, held_out = data.subset(sorted(order[held:])), data.subset(sorted(order[:held]))
+    data, held_out = _parted(data, seed)
     raw = data.read(_probes(data.size))
     if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
         raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
@@ -117,6 +122,28 @@ def find(
     return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes)
 
 
+def _parted(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """What is trained on, and a tenth of the items that is held out."""
+    order = torch.randperm(data.size, generator=step_generator(seed, "held out", 0)).tolist()
+    held = min(MOST_HELD_OUT, max(2, data.size // 10))
+    return data.subset(sorted(order[held:])), data.subset(sorted(order[:held]))
+
+
+def _states(data: Dataset, kind: Kind | None, seed: int) -> Findings:
+    """A table with columns of words: every column is a position, numbers fall into ranges."""
+    if kind not in (None, "table", "states"):
+        raise InputError(f"{data.name} holds words, which are no {kind}s; leave out kind={kind}")
+    binned = [name for name, edges in zip(data.codec.names, data.codec.edges, strict=True) if edges]
+    notes: tuple[str, ...] = ("columns of words are states, of a masked process",)
+    if binned:
+        some = ", ".join(binned[:3]) + (", ..." if len(binned) > 3 else "")
+        notes += (
+            f"numbers ({some}) fall into {BINS} ranges of equally many rows, and come back as the middles of these",
+        )
+    train, held_out = _parted(data, seed)
+    return Findings(train, held_out, "states", 0.0, 0, notes)
+
+
 def _enough(data: Dataset, labels: bool) -> Dataset:
     if labels and data.labels is None:
         raise InputError(f"{data.name} has no classes; give sub-folders, or a column or array of labels")
@@ -125,7 +152,15 @@ def _enough(data: Dataset, labels: bool) -> Dataset:
     return data if labels else replace(data, labels=None, classes=())
 
 
-def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool) -> Dataset:
+def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool, kind: Kind | None) -> Dataset:
+    frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
+    file = isinstance(source, str | Path) and Path(source).suffix.lower() in (".csv", ".tsv") and Path(source).is_file()
+    if (frame or file) and not labels and (kind == "states" or holds_words(source)):
+        return categories(source)
+    if kind == "states":
+        raise InputError(
+            "kind=states is for tables (a .csv file or a DataFrame); for other states name a preset, such as text"
+        )
     if isinstance(source, str | Path):
         return _named(str(source), size, labels, skip_broken)
     if isinstance(source, Tensor | np.ndarray):

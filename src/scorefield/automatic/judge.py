@@ -14,9 +14,11 @@ from torch import Tensor
 from scorefield.automatic.baselines import SMALL, Density, gaussian, histograms, kernel, mixture
 from scorefield.automatic.findings import Findings
 from scorefield.data.dataset import Dataset, Range, to_range
+from scorefield.discrete import JumpModel, bound
 from scorefield.evaluation.bits import item_likelihoods, model_input
 from scorefield.likelihood import levels_width
 from scorefield.model import ScoreModel
+from scorefield.randomness import SeedRows
 from scorefield.sampling import sample
 from scorefield.solve import DDIM, Dopri5, DPMSolver
 
@@ -74,11 +76,10 @@ class Judgement:
             held = (
                 "held out: no likelihood, which would take longer than there is time; scorefield likelihood computes it"
             )
-        lines = [
-            held,
-            f"samples: {self.spread:.2f} times the spread of the data, {self.nearest:.2f} times as far from training data "
-            "as held-out data is",
-        ]
+        lines = [held]
+        if math.isfinite(self.nearest):
+            far = f"{self.nearest:.2f} times as far from training data as held-out data is"
+            lines.append(f"samples: {self.spread:.2f} times the spread of the data, {far}")
         return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
 
     def values(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Judgement:
             "held_out": {"value": mean, "stderr": error, "n": count} if count > 1 else None,
             "baselines": dict(self.baselines),
             "spread": self.spread,
-            "nearest": self.nearest,
+            "nearest": self.nearest if math.isfinite(self.nearest) else None,
             "warnings": list(self.warnings),
         }
 
@@ -101,6 +102,8 @@ def judge(model: ScoreModel, found: Findings, seconds: float, seed: int = 0, pro
         model: in eval mode. found: what it was trained on and what was held out.
     """
     interval = model.sde.range if found.data.scaled else None
+    if isinstance(model, JumpModel):
+        return _judge_states(model, found, seconds, seed)
     nats, index = _likelihoods(model, found.held_out, interval, seconds / 2, seed)
     few = [int(i) for i in torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed))[:ITEMS]]
     baselines = _baselines(found, few, index, interval, seed) if index else {}
@@ -117,6 +120,39 @@ def judge(model: ScoreModel, found: Findings, seconds: float, seed: int = 0, pro
     nearest = _distance(x, data) / max(_distance(held, data), 1e-12)
     result = Judgement("bits/dim" if bits else "nats", (mean, error, len(values)), known, spread, nearest, (), x)
     return Judgement(**{**vars(result), "warnings": _warnings(model, found, result, x, data, seconds, seed)})
+
+
+def _judge_states(model: JumpModel, found: Findings, seconds: float, seed: int) -> Judgement:
+    """The bound on held-out rows beside columns that are independent, and the columns' own shares in samples."""
+    begin, parts, done = time.monotonic(), [], 0
+    while done < found.held_out.size and (not done or time.monotonic() - begin < seconds):
+        rows = range(done, min(done + CHUNK, found.held_out.size))
+        x = found.held_out.read(rows).to(model.device)
+        parts.append(bound(model, x, 16, seed=SeedRows(seed, rows), progress=False).nats)
+        done = rows.stop
+    nats = torch.cat(parts)
+    few = torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed))[:ITEMS].tolist()
+    data, levels = found.data.read(few), found.data.levels or 2
+    alone = float(histograms(data, levels)(found.held_out.read(range(done))).mean())
+    x = sample(model, 500, seed=seed, progress=False).cpu()
+    shares = [
+        torch.stack([torch.bincount(column, minlength=levels) / len(rows) for column in rows.T]) for rows in (x, data)
+    ]
+    off = float((shares[0] - shares[1]).abs().sum(1).max()) / 2
+    mean, error = float(nats.mean()), float(nats.std()) / math.sqrt(len(nats))
+    warnings = []
+    if mean < alone - 2 * error:
+        warnings.append(
+            "independent columns fit held-out rows better than the model does; train for more minutes, or on more rows"
+        )
+    if off > 0.15:
+        warnings.append(
+            f"the shares of a column's values in samples are off by {off:.2f}: the model is not good yet; train for more "
+            "minutes"
+        )
+    spread = float(x.double().std() / data.double().std().clamp(min=1e-12))
+    known = {"independent columns": alone}
+    return Judgement("nats", (mean, error, len(nats)), known, spread, math.nan, tuple(warnings), x)
 
 
 def _likelihoods(

@@ -31,7 +31,7 @@ class Options(Common):
     """Training steps, in place of minutes."""
     size: Annotated[int | None, Unset("PIXELS"), COUNT] = None
     """Side of the pictures of a folder; that of the smallest, at most 32, unless given."""
-    kind: Literal["auto", "picture", "vector", "signal", "volume", "table"] = "auto"
+    kind: Literal["auto", "picture", "vector", "signal", "volume", "table", "states"] = "auto"
     """What the data is, where its shape tells wrongly."""
     labels: Flag = False
     """Train class-conditionally, on sub-folders, the labels of an .npz, or a column of classes."""

@@ -215,16 +215,30 @@ def text(
     )
 
 
-def categories(path: str | Path, *, codec: Columns | None = None) -> Dataset:
+def categories(path: Any, *, codec: Columns | None = None, name: str | None = None) -> Dataset:
     """A table with a header row (.csv, .tsv) as states: words as they are, numbers by ranges of equally many rows.
 
     Main arguments:
+        path: of the file, or a pandas DataFrame.
         codec: that of a run, to read another table as it did.
 
+    Other arguments:
+        name: what messages call it.
+
     Raises:
-        InputError: no such file, rows of different lengths, a column of too many different words, another header.
+        InputError: no such file, rows of different lengths, a missing value, a column of too many different words, another
+            header.
     """
-    names, rows = _rows(path)
+    frame = hasattr(path, "columns")
+    names, rows = _of_frame(path) if frame else _rows(path)
+    path = name or ("data" if frame else str(path))
+    for i, row in enumerate(rows):
+        if "" in row:
+            column = names[row.index("")]
+            raise InputError(
+                f"row {i + 1} of {path} has no value in column {column!r}; fill it in (a word such as none is a category "
+                "too) or leave the row out"
+            )
     if codec is None:
         found = [_column([row[j] for row in rows], name, str(path)) for j, name in enumerate(names)]
         codec = Columns(tuple(names), tuple(v for v, _ in found), tuple(e for _, e in found))
@@ -309,6 +323,11 @@ def _tokenizer(path: str) -> Any:
         raise InputError(f"cannot read {path}: {' '.join(str(error).split())}; give a tokenizer.json") from error
 
 
+def _of_frame(frame: Any) -> tuple[list[str], list[list[str]]]:
+    rows = [["" if v is None or v != v else str(v).strip() for v in row] for row in frame.itertuples(index=False)]
+    return [str(c) for c in frame.columns], rows
+
+
 def _rows(path: str | Path) -> tuple[list[str], list[list[str]]]:
     try:
         content = Path(path).read_text("utf-8")
@@ -316,7 +335,9 @@ def _rows(path: str | Path) -> tuple[list[str], list[list[str]]]:
         raise cannot_read(path, error) from error
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text in UTF-8; save the table as .csv in UTF-8") from None
-    lines = list(csv.reader(io.StringIO(content), delimiter="\t" if str(path).lower().endswith(".tsv") else ","))
+    first = content.partition("\n")[0]
+    apart = "\t" if str(path).lower().endswith(".tsv") else max(",;\t", key=first.count)
+    lines = list(csv.reader(io.StringIO(content), delimiter=apart))
     lines = [[word.strip() for word in line] for line in lines if line]
     if len(lines) < 2:
         raise InputError(f"{path} is empty; give a header and at least one row")

@@ -61,6 +61,13 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
     )
 
 
+def holds_words(source: Any) -> bool:
+    """Whether a column of a CSV file or of a DataFrame holds something else than numbers, missing values aside."""
+    columns, rows = _read(Path(source)) if isinstance(source, str | Path) else _frame(source)
+    present = ([v for v in (row[j] for row in rows) if str(v).strip()] for j in range(len(columns)))
+    return any(not all(_is_number(v) for v in values) for values in present)
+
+
 def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The fields as numbers (N, C), with mean and deviation of each column."""
     values = np.array(
@@ -151,7 +158,7 @@ def number(value: Any, column: str, row: int, name: str) -> float:
     if not _is_number(value):
         raise InputError(
             f"column {column!r} of {name} holds words ({str(value)[:30]!r} in row {row + 1}); leave it out, "
-            "or take it as the classes (labels)"
+            "take it as the classes (labels), or train the table as states (sf.fit, or the preset categories)"
         )
     found = float(value)
     if not np.isfinite(found):
