@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,11 +33,33 @@ def gaussian(x: Tensor) -> Density:
     return lambda y: _normal(y.double(), mean, factor)
 
 
-def mixture(x: Tensor, seed: int = 0) -> Density:
+@dataclass(frozen=True)
+class Mixture:
+    """A Gaussian mixture: weights (K,), means (K, D), Cholesky factors of the covariances (K, D, D), float64."""
+
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
+    def logs(self, y: Tensor) -> Tensor:
+        """log of weight times density of each component, (N, K)."""
+        each = [_normal(y, m, f) for m, f in zip(self.means, self.factors, strict=True)]
+        return torch.stack(each, 1) + self.weights.log()
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return torch.logsumexp(self.logs(y.double()), 1)
+
+    @property
+    def covs(self) -> Tensor:
+        """Covariances, (K, D, D)."""
+        return self.factors @ self.factors.mT
+
+
+def mixture(x: Tensor, seed: int = 0) -> Mixture:
     """A Gaussian mixture by expectation maximisation; the number of components by the Bayesian information criterion."""
     x = x.double()
     n, d = x.shape
-    best, least = gaussian(x), math.inf
+    best, least = _expectation_maximisation(x, 1, seed), math.inf
     for k in (1, 2, 4, 8, 16, 32):
         if n < 10 * k:
             break
@@ -89,26 +112,19 @@ def _normal(y: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     return result
 
 
-def _expectation_maximisation(x: Tensor, k: int, seed: int, rounds: int = 60) -> Density:
+def _expectation_maximisation(x: Tensor, k: int, seed: int, rounds: int = 60) -> Mixture:
     n, d = x.shape
     draws = torch.Generator().manual_seed(seed)
     means = x[torch.randperm(n, generator=draws)[:k]]
     floor = 1e-3 * x.var(0, correction=0).mean() * torch.eye(d, dtype=torch.float64)
     whole = torch.cov(x.T, correction=0).reshape(d, d)
-    factors = [torch.linalg.cholesky(whole / k + floor)] * k
-    weights = torch.full((k,), 1 / k, dtype=torch.float64)
-
-    def logs(y: Tensor) -> Tensor:
-        each = [_normal(y, m, f) for m, f in zip(means, factors, strict=True)]
-        return torch.stack(each, 1) + weights.log()
-
+    factors = torch.linalg.cholesky(whole / k + floor).expand(k, d, d)
+    found = Mixture(torch.full((k,), 1 / k, dtype=torch.float64), means, factors)
     for _ in range(rounds):
-        share = torch.softmax(logs(x), 1)
+        share = torch.softmax(found.logs(x), 1)
         mass = share.sum(0).clamp(min=1e-6)
-        weights = mass / mass.sum()
         means = (share.T @ x) / mass[:, None]
-        factors = []
-        for i in range(k):
-            centred = x - means[i]
-            factors.append(torch.linalg.cholesky((share[:, i : i + 1] * centred).T @ centred / mass[i] + floor))
-    return lambda y: torch.logsumexp(logs(y.double()), 1)
+        centred = [x - m for m in means]
+        covs = [(share[:, i : i + 1] * c).T @ c / mass[i] + floor for i, c in enumerate(centred)]
+        found = Mixture(mass / mass.sum(), means, torch.linalg.cholesky(torch.stack(covs)))
+    return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scorefield.automatic.choose import Choice, choose
+from scorefield.automatic.choose import Choice, choose, with_mixture
 from scorefield.automatic.findings import Findings, Kind, find
 from scorefield.automatic.judge import Judgement, judge
 from scorefield.data.dataset import to_range
@@ -166,6 +166,7 @@ def fit(
         tell(_why(choice, minutes))
     else:
         model, config = _recorded(source, seed)
+        with_mixture(model, found, seed)
         tell(f"choices of {source}")
     if minutes is not None:
         length["minutes"] = max(TRAINED * minutes - (time.monotonic() - begin) / 60, minutes / 3)

@@ -109,7 +109,7 @@ def find(
         )
     data, notes = _cropped(data, kind)
     data, held_out = _parted(data, seed)
-    raw = data.read(_probes(data.size))
+    raw = data.read(spread_over(data.size))
     if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
         raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
     if data.levels is None:
@@ -191,7 +191,7 @@ def _folder(path: Path, size: int | None, labels: bool, skip_broken: bool) -> Da
         warnings.simplefilter("ignore")
         names = images(path, 8, skip_broken=skip_broken)
     sides, colour = [], False
-    for i in _probes(names.size, 64):
+    for i in spread_over(names.size, 64):
         with quiet_pillow(), Image.open(path / names.item_name(i)) as opened:
             sides.append(min(opened.size))
             if not colour:
@@ -201,7 +201,7 @@ def _folder(path: Path, size: int | None, labels: bool, skip_broken: bool) -> Da
     return images(path, side, channels=3 if colour else 1, labels=labels, skip_broken=skip_broken)
 
 
-def _probes(count: int, most: int = LOOKED_AT) -> Sequence[int]:
+def spread_over(count: int, most: int = LOOKED_AT) -> Sequence[int]:
     """Indices spread over a data set."""
     return range(count) if count <= most else [int(i) for i in np.linspace(0, count - 1, most)]
 
@@ -224,7 +224,7 @@ def _kind(data: Dataset) -> Kind:
 
 def _neighbours(data: Dataset) -> float:
     """Correlation of neighbouring entries about the mean of each."""
-    x = data.read(_probes(data.size, 256)).double()
+    x = data.read(spread_over(data.size, 256)).double()
     x = x - x.mean(0)
     return float((x[:, 1:] * x[:, :-1]).mean() / x.square().mean().clamp(min=1e-300))
 

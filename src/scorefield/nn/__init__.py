@@ -6,6 +6,7 @@ from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
 from scorefield.nn.frames import FrameMLP
 from scorefield.nn.histogram import HistogramUNet, cell_edges
+from scorefield.nn.mixture import BesideMixture
 from scorefield.nn.mlp import MLP
 from scorefield.nn.paired import Paired
 from scorefield.nn.patches import DiT, dit
@@ -20,6 +21,7 @@ __all__ = [
     "ADM",
     "MLP",
     "NCSN",
+    "BesideMixture",
     "DiT",
     "FourierFeatures",
     "FrameMLP",
