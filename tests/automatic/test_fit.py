@@ -47,7 +47,7 @@ def test_the_same_call_goes_on_within_the_same_total(go, tmp_path, monkeypatch):
     from scorefield.automatic import door
 
     real = door._stops_rising
-    monkeypatch.setattr(door, "_stops_rising", lambda run: lambda moment: moment.step == 7)
+    monkeypatch.setattr(door, "_stops_rising", lambda run: lambda moment: moment.step == 2)
     assert go(minutes=0.05).run.stopped == "a callback"
     monkeypatch.setattr(door, "_stops_rising", real)
     done = go(minutes=0.05).run
