@@ -79,6 +79,15 @@ def test_a_model_of_wrong_spread_is_told_with_a_cure():
     assert any("fits held-out data better" in w for w in result.warnings)
 
 
+def test_signals_of_ten_times_the_spread_are_told():
+    """What briefly trained networks without preconditioning gave: values of 3 to 34 for 0.4."""
+    found = find((0.4 * draws(60, d=128)).reshape(60, 1, 128).numpy())
+    wide = sf.GaussianMixture(torch.zeros(1, 1, 128), 100 * torch.eye(128)[None], None, sf.VP())
+    result = judge(wide, found, 2.0)
+    assert result.spread == pytest.approx(10.0, rel=0.15)
+    assert any(w.startswith("samples spread") and "not good yet" in w for w in result.warnings)
+
+
 def test_samples_unlike_the_data_are_told_also_where_their_spread_is_right():
     # Data on a circle, a model of its mean and spread: samples fill the disc.
     angle = 2 * np.pi * torch.rand(500, generator=torch.Generator().manual_seed(0)).double()
