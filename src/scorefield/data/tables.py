@@ -63,7 +63,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
 
 def holds_words(source: Any) -> bool:
     """Whether a column of a CSV file or of a DataFrame holds something else than numbers, missing values aside."""
-    columns, rows = _read(Path(source)) if isinstance(source, str | Path) else _frame(source)
+    columns, rows = read_rows(Path(source)) if isinstance(source, str | Path) else _frame(source)
     present = ([v for v in (row[j] for row in rows) if str(v).strip()] for j in range(len(columns)))
     return any(not all(_is_number(v) for v in values) for values in present)
 
