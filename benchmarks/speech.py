@@ -33,6 +33,8 @@ from scorefield.training.recipes import recipe
 
 PACKAGE = "asterisk-core-sounds-en-wav"
 TRAIN, TEST, NOISES, DECIBELS = 100, 12, 4, 5.0
+REGRESSION = 600
+"""Steps of the regressor."""
 METHODS: dict[str, dict[str, Any]] = {
     "VPIDM, SDE in 25 steps": {"solver": sf.EulerMaruyama(), "steps": 25, "restart": False},
     "the same, restarted": {"solver": sf.EulerMaruyama(), "steps": 25},
@@ -170,7 +172,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=Path, help="folder of wave files, in place of the package")
     parser.add_argument("--out", type=Path, default=Path("runs/speech-benchmark"))
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
@@ -179,9 +181,7 @@ def main() -> int:
         prepared(options.clips or fetched(), place, options.seed)
         data = pairs(place / "train")
         model = trained(data, options.out / f"vpidm-{options.seed}", options.steps, options.seed)
-        regressor = trained(
-            data, options.out / f"regressor-{options.seed}", options.steps // 2, options.seed, regression
-        )
+        regressor = trained(data, options.out / f"regressor-{options.seed}", REGRESSION, options.seed, regression)
     except InputError as error:
         print(f"speech.py: {error}", file=sys.stderr)
         return 2

@@ -250,16 +250,16 @@ def _speech() -> Recipe:
 
     def model(data: Dataset) -> ScoreModel:
         sde = VPIDM(scale=2**-0.5)
-        return ScoreModel(Paired(FrameMLP(data.codec.bins), sde), sde, "data", shape=data.shape, sigma_data=0.15)
+        return ScoreModel(Paired(FrameMLP(data.codec.bins), sde), sde, "data", shape=data.shape, sigma_data=0.1)
 
     config = TrainConfig(
-        steps=1200,
+        steps=1500,
         batch_size=8,
         optim=OptimConfig(lr=2e-3, warmup=30, schedule="linear"),
         ema=0.99,
         weighting="edm",  # near that of x_0 itself, so that most of the network's room goes to where noise is removed
         times=UniformTimes(0.02),
-        checkpoint_every=400,
+        checkpoint_every=500,
         log_every=25,
     )
     return Recipe("speech", model, config, open=opened)
