@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: install demo test lint format screenshots clean
+.PHONY: install demo test lint format screenshots docs clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -36,5 +36,10 @@ format: install
 screenshots: install
 	$(PY) tools/screenshots.py docs/pictures
 
+# A site without anything from elsewhere: build/site/index.html opens from the disk.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	$(PY) tools/website.py build/site
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -7,12 +7,14 @@ from pathlib import Path
 BUNDLED = ("digits", "digits-fast")
 """`digits`: a density model of 28 x 28 handwritten digits; `digits-fast`: the same, distilled to jump (see their cards)."""
 
+MODELS = Path(__file__).parent / "models"
+
 
 def run_folder(run: str | Path) -> Path:
     """The folder of a run: the path itself, or that of a bundled model of this name where no such path exists."""
     path = Path(run)
     if str(run) in BUNDLED and not path.exists():
-        return Path(__file__).parent / "models" / str(run)
+        return MODELS / str(run)
     return path
 
 

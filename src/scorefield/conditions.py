@@ -132,6 +132,8 @@ def _names(model: ScoreModel) -> list[str]:
     """Names of the conditions that the network takes; "**" where it takes any, or does not say."""
     if isinstance(model.net, ScoreModel):
         return _names(model.net)
+    if getattr(model, "given", None) is not None:  # the exact model of pairs, which has no network
+        return ["given"]
     if _own_views(model):
         return ["**"]
     try:

@@ -291,3 +291,15 @@ def test_recorded_labels_by_the_official_discretisation():
         if j + 1 == steps // 2:
             assert torch.allclose(z, r["state_half"], atol=1e-10)
     assert torch.allclose(z, r["y"], atol=1e-9)
+
+
+def test_an_exact_posterior_is_sampled_by_the_door():
+    """Pairs (theta, y) of a Gaussian: E[theta | y] = 0.5 y; a kernel of width 0.1 in y adds its own."""
+    g = torch.Generator().manual_seed(0)
+    theta = torch.randn(4000, 1, generator=g)
+    y = theta + torch.randn(4000, 1, generator=g)
+    exact = sf.Empirical(theta, sf.VP(), given=y, bandwidth=0.1)
+    x = sf.sample(exact, 400, sf.DDIM(eta=1.0), steps=20, seed=0, given=torch.tensor([[1.0]]).expand(400, 1))
+    assert abs(float(x.mean()) - 0.5) < 4 * 0.71 * (1 / 400 + 1 / 350) ** 0.5  # 400 draws, and about 350 pairs near y
+    with pytest.raises(ValueError, match=r"gven= is no argument here.*did you mean given"):
+        sf.sample(exact, 2, steps=2, gven=torch.zeros(2, 1))

@@ -53,7 +53,7 @@ example:
   scorefield train digits --out runs/digits
   scorefield sample runs/digits -n 64 --out digits.png
 
-`scorefield COMMAND --help` lists the options of a command."""
+`scorefield COMMAND --help` lists the options of a command; `scorefield --completion bash` (or zsh) completes them."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 NO_MEMORY = "there is not enough memory for this; choose a smaller -n or --batch-size"
@@ -107,6 +107,11 @@ def _run(args: list[str]) -> int:
         from scorefield import __version__
 
         print(__version__)
+        return 0
+    if args[0] == "--completion":
+        from scorefield.cli.completion import script
+
+        print(script(COMMANDS, args[1:]))
         return 0
     if args[0] not in COMMANDS:
         raise InputError(f"unknown command {args[0]!r}{closest(args[0], COMMANDS)}")

@@ -1,5 +1,6 @@
 """Data: items of one shape with a known range, from arrays, images, tar shards, other libraries, and the embedded digits."""
 
+from scorefield.data import states
 from scorefield.data.arrays import array, digits
 from scorefield.data.dataset import Dataset
 from scorefield.data.images import images
@@ -30,6 +31,7 @@ __all__ = [
     "series",
     "shards",
     "si_sdr",
+    "states",
     "statistics",
     "table",
     "write_wave",
