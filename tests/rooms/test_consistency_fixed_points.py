@@ -69,7 +69,11 @@ class Levels:
 )
 def test_training_and_distillation_reach_their_fixed_point(n, s, bias, heun):
     rho = Karras(n).levels(EDM(), END)
-    found = Levels(rho, s).train()
+    levels = Levels(rho, s)
+    found = levels.train()
+    factors = (s**2 + rho[:-1] * rho[1:]) / (s**2 + rho[1:] ** 2)
+    expected = torch.cat([torch.ones(1, dtype=F64), torch.cumprod(factors, 0)])
+    assert torch.allclose(levels.net.slopes, expected, rtol=1e-9)  # no lower level moved: the target has no gradient
     assert found == pytest.approx(bias, abs=1e-5)
     assert found == pytest.approx(fixed_point_bias(rho, s), abs=1e-9)
     assert Levels(rho, s).train(teacher=True) == pytest.approx(bias, abs=1e-5)
