@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import scorefield as sf
+from scorefield.bundled import BUNDLED
 from scorefield.cli import main
 from scorefield.errors import InputError
 from scorefield.studio import show
@@ -117,10 +118,10 @@ def test_a_mask_must_leave_something_to_do(run, tmp_path):
 
 def test_models_that_are_offered_and_refused(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert runs_here() == ["digits"]
+    assert runs_here() == [*BUNDLED]
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(run)
-    assert runs_here() == ["digits", "runs/mine"]
+    assert runs_here() == [*BUNDLED, "runs/mine"]
     assert open_images("runs/mine").shape == (1, 28, 28)
     with pytest.raises(InputError, match="no model is named"):
         open_images(" ")

@@ -28,7 +28,8 @@ class Drawn:
 
     Attributes:
         x: (n, C, H, W). path: states (K, n, C, H, W), the first being noise. times: of the path, (K,).
-        guessed_at: `SHOWN` places of the path. guesses: E[x_0 | x_t] of the first sample there, (8, C, H, W). nfe: evaluations.
+        guessed_at: `SHOWN` places of the path. guesses: E[x_0 | x_t] of the first sample there, (8, C, H, W), of a
+            flow map where it jumps to. nfe: evaluations.
     """
 
     x: Tensor
@@ -83,7 +84,8 @@ class Draw:
         )
         at = _places(done.path, opened.interval)
         with torch.no_grad():
-            guesses = model.denoise(done.path[at, 0], done.times[at].clamp_min(model.sde.t_min), **_rows(cond, len(at)))
+            guess = model.jump if isinstance(model, sf.FlowMap) else model.denoise
+            guesses = guess(done.path[at, 0], done.times[at].clamp_min(model.sde.t_min), **_rows(cond, len(at)))
         nfe = float(done.nfe.double().mean())
         return Drawn(done.x.cpu(), done.path.cpu(), done.times, at, guesses.cpu(), nfe)
 

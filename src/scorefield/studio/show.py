@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import scorefield as sf
 from scorefield.diagnose.samplers import SamplerTable
 from scorefield.report import line_plot
 from scorefield.studio.compare import Compare
@@ -58,10 +59,11 @@ def way(opened: Opened, drawn: Drawn) -> str:
     at = drawn.guessed_at.tolist()
     states = [(f"t = {float(drawn.times[k]):.2g}", tile(drawn.path[k, 0], low, high)) for k in at]
     guesses = [("", tile(guess, low, high)) for guess in drawn.guesses]
-    return (
-        "<p class='sf-note'>The first sample on its way from noise, and below it what the model takes it for at that "
-        f"moment: the mean of all pictures that this noise could hide.</p>{strip([states, guesses])}"
-    )
+    below = "what the model takes it for at that moment: the mean of all pictures that this noise could hide"
+    if isinstance(opened.model, sf.FlowMap):
+        below = "where the model jumps to from there"
+    note = f"<p class='sf-note'>The first sample on its way from noise, and below it {below}.</p>"
+    return note + strip([states, guesses])
 
 
 def several(opened: Opened, before: Sequence[tuple[str, Tensor]], found: Completed | Restored) -> str:
