@@ -26,6 +26,8 @@ def toys(tmp_path, monkeypatch):
         return get(name).but(name, model=network, data={"image_size": 8})
 
     given.kept(given.digits_run)(tmp_path / "models" / "digits")
+    for name in bundled.BUNDLED[1:]:
+        (tmp_path / "models" / name).symlink_to(bundled.MODELS / name)
     monkeypatch.setattr(bundled, "MODELS", tmp_path / "models")
     monkeypatch.setattr(presets, "get", smaller)
     monkeypatch.setenv("SCOREFIELD_CACHE", str(tmp_path / "cache"))

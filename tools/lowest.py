@@ -66,7 +66,8 @@ def floors(extras: list[str]) -> list[str]:
     """The dependencies as NAME==FLOOR."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"], *(d for extra in extras for d in project["optional-dependencies"][extra])]
-    return [re.sub(r">=", "==", d) for d in wanted]
+    by_name = {re.split(r"[=<>\[]", d)[0]: d for d in wanted}  # an extra may ask for more than the core
+    return [re.sub(r">=", "==", d) for d in by_name.values()]
 
 
 def ask(words: list[str], folder: Path) -> tuple[bool, str]:
