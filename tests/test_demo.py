@@ -54,7 +54,15 @@ def test_a_demo_that_is_ended_claims_nothing_and_goes_on(small, tmp_path, monkey
     figures = demo.main(out, steps=6, pc_steps=2, progress=False)
     assert (figures["finished"], figures["steps"], figures["scored"]) == (True, 6, 2)
     page = (out / "report.html").read_text()
-    for words in ("6 steps", "bits/dim", "Real digits", "What to do next", "<svg", f"{figures['bits_per_dim']:.3f}"):
+    for words in (
+        "6 steps",
+        "bits/dim",
+        "Real digits",
+        "What to do next",
+        "scorefield diagnose",
+        "<svg",
+        f"{figures['bits_per_dim']:.3f}",
+    ):
         assert words in page
     # Training is that of both attempts, as the log has it, not of the second alone.
     assert f"<td>{sf.training.log.read_log(out)[-1]['seconds']:.0f} s</td>" in page

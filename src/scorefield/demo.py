@@ -279,6 +279,7 @@ def _next(folder: Path) -> list[tuple[str, str]]:
             "Judge it: distances to real digits, each with its error",
             f"scorefield evaluate {folder} --data digits -n 500",
         ),
+        ("What is wrong with it, in a page with figures and advice", f"scorefield diagnose {folder} --data digits"),
         ("The density model that comes with the package", "scorefield likelihood digits --data digits -n 20"),
         ("The same in Python", f"import scorefield as sf; model = sf.load({str(folder)!r})"),
     ]

@@ -32,11 +32,16 @@ section.wide { grid-column: 1 / -1; } figure { margin: 0; } img { max-width: 100
 img.pixels { image-rendering: pixelated; } img.plot { background: #fff; }
 svg { width: 100%; height: auto; } svg text { fill: var(--dim); font-size: 12px; } svg .grid { stroke: var(--line); }
 svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } svg circle { stroke: none; }
+b.good, b.watch, b.act { padding: .1rem .55rem; border-radius: 1rem; color: #fff; font-size: .8rem; font-weight: 600; }
+b.good { background: #2c7d53; } b.watch { background: #a8620f; } b.act { background: #b3362f; }
+@media (max-width: 32rem) { svg text { font-size: 16px; } }
+h2 b { margin-left: .4rem; vertical-align: .1rem; } td a { color: inherit; }
 """
 
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float] | tuple[float, float, float]]
+"""(x, y), or (x, y, standard error of y), which is drawn as a bar of two of them to each side."""
 _COLOURS = ("#3b76d6", "#d9822b", "#3a9d6b", "#b0509c")
-_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 640, 300, 64, 44, 24
+_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 460, 250, 56, 44, 24
 _MOST_POINTS = 800
 
 
@@ -85,6 +90,27 @@ class Report:
         plot = line_plot(lines, labels, log_y)
         self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{plot}</figure>", wide=wide)
 
+    def verdicts(self, title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Add a table of questions, verdicts and what was found; a question leads to the `finding` of the same title."""
+        cells = "".join(
+            f"<tr><td><a href='#{_anchor(question)}'>{escape(question)}</a><br><small>{escape(found)}</small></td>"
+            f"<td>{_badge(verdict)}</td></tr>"
+            for question, verdict, found in rows
+        )
+        self._section(title, f"<table><tbody>{cells}</tbody></table>", wide=True)
+
+    def finding(self, title: str, verdict: str, texts: tuple[str, str, str], figure: str = "") -> None:
+        """Add a question with its verdict, "good", "watch" or "act".
+
+        Main arguments:
+            texts: what was found, what to do ("" where nothing is), and when the verdict changes.
+            figure: HTML, such as a `line_plot`.
+        """
+        found, advice, rule = (escape(text) for text in texts)
+        advised = f"<p><strong>{advice}</strong></p>" if advice else ""
+        inner = f"<p>{found}</p>{advised}<figure>{figure}</figure><small>{rule}</small>"
+        self.parts.append(f"<section id='{_anchor(title)}'><h2>{escape(title)} {_badge(verdict)}</h2>{inner}</section>")
+
     def write(self, path: Path) -> None:
         """Write the page."""
         page = (
@@ -107,22 +133,46 @@ def line_plot(lines: Mapping[str, Points], labels: tuple[str, str], log_y: bool 
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
         return "<p>No figures yet.</p>"
-    xs, ys = ([point[i] for points in kept.values() for point in points] for i in (0, 1))
+    xs = [point[0] for points in kept.values() for point in points]
+    ys = [y for points in kept.values() for point in points for y in (point[1], *_ends(point, log_y))]
     across = _Axis(xs, _LEFT, _WIDTH - 12, False)
     up = _Axis(ys, _HEIGHT - _BELOW, _ABOVE, log_y)
-    parts = _frame(across, up, labels)
+    parts, words = _frame(across, up, labels), []
     for i, (name, points) in enumerate(kept.items()):
         colour = _COLOURS[i % len(_COLOURS)]
-        parts.append(_curve([(across(x), up(y)) for x, y in points], colour))
-        if len(kept) > 1:
-            at = _WIDTH - 12 - 130 * (len(kept) - i) + 130
-            parts.append(f"<text x='{at}' y='14' text-anchor='end' style='fill:{colour}'>{escape(name)}</text>")
-    return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img'>{''.join(parts)}</svg>"
+        parts.append(_curve([(across(point[0]), up(point[1])) for point in points], colour))
+        for point in points:
+            parts += _bar(across(point[0]), [up(y) for y in _ends(point, log_y)], colour)
+        words.append(f"<span style='color:{colour};margin-right:1rem'>&#9679; {escape(name)}</span>")
+    legend = f"<div style='font-size:.85rem'>{''.join(words)}</div>" if len(kept) > 1 else ""
+    return f"{legend}<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img'>{''.join(parts)}</svg>"
+
+
+def _badge(verdict: str) -> str:
+    return f"<b class='{escape(verdict)}'>{escape(verdict)}</b>"
+
+
+def _anchor(title: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-")
+
+
+def _ends(point: Sequence[float], log_y: bool) -> list[float]:
+    """The ends of a point's bar, if it has one that can be drawn."""
+    if len(point) < 3 or not math.isfinite(point[2]):
+        return []
+    ends = [point[1] - 2 * point[2], point[1] + 2 * point[2]]
+    return ends if ends[0] > 0 or not log_y else []
+
+
+def _bar(x: float, ends: Sequence[float], colour: str) -> list[str]:
+    if not ends:
+        return []
+    return [f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{ends[0]:.1f}' y2='{ends[1]:.1f}' stroke='{colour}'/>"]
 
 
 def _drawn(points: Points, log_y: bool) -> Points:
     """The points that can be drawn, thinned where they are more than a page shows."""
-    kept = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]
+    kept = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1]) and (p[1] > 0 or not log_y)]
     return kept[:: 1 + len(kept) // _MOST_POINTS]
 
 
@@ -143,7 +193,7 @@ def _frame(across: _Axis, up: _Axis, labels: tuple[str, str]) -> list[str]:
     return parts
 
 
-def _curve(places: Points, colour: str) -> str:
+def _curve(places: Sequence[tuple[float, float]], colour: str) -> str:
     """A line through places on the page, with a dot on each where they are few."""
     parts = []
     if len(places) > 1:

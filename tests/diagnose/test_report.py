@@ -96,6 +96,9 @@ def test_the_page_holds_every_chapter_and_the_values_are_json(tmp_path):
     assert "Is T long enough?" in page
     assert "<svg" in page
     assert "it needs the training data" in page
+    assert "href='#is-t-long-enough'" in page
+    assert "id='is-t-long-enough'" in page
+    assert "<h2>Is the score a gradient? <b class='good'>good</b></h2>" in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import scorefield as sf
 from scorefield.cli import main
 from scorefield.cli.names import read_solver, solver_code, solvers
-from scorefield.diagnose.report import COMPARED, COMPARED_STEPS
+from scorefield.diagnose.chapters import COMPARED, COMPARED_STEPS
 from scorefield.errors import InputError
 from scorefield.studio.between import Between
 from scorefield.studio.compare import Compare, read_steps

@@ -184,6 +184,17 @@ def test_points_of_a_plot_are_where_they_belong():
     assert y2 < y0
 
 
+def test_bars_are_two_standard_errors_to_each_side():
+    report = Report("a", "b")
+    report.curves("loss", "", {"x": [(0.0, 1.0, 0.5), (1.0, 3.0)]}, ("step", "loss"))
+    path = report.parts[0].split("polyline points='")[1].split("'")[0]
+    (_, y0), (_, y1) = (map(float, point.split(",")) for point in path.split())
+    bar = report.parts[0].split("stroke='#3b76d6'/>")[-2]
+    ends = [float(bar.split(f"{end}='")[-1].split("'")[0]) for end in ("y1", "y2")]
+    unit = (y0 - y1) / 2
+    assert ends == pytest.approx([y0 + unit, y0 - unit], abs=0.2)
+
+
 def test_tensorboard_gets_the_log(run_training, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

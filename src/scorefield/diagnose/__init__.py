@@ -1,9 +1,10 @@
 """What is wrong with a model: its start, its score at each noise level, its flow beside its SDE, memory, samplers, ways."""
 
 from scorefield.diagnose.calibration import Level, Memory, calibration, curl, memory
+from scorefield.diagnose.chapters import Chapter
 from scorefield.diagnose.gap import FlowGap, flow_gap
 from scorefield.diagnose.prior import fit_prior
-from scorefield.diagnose.report import Chapter, Diagnosis, report
+from scorefield.diagnose.report import Diagnosis, report
 from scorefield.diagnose.samplers import SamplerTable, compare_samplers
 from scorefield.diagnose.time import DiffusionTime, diffusion_time
 from scorefield.diagnose.trajectory import Trajectory, trajectory

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scorefield.diagnose import compare_samplers
-from scorefield.diagnose.report import COMPARED, COMPARED_STEPS, COMPARED_TOLERANCE
+from scorefield.diagnose.chapters import COMPARED, COMPARED_STEPS, COMPARED_TOLERANCE
 from scorefield.diagnose.samplers import SamplerTable, flows
 from scorefield.errors import InputError
 from scorefield.studio.opened import Opened

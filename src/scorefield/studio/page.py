@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from scorefield.diagnose.report import COMPARED
+from scorefield.diagnose.chapters import COMPARED
 from scorefield.errors import InputError, ScorefieldError
 from scorefield.studio import compare, restore, show
 from scorefield.studio.opened import Opened, runs_here

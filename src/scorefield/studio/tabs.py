@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from scorefield.cli.names import solvers, usage
-from scorefield.diagnose.report import COMPARED, COMPARED_STEPS
+from scorefield.diagnose.chapters import COMPARED, COMPARED_STEPS
 from scorefield.errors import ScorefieldError
 from scorefield.inverse.restore import METHOD_STEPS
 from scorefield.studio import compare, restore, show

@@ -82,7 +82,7 @@ def _series(lines: list[dict[str, Any]], name: str) -> Points:
 
 
 def _positive(curves: dict[str, Points]) -> bool:
-    values = [y for points in curves.values() for _, y in points]
+    values = [point[1] for points in curves.values() for point in points]
     return bool(values) and min(values) > 0
 
 
