@@ -12,9 +12,62 @@ VP3 = gaussian(sf.VP())
 UNSHAPED = sf.ScoreModel.from_score(lambda x, t: -x, sf.VP())
 
 
+class Weighted(torch.nn.Module):
+    """A network of another form than net(x, t) -> like x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+
+class Timeless(Weighted):
+    def forward(self, x):
+        return self.weight * x
+
+
+class Conditioned(Weighted):
+    def forward(self, x, t, text):
+        return self.weight * x
+
+
+class Halved(Weighted):
+    def forward(self, x, t):
+        return self.weight * x[:, :2]
+
+
+class Named(Weighted):
+    def forward(self, x, t):
+        return {"sample": self.weight * x}
+
+
+class Faulty(Weighted):
+    def forward(self, x, t):
+        return self.weight + None
+
+
+def called(kind):
+    return sf.ScoreModel(kind(), sf.VP(), "noise").score(torch.zeros(2, 3), 0.5)
+
+
+def test_an_error_inside_a_network_stays_what_it_is():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        called(Faulty)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: called(Timeless), r"called as Timeless\(x, t\) and takes \(x\): too many positional .*lambda x, t:"),
+        (lambda: called(Conditioned), r"Conditioned\(x, t\) and takes \(x, t, text\): missing .*'text'"),
+        (lambda: called(Halved), r"Halved\(x, t\) returned shape \(2, 2\) for x of shape \(2, 3\)"),
+        (lambda: called(Named), r"Named\(x, t\) returned dict, not a tensor"),
+        (lambda: sf.ScoreModel(Halved(), sf.VP(), "epsilon"), "did you mean 'noise'"),
+        (lambda: sf.ScoreModel(Halved(), sf.VP(), "v_prediction"), "from_diffusers"),
+        (lambda: sf.log_prob(VP3, torch.zeros(1, 3), probe=1), "did you mean probes"),
+        (lambda: sf.sample(VP3, 1, rtol=1e-3), "did you mean solver, such as sf.Dopri5"),
+        (lambda: sf.inverse.restore(VP3, sf.Mask(torch.ones(3)), torch.zeros(3), samples=3), "did you mean n"),
+        (lambda: sf.train(VP3, torch.zeros(9, 3), out="never", learning_rate=1e-3), "did you mean lr"),
+        (lambda: sf.train(VP3, torch.zeros(9, 3), out="never", epochs=3), "did you mean steps .one epoch"),
         (lambda: VP3.score(torch.zeros(2, 3), torch.zeros(3)), "t has shape .3,. but x has batch size 2"),
         (lambda: VP3.denoise(torch.zeros(1, 3), torch.zeros(3)), "batch size 1; give a float or"),
         (lambda: VP3.log_prob(torch.zeros(2, 3), torch.zeros(2, 1)), r"t has shape \(2, 1\)"),
@@ -80,3 +133,32 @@ def test_half_precision_states_stay_what_they_are_and_land_near(solver, dtype):
     assert low.dtype == dtype
     # 2^-8 is the rounding of bfloat16; it accumulates over some tens of steps
     assert (low.float() - full).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda a, y: sf.sample(VP3, 2, sf.PC(), steps=2, hooks=[sf.Replace(a, y)], seed=0),
+        lambda a, y: sf.sample(VP3, 2, sf.inverse.DDRM(a, y, 0.1), steps=2, seed=0),
+        lambda a, y: sf.sample(VP3 | sf.Posterior(a, y, 0.1), 2, steps=2, seed=0),
+        lambda a, y: sf.inverse.twisted_smc(VP3, a, y, 0.1, particles=2, steps=2),
+    ],
+)
+def test_every_door_for_a_measurement_warns_of_levels_of_8_bits(draw):
+    mask = sf.Mask(torch.tensor([True, True, False]))
+    with pytest.warns(RuntimeWarning, match=r"y runs from 0 to 255, where measurements .* lie in \[-1, 1\]"):
+        draw(mask, torch.tensor([255, 12, 0], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        sf.inverse.Particles(torch.zeros(500, 3), torch.ones(500), torch.ones(9), torch.zeros(())),
+        sf.digits(train=False),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_result_says_itself_in_one_short_line(value):
+    assert "\n" not in repr(value)
+    assert len(repr(value)) < 120
+    assert type(value).__name__ in repr(value)

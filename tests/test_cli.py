@@ -732,6 +732,10 @@ def test_messages_name_flags_not_arguments(cli, tmp_path):
 def test_training_without_a_preset_says_where_to_begin(cli):
     _, _, err = cli("train")
     assert_one_line(err, "begin with digits", "vectors (any array)", "lists all")
-    assert len(err) < 300
-    _, _, err = cli("train", "zzz")
-    assert_one_line(err, "preset 'zzz' is unknown", "others")
+    assert len(err) < 320
+    _, _, err = cli("train", "images")
+    assert_one_line(err, "preset 'images' is unknown", "edm (pictures)", "your own data needs no preset")
+    _, _, err = cli("train", "no_such_folder/")
+    assert_one_line(err, "no_such_folder/ does not exist")
+    _, _, err = cli("presets", "digits")
+    assert_one_line(err, "'digits' is a recipe of scorefield", "scorefield train digits --help")

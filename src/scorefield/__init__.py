@@ -166,6 +166,7 @@ _ELSEWHERE = {
     "subVPSDE": "SubVP",
     "inpaint": "Replace",
     "save": "publish.save_pretrained",
+    "UNet2DModel": "pretrained.from_diffusers",
 }
 """Where what has another name elsewhere is to be found."""
 

@@ -113,6 +113,15 @@ _SYNONYMS = {
     "y": "label",
     "sampler": "solver",
     "eps": "t_min",
+    "samples": "n",
+    "num_samples": "n",
+    "n_samples": "n",
+    "probe": "probes",
+    "n_probes": "probes",
+    "tolerance": "solver, such as sf.Dopri5(1e-3, 1e-3)",
+    "tol": "solver, such as sf.Dopri5(1e-3, 1e-3)",
+    "rtol": "solver, such as sf.Dopri5(1e-3, 1e-3)",
+    "atol": "solver, such as sf.Dopri5(1e-3, 1e-3)",
 }
 
 

@@ -21,7 +21,10 @@ def tensor_of(value: Any, name: str, hint: str = "") -> Tensor:
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)
-            value = torch.as_tensor(np.ascontiguousarray(array).reshape(array.shape))
+            ready = np.require(array, requirements=["C", "W"]).reshape(
+                array.shape
+            )  # torch warns of what it may not write
+            value = torch.as_tensor(ready)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"{name}: {type(value).__name__} holds no numbers; give a tensor or an array") from None
     tensor: Tensor = ordinary(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -21,6 +22,12 @@ Clock: TypeAlias = "Literal['t', 'sigma', 'log_sigma'] | float | Callable[[Tenso
 Pair: TypeAlias = "tuple[Tensor, Tensor]"
 
 PREDICTIONS: tuple[str, ...] = ("noise", "score", "data", "velocity", "edm")
+ELSEWHERE = dict.fromkeys(("epsilon", "eps"), "did you mean 'noise'?")
+ELSEWHERE |= dict.fromkeys(("sample", "x0", "x_0", "x_start"), "did you mean 'data'?")
+ELSEWHERE["v_prediction"] = (
+    "alpha eps - sigma x_0 is none of ours; sf.pretrained.from_diffusers(model, scheduler) reads such a network"
+)
+"""What other libraries call predictions, and what is right here."""
 CLOCKS: tuple[str, ...] = ("t", "sigma", "log_sigma")
 
 
@@ -67,7 +74,8 @@ class ScoreModel(nn.Module):
         if predict is None:
             predict = "edm" if isinstance(net, nn.Module) and any(True for _ in net.parameters()) else "noise"
         if predict not in PREDICTIONS:
-            raise ValueError(f"predict={predict!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
+            meant = f"choose one of {', '.join(PREDICTIONS)}"
+            raise ValueError(f"predict={predict!r} is unknown; {ELSEWHERE.get(predict, meant)}")
         if getattr(net, "own_time", False) and (predict == "edm" or clock not in (None, "t")):
             raise ValueError(
                 f"{type(net).__name__} reads x and t as they are; give predict='noise', 'score' or 'data', and no clock"
@@ -138,13 +146,21 @@ class ScoreModel(nn.Module):
         # Labels and phases need more digits than half precision has; networks that take them so say it.
         exact = dtype.itemsize < 4 and getattr(self.net, "exact_time", False)
         label = clock.to(dtype=torch.float32 if exact else dtype, device=x.device).expand(x.shape[0])
-        y = self.net(x.to(dtype), label, **cond)
+        try:
+            y = self.net(x.to(dtype), label, **cond)
+        except TypeError as error:
+            refused = _refused(self.net, x, label, cond)
+            raise (error if refused is None else ValueError(refused)) from error
         if not isinstance(y, Tensor):
             theirs = "; sf.pretrained.from_diffusers(model, scheduler) reads it" if hasattr(y, "sample") else ""
-            raise ValueError(f"the network returned {type(y).__name__}, not a tensor like x{theirs}")
+            raise ValueError(
+                f"the network {_call_of(self.net, cond)} returned {type(y).__name__}, not a tensor like x{theirs}"
+            )
         y = y.to(x.dtype)
         if y.shape != x.shape:
-            raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
+            raise ValueError(
+                f"the network {_call_of(self.net, cond)} returned shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
+            )
         return y
 
     def _general_view(self, name: View, x: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
@@ -381,6 +397,29 @@ def _coefficients(
         case _:
             d_alpha, d_sigma = sde.derivatives(t)
             return d_alpha * data[0] + d_sigma * noise[0], d_alpha * data[1] + d_sigma * noise[1]
+
+
+def _call_of(net: Any, cond: dict[str, Any]) -> str:
+    """A call of a network as one would write it: Net(x, t, label=label)."""
+    name = getattr(net, "__name__", type(net).__name__)
+    return f"{name}({', '.join(['x', 't', *(f'{key}={key}' for key in cond)])})"
+
+
+def _refused(net: Any, x: Tensor, t: Tensor, cond: dict[str, Any]) -> str | None:
+    """Why a network cannot be called with x, t and conditions; None where its signature allows that."""
+    call = net.forward if isinstance(net, nn.Module) else net
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(x, t, **cond)
+    except TypeError as error:
+        return (
+            f"the network is called as {_call_of(net, cond)} and takes {signature}: {error}; x is (B, *) and t (B,), so wrap "
+            "it in a function of these, such as lambda x, t: net(...)"
+        )
+    return None
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -60,10 +60,16 @@ def held(value: Any, ndim: int = 0) -> int | None:
     return agreed(counts)
 
 
-def bound(value: T, shape: tuple[int, ...]) -> T:
-    """`value` for events of that shape, where it has something to settle: a method `bind(shape)`."""
+def bound(value: T, shape: tuple[int, ...], interval: tuple[float, float] | None = None) -> T:
+    """`value` for events of that shape, where it has something to settle: a method `bind(shape)`.
+
+    Where the model's data lies in a known interval, a method `check_units(shape, interval)` may warn of other units.
+    """
     bind = _method(value, "bind")
     settled: T = value if bind is None else bind(shape)
+    check = _method(settled, "check_units")
+    if check is not None and interval is not None:
+        check(shape, interval)
     return settled
 
 

@@ -99,8 +99,9 @@ def sample(
     n = _check(n, solver, batch_size, pilots, x_init)
     span = _span(model.sde, t_start, t_min, grid, prior if x_init is None else x_init)
     start = _Start.of(model, n, x_init, shape, prior, span[0])
-    solver = bound(Fitted() if solver is None else solver, start.event)
-    hooks = [bound(hook, start.event) for hook in hooks]
+    interval = getattr(model.sde, "range", None)
+    solver = bound(Fitted() if solver is None else solver, start.event, interval)
+    hooks = [bound(hook, start.event, interval) for hook in hooks]
     _check_rows(n, start.event, model, solver, *hooks)
     size, grad = batch_size or n, grad and torch.is_grad_enabled()
     apart = size < n or pilots is not None or solver.chooses(steps, grid)

@@ -1,6 +1,7 @@
 """Latent codes from the command line: encode, decode, interpolate, temperature."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -66,6 +67,13 @@ def test_interpolate_draws_a_row_for_each_pair_that_begins_and_ends_with_its_ite
     np.testing.assert_allclose(points[:, -1], x[[1, 2]], atol=0.05)
     assert cli(*command, *LOOSE, "--out", picture)[0] == 0
     assert Image.open(picture).size == (4 * 10 + 2, 2 * 10 + 2)
+
+
+def test_interpolate_tells_how_far_it_is_within_a_path(cli, trained, items, tmp_path, monkeypatch):
+    monkeypatch.setattr("scorefield.progress.INTERVAL", 0.0)
+    _, _, err = cli("interpolate", trained, "--data", items, "-n", 3, *LOOSE, "--out", tmp_path / "path.npy")
+    told = re.findall(r"following the flow: (\d+) %", err)
+    assert len(set(told)) > 2
 
 
 def test_codes_of_a_class(cli, items, tmp_path):

@@ -120,6 +120,26 @@ def test_another_network_in_the_same_folder_is_refused(run_training, make_model)
         run_training(steps=10, model=make_model(dropout=0.5))
 
 
+class Deaf(torch.nn.Module):
+    """A network that does not take what it is called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+def test_a_first_try_that_failed_does_not_stand_in_the_way(run_training, make_model, tmp_path):
+    with pytest.raises(ValueError, match=r"called as Deaf\(x, t\)"):
+        run_training(model=sf.ScoreModel(Deaf(), sf.VP(), "noise", shape=(2,)))
+    assert run_training().step == 30
+    assert sf.load(tmp_path / "run").state_dict().keys() == make_model().state_dict().keys()
+    with pytest.raises(CheckpointError, match="another net"):  # but one that began does
+        run_training(model=make_model(dropout=0.5))
+
+
 def test_load_gives_the_averaged_weights(run_training, tmp_path):
     run = run_training()
     model = sf.load(tmp_path / "run")

@@ -61,6 +61,7 @@ FLAGS = {
     "(skip_broken)": "(--skip-broken)",
     "clipped=True": "--clipped",
     "channel=1": "--channel 1",
+    "method='pigdm', or a larger noise=": "--method pigdm, or a larger --noise",
     "1 (grey) is expected; convert it": "1 (grey) is expected; pass --grey, or convert it",
 }
 """What messages of the library call things, and what the command line does."""
@@ -176,13 +177,18 @@ def _describe(error: Exception) -> str:
 def _report(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    _tell(message)
+    return status
+
+
+def _tell(message: str) -> None:
+    """A message in the words of the command line, on one line of standard error."""
     for argument, flag in FLAGS.items():
         message = message.replace(argument, flag)
     if sys.stderr is not None:
         print(f"scorefield: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 def _one_line(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
-    if sys.stderr is not None and (issubclass(category, ScorefieldWarning) or category is RuntimeWarning):
-        print(f"scorefield: {' '.join(str(message).split())}", file=sys.stderr)
+    if issubclass(category, ScorefieldWarning) or category is RuntimeWarning:
+        _tell(str(message))

@@ -27,7 +27,6 @@ from scorefield.cli.options import (
 from scorefield.errors import InputError
 from scorefield.evaluation.bits import model_input
 from scorefield.latent import interpolate
-from scorefield.progress import Bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +67,9 @@ def run(options: Options) -> Result:
     info, model = open_run(options.run, options.device)
     cond = label_condition(model, options.label, 1)
     begin, paths = time.monotonic(), []
-    with Bar("interpolating") as bar:
-        for pair in pairs:
-            first, last = model_input(data, pair, info.range).to(model.device)
-            paths.append(
-                interpolate(model, first, last, options.n, temperature=options.temperature, solver=solver, **cond)
-            )
-            bar(len(paths) / len(pairs))
+    for pair in pairs:
+        first, last = model_input(data, pair, info.range).to(model.device)
+        paths.append(interpolate(model, first, last, options.n, temperature=options.temperature, solver=solver, **cond))
     low, high = info.range or model.sde.range
     write_samples(out, torch.cat(paths), low, high, options.n)
     seconds = time.monotonic() - begin

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from scorefield.cli.options import Common, Result, Unset
+from scorefield.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,18 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.presets import get, names
     from scorefield.presets.guided import GUIDED
+    from scorefield.training.recipes import OWN
 
     if options.name is None:
         return Result("\n".join(names()), {"presets": names()})
     if options.name in GUIDED:
         flags = asdict(GUIDED[options.name])
         return Result("\n".join(_lines(flags)), flags)
+    if options.name in OWN:
+        raise InputError(
+            f"{options.name!r} is a recipe of scorefield, none of the paper's; "
+            f"`scorefield train {options.name} --help` shows its settings"
+        )
     config = get(options.name).official()
     return Result("\n".join(_lines(config)), config)
 

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
 
 
-NO_PRESET = (
-    "PRESET is missing; begin with digits (nothing else needed), vectors (any array), density (digits, for likelihoods), or "
-    "the paper's vp/cifar10_ddpmpp_continuous or ve/cifar10_ncsnpp_continuous; `scorefield presets` lists all"
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(Reading, Arrays, Basic):
     """Train a score model into a folder; the same command again goes on where the last one ended.
@@ -72,7 +66,7 @@ def prepare(args: list[str]) -> tuple[list[str], Any]:
         InputError: the preset is unknown.
     """
     from scorefield.cli.parse import read
-    from scorefield.training.recipes import recipe, recipe_names
+    from scorefield.training.recipes import BEGIN, recipe, recipe_names
 
     short = {f.name.replace("_", "-") for f in fields(OptimConfig)} - {f.name for f in fields(TrainConfig)}
     arguments = [_with_prefix(word, short) for word in args]
@@ -85,7 +79,8 @@ def prepare(args: list[str]) -> tuple[list[str], Any]:
         try:
             name = read(Options, arguments, "scorefield train").preset
         except InputError as error:
-            raise (InputError(NO_PRESET) if str(error).startswith("PRESET is missing") else error) from None
+            missing = str(error).startswith("PRESET is missing")
+            raise (InputError(f"PRESET is missing; {BEGIN}") if missing else error) from None
     return arguments, Options(preset=tyro.MISSING, config=recipe(name).config)
 
 

@@ -16,7 +16,7 @@ from scorefield.errors import InputError
 Range = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Items of one shape, stored as integers 0 .. levels - 1 or as floats.
 
@@ -62,6 +62,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.size
+
+    def __repr__(self) -> str:
+        values = f"{self.levels} levels" if self.levels else "numbers"
+        classes = "" if self.labels is None else f", {len(self.labels.unique())} classes"
+        return f"Dataset({self.name!r}, {self.size:,} items of {self.shape}, {values}{classes})"
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...

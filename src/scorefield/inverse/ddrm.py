@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import exact, onto, wide
-from scorefield.inverse.measurement import Map, Measurement, in_rows, matrix_of, plain, read_measurement, real_rows
+from scorefield.inverse.measurement import (
+    Map,
+    Measurement,
+    in_rows,
+    matrix_of,
+    plain,
+    read_measurement,
+    real_rows,
+    warn_of_foreign_units,
+)
 from scorefield.inverse.operators import AlongAxes, Mask, along
 from scorefield.randomness import Noise
 from scorefield.sde import expand
@@ -60,6 +69,10 @@ class DDRM(Solver):
     def bind(self, shape: tuple[int, ...]) -> DDRM:
         """The solver for events of that shape."""
         return replace(self, y=in_rows(self.operator, self.y, shape))
+
+    def check_units(self, shape: tuple[int, ...], interval: tuple[float, float]) -> None:
+        """Warn of a measurement that data in that interval can hardly give."""
+        warn_of_foreign_units(self.operator, self.y, shape, interval)
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         spectrum: Spectrum = state or spectrum_of(self.operator, tuple(x.shape[1:]))

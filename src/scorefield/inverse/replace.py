@@ -17,6 +17,7 @@ from scorefield.inverse.measurement import (
     pseudo_inverse,
     read_measurement,
     real_rows,
+    warn_of_foreign_units,
 )
 from scorefield.inverse.operators import Operator
 from scorefield.randomness import Noise
@@ -59,6 +60,10 @@ class Replace:
     def bind(self, shape: tuple[int, ...]) -> Replace:
         """The hook for events of that shape."""
         return replace(self, y=in_rows(self.operator, self.y, shape))
+
+    def check_units(self, shape: tuple[int, ...], interval: tuple[float, float]) -> None:
+        """Warn of a measurement that data in that interval can hardly give."""
+        warn_of_foreign_units(self.operator, self.y, shape, interval)
 
     def __call__(self, x: Tensor, t: Tensor, field: Field, noise: Noise) -> Tensor:
         """Replace at noise level t."""

@@ -21,6 +21,7 @@ from scorefield.inverse.measurement import (
     parts,
     read_measurement,
     real_rows,
+    warn_of_foreign_units,
 )
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, SeedRows, source
@@ -36,7 +37,7 @@ FULL = 64
 """Largest number of dimensions whose covariances are computed in full unless asked for otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Particles:
     """Weighted samples of a posterior, or of one for each of M measurements.
 
@@ -68,6 +69,10 @@ class Particles:
     def std(self) -> Tensor:
         """Posterior standard deviation of each entry, (*)."""
         return torch.sqrt(self._average(torch.square(self.x - self.mean().unsqueeze(self.weights.ndim - 1))))
+
+    def __repr__(self) -> str:
+        shape, least = tuple(self.x.shape), float(self.ess.min())
+        return f"Particles(x={shape}, fewest effective {least:.3g}, log evidence {self.log_evidence.tolist()})"
 
     def _average(self, value: Tensor) -> Tensor:
         weights = onto(self.weights, value)
@@ -120,6 +125,7 @@ def twisted_smc(
     """
     shape = _check(model, particles, noise, covariance)
     y = in_rows(operator, read_measurement(y), shape)
+    warn_of_foreign_units(operator, y, shape, model.sde.range)
     sde = model.sde
     full = covariance == "full" or (covariance == "auto" and math.prod(shape) <= FULL)
     times = sampling_grid(sde, steps, sde.T, sde.t_min, grid or ("uniform" if full else "log_snr"))

@@ -166,13 +166,28 @@ class TrainConfig:
         inner = {f.name for f in fields(OptimConfig)} - own
         for name in changes:
             if name not in own | inner:
-                raise InputError(f"train() has no option {name!r}{closest(name, own | inner)}")
+                hint = f"; did you mean {SYNONYMS[name]}?" if name in SYNONYMS else closest(name, own | inner)
+                raise InputError(f"train() has no option {name!r}{hint}")
         if changes.get("minutes") is not None:
             changes.setdefault("steps", UNLIMITED)
         optim = replace(changes.get("optim", self.optim), **{k: v for k, v in changes.items() if k in inner})
         return replace(self, **{k: v for k, v in changes.items() if k in own} | {"optim": optim})
 
 
+SYNONYMS = {
+    "learning_rate": "lr",
+    "epochs": "steps (one epoch is the number of items over batch_size)",
+    "num_epochs": "steps (one epoch is the number of items over batch_size)",
+    "max_steps": "steps",
+    "num_steps": "steps",
+    "n_steps": "steps",
+    "iterations": "steps",
+    "batch": "batch_size",
+    "optimizer": "optim",
+    "grad_clip": "clip",
+    "ema_decay": "ema",
+}
+"""What other trainers call an option."""
 UNLIMITED = 10**9
 """Steps of a run that ends by the clock, unless fewer are asked for."""
 WIDEST = 0.28

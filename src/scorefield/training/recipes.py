@@ -71,6 +71,11 @@ class Recipe:
 OWN = ("digits", "density", "edm", "dit", "vectors", "box", "text", "categories", "binary", "pixels", "speech")
 DIGIT_CELLS = (0, 1, *range(8, 249, 16), 252, 253, 254, 255)
 """First levels of the cells of a pixel's histogram: paper and the few levels of full ink by themselves."""
+BEGIN = (
+    "begin with digits (nothing else needed), vectors (any array), edm (pictures), density (digits, for likelihoods), or the "
+    "paper's vp/cifar10_ddpmpp_continuous; your own data needs no preset, only --data; `scorefield presets` lists all"
+)
+"""What to train first."""
 SHOWN = 4096
 """Items that are looked at for the standard deviation of vectors."""
 
@@ -269,7 +274,11 @@ def _paper(name: str) -> Recipe:
     from scorefield.presets import get, names
 
     if name not in names():
-        raise InputError(f"preset {name!r} is unknown{closest(name, [*OWN, *names()])}")
+        known = [*OWN, *names()]
+        if "/" in name and name.partition("/")[0] not in {known_name.partition("/")[0] for known_name in names()}:
+            raise InputError(f"{name} does not exist, and no preset is called so; check the path")
+        near = closest(name, known)
+        raise InputError(f"preset {name!r} is unknown{near if near.startswith('; did you') else f'; {BEGIN}'}")
     preset = get(name)
     size, training, optim = preset.data.image_size, preset.training, preset.optim
     config = TrainConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset
-from scorefield.errors import DivergedError, InputError, ScorefieldWarning
+from scorefield.errors import CheckpointError, DivergedError, InputError, ScorefieldWarning
 from scorefield.files import remove_leftovers
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
@@ -25,6 +26,7 @@ from scorefield.training.checkpoint import (
     save_checkpoint,
 )
 from scorefield.training.config import TrainConfig
+from scorefield.training.log import LOG_FILE
 from scorefield.training.progress import Progress
 from scorefield.training.run import RUN_FILE, check_same_run, read_run, write_run
 from scorefield.training.weights import Weights
@@ -56,7 +58,13 @@ class Saves:
         if self.processes.main:
             remove_leftovers(self.folder)
             fresh = not (self.folder / RUN_FILE).exists()
-            if fresh or check_same_run(read_run(self.folder), self.model, self.data, self.config):
+            try:
+                changed = fresh or check_same_run(read_run(self.folder), self.model, self.data, self.config)
+            except CheckpointError:
+                fresh = changed = self._begin_again()
+                if not fresh:
+                    raise
+            if changed:
                 self.describe()
             if not fresh:
                 found = newest_checkpoint(self.folder, self.weights.names())
@@ -68,6 +76,15 @@ class Saves:
         if self.at.planned:
             self.describe()
         self.at.tick()
+
+    def _begin_again(self) -> bool:
+        """Clear a folder in which another training failed before its first step, as with a network of the wrong channels."""
+        kept, log = list_checkpoints(self.folder), self.folder / LOG_FILE
+        begun = len(kept) != 1 or kept[0].name != f"step-{0:06d}" or (log.exists() and log.stat().st_size > 0)
+        untouched = bool(read_run(self.folder).config) and not begun  # a model from elsewhere has no configuration
+        if untouched:
+            shutil.rmtree(kept[0])
+        return untouched
 
     def describe(self) -> None:
         """Write run.json, with the number of steps that the clock has decided on if it has."""
