@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 
 import scorefield as sf
-from scorefield.cli.options import Basic, Flag, Name, Result, Unset
+from scorefield.cli.options import Common, Flag, Name, Result, Unset
 from scorefield.errors import InputError
 
 EXTRA = 'the studio needs gradio; install it with pip install "scorefield[studio]"'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Basic):
+class Options(Common):
     """A page to play with a model of images, in the browser and on this machine alone.
 
     Example: scorefield studio runs/digits --port 8000
@@ -46,6 +46,7 @@ def run(options: Options) -> Result:
         port=options.port,
         browser=not options.no_browser,
         device=options.device,
+        seed=options.seed,
         folder=options.folder,
     )
     return Result("", {"address": address})

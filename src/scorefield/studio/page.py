@@ -106,6 +106,7 @@ def serve(
     port: int | None = None,
     browser: bool = True,
     device: str | None = None,
+    seed: int = 0,
     folder: str | Path | None = None,
     wait: bool = True,
 ) -> tuple[gr.Blocks, str]:
@@ -113,13 +114,14 @@ def serve(
 
     Main arguments:
         run: folder of a run, or digits. port: a free one from 7860 on unless given. browser: open it there.
-        folder: where pictures are kept that the shown lines name; a temporary one unless given.
+        seed: the one that the page begins with. folder: where pictures are kept that the shown lines name; a temporary one
+            unless given.
 
     Raises:
         InputError: no such run, or a port that is taken.
     """
     place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="scorefield-studio-"))
-    page = build(Session(place, device), run)
+    page = build(Session(place, device, seed), run)
     here = Path(__file__).parent
     try:
         _, address, _ = page.queue(api_open=False).launch(

@@ -30,11 +30,12 @@ class Session:
 
     Attributes:
         folder: where pictures are kept that the shown lines name. device: of models. models: opened ones, by run.
-        work: what each visitor's page is at.
+        seed: where the page begins. work: what each visitor's page is at.
     """
 
     folder: Path
     device: str | None = None
+    seed: int = 0
     models: dict[str, Opened] = field(default_factory=dict)
     work: dict[str, Watch] = field(default_factory=dict)
 

@@ -176,7 +176,7 @@ def draw_tab(common: Common, opened: Opened) -> tuple[Any, tuple[Any, ...]]:
             gr.HTML("<p class='sf-note'>New pictures from noise. Watch them come, then go back in time.</p>")
             n = gr.Slider(1, 64, 16, step=1, label="Samples")
             sampler, options, steps = _samplers(DEFAULT, 20)
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            seed = gr.Number(common.session.seed, label="Seed", precision=0, minimum=0)
             with gr.Row():
                 label = gr.Dropdown(**ours[0], label="Class", min_width=90, filterable=False)
                 guidance = gr.Number(**ours[1], label="Guidance", minimum=0, min_width=90)
@@ -229,7 +229,7 @@ def complete_tab(common: Common) -> None:
             _pad(common, "complete", "Cover what is to be filled in", masked=True)
             n = gr.Slider(1, 16, 4, step=1, label="Completions")
             sampler, options, steps = _samplers("pc", 50)
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            seed = gr.Number(common.session.seed, label="Seed", precision=0, minimum=0)
             go, stop, status = _buttons("Complete")
         with gr.Column(scale=3, min_width=280):
             found = gr.HTML(
@@ -257,7 +257,7 @@ def judge_tab(common: Common) -> None:
             _pad(common, "judge", "Draw or upload a picture")
             probes = gr.Slider(2, 32, 8, step=1, label="Probes, whose spread is the error bar")
             tolerance = gr.Dropdown(["1e-2", "1e-3", "1e-4", "1e-5"], value="1e-3", label="Tolerance of the solver")
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            seed = gr.Number(common.session.seed, label="Seed", precision=0, minimum=0)
             go, stop, status = _buttons("How likely?")
         with gr.Column(scale=3, min_width=280):
             found = gr.HTML(
@@ -329,7 +329,7 @@ def restore_tab(common: Common, opened: Opened) -> gr.Dropdown:
             with gr.Row():
                 n = gr.Number(4, label="Samples", precision=0, minimum=1, maximum=16, min_width=70)
                 steps = gr.Number(20, label="Steps", precision=0, minimum=1, min_width=70)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
+                seed = gr.Number(common.session.seed, label="Seed", precision=0, minimum=0, min_width=70)
             go, stop, status = _buttons("Restore")
         with gr.Column(scale=3, min_width=280):
             found = gr.HTML(
@@ -367,7 +367,7 @@ def compare_tab(common: Common, opened: Opened) -> gr.Dropdown:
             steps = gr.Textbox(", ".join(map(str, COMPARED_STEPS)), label="Numbers of steps")
             with gr.Row():
                 n = gr.Number(4, label="Starts", precision=0, minimum=2, maximum=16, min_width=90)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
+                seed = gr.Number(common.session.seed, label="Seed", precision=0, minimum=0, min_width=90)
             go, stop, status = _buttons("Compare")
         with gr.Column(scale=3, min_width=280):
             found = gr.HTML(show.EMPTY.format("error against network calls appears here"), elem_id="compared")

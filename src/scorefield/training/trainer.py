@@ -122,6 +122,7 @@ def train(
         warmup, schedule: steps until the full learning rate; then "constant", "linear", "cosine" or "cooldown".
         ema, power_ema, snapshot_every: averages of the weights, and snapshots for `post_hoc_ema`.
         weighting, times, stratify, reduce: the objective (see `dsm_loss`), and where training times are drawn.
+        fokker_planck, probes: weight of the Fokker-Planck penalty, and the random vectors of its divergence.
         dequantize, flip, label_dropout: uniform noise on integer data, mirrored images, labels withheld.
 
     Other arguments:
