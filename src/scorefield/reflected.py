@@ -81,6 +81,11 @@ class ReflectedVE(SDE):
         """Squared diffusion coefficient."""
         return 2 * self._log_ratio * self.sigma(t) ** 2
 
+    def transition_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+        """(a, v) of the step from s to t before it is folded, a x_s + sqrt(v) z: a = 1, v = sigma_t^2 - sigma_s^2."""
+        v = torch.square(self.sigma(t)) - torch.square(self.sigma(s))
+        return torch.ones_like(v), v.clamp_min(0.0)
+
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """0: the walls are no part of the drift."""
         return torch.zeros_like(x)

@@ -160,6 +160,14 @@ def test_folding_beside_clamping(steps, folded, clamped, atoms):
     assert abs(wasserstein(y, SERIES.cdf) - clamped) < 0.05 * clamped + FLOOR
 
 
+@pytest.mark.parametrize(("steps", "far"), [(20, 0.0395), (50, 0.0186), (100, 0.0090), (200, 0.0048)])
+def test_reverse_diffusion_is_folded_too(steps, far):
+    """A step by the variance that the forward one has: of the same order as Euler's, and twice as far off."""
+    x = sf.sample(model_of(SERIES), N, sf.ReverseDiffusion(), steps=steps, seed=0, t_min=1e-3, progress=False)
+    assert abs(wasserstein(x, SERIES.cdf) - far) < 0.05 * far + FLOOR
+    assert ((x >= 0) & (x <= 1)).all()
+
+
 def test_it_is_ve_with_a_fold_that_nobody_forgets():
     """VE with a uniform prior and a fold as a hook gives the same samples; likelihood and codes at default tolerances."""
     series = CosineSeries(A, NARROW)
@@ -237,7 +245,7 @@ def test_every_solver_runs_inside_the_box_or_is_refused_in_one_line():
             continue
         ran.add(name)
         assert ((x >= 0) & (x <= 1)).all(), name
-    assert ran >= {"EulerMaruyama", "Euler", "Heun", "RK4", "Dopri5", "Tsit5", "Bosh3"}
+    assert ran >= {"EulerMaruyama", "ReverseDiffusion", "Euler", "Heun", "RK4", "Dopri5", "Tsit5", "Bosh3"}
     assert all("ReflectedVE" in words and "\n" not in words for words in refused.values()), refused
     with pytest.raises(ValueError, match="ReflectedVE"):
         sf.sample(model, 3, sf.PC(sf.ReverseDiffusion(), sf.Langevin()), steps=3, seed=0)

@@ -56,10 +56,15 @@ class ReverseDiffusion(Solver):
     """The forward transition from s to t, reversed step by step (Song et al. 2021, eq. 46).
 
     x_s = (2 - a) x_t + v score + sqrt(v) z with p(x_t | x_s) = N(a x_s, v I): for VE v = sigma_t^2 - sigma_s^2, for VP
-    a = sqrt(1 - beta_i) and v = beta_i, with the exact beta_i of the step.
+    a = sqrt(1 - beta_i) and v = beta_i, with the exact beta_i of the step. Between walls (`ReflectedVE`) a step of VE is
+    folded back.
     """
 
     order: ClassVar[float] = 1
+
+    def check_process(self, sde: SDE) -> None:
+        if not hasattr(sde, "transition_coefficients"):
+            super().check_process(sde)
 
     def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         a, v = field.sde.transition_coefficients(s, t)
