@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.randomness import Noise
-from scorefield.sde import GaussianSDE, checked_diffusion, expand, noise_shape, spread_by
+from scorefield.sde import SDE, GaussianSDE, checked_diffusion, expand, noise_shape, spread_by
 from scorefield.solve.integrate import Field, Solver
 
 
