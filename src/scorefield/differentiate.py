@@ -7,12 +7,20 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
 def differentiation(enabled: bool = True) -> Iterator[None]:
     """A block in which torch records what it does; `torch.enable_grad()` alone would not leave inference mode."""
     with torch.inference_mode(False), torch.set_grad_enabled(enabled):
+        yield
+
+
+@contextmanager
+def differentiation_twice() -> Iterator[None]:
+    """The same, with attention that has a second derivative: the fused kernels have none."""
+    with differentiation(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

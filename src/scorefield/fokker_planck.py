@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from scorefield.differentiate import differentiation
+from scorefield.differentiate import differentiation_twice
 from scorefield.model import ScoreModel
 from scorefield.nn.potential import Potential
 from scorefield.randomness import generator
@@ -141,7 +141,7 @@ def _residuals(
         raise ValueError(
             f"t={float(time[0]):g}: the rates of {type(model.sde).__name__} are infinite there; stay inside"
         )
-    with differentiation():
+    with differentiation_twice():
         live, clock = x.detach().clone().requires_grad_(), time.clone().requires_grad_()
         if isinstance(model.net, Potential) and model.predict == "score":
             return _of_potential(model, live, clock, (f.to(x), g2.to(x)), vectors, cond)

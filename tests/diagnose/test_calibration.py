@@ -83,3 +83,25 @@ def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="must be equal"):
         memory(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 4))
     assert math.isfinite(curl(GM, GM.sample(2), 0.5).value)
+
+
+def test_the_variance_that_the_jacobian_claims_is_left_over_by_an_exact_score_alone():
+    data = GM.sample(1000, seed=10)
+    exact = calibration(GM, data)
+    for best, level in zip(exact, calibration(wrong(1.1), data), strict=True):
+        assert abs(best.trace.value - 1) < 4 * best.trace.stderr
+        # with E|e|^2 = sigma E div e = 1 - loss: 1 - 2 c a + c^2 a + c a = 1 + c (c - 1) a
+        wanted = 1 + 1.1 * 0.1 * (1 - best.loss.value)
+        assert abs(level.trace.value - wanted) < 4 * level.trace.stderr + 0.5 * best.loss.stderr
+    assert calibration(GM, data[:20], trace=False)[0].trace is None
+
+
+def test_a_model_that_knows_less_than_the_best_line_is_found():
+    data = GM.sample(2000, seed=11)
+    silent = sf.ScoreModel.from_score(lambda x, t: 0 * x, SDE, shape=(3,))
+    for exact, none in zip(calibration(GM, data), calibration(silent, data), strict=True):
+        # E|eps|^2 - E|eps - a x|^2 = sigma^2 / E|x|^2 for the best a, and nothing beats E[eps | x]
+        size = float(SDE.alpha(none.t)) ** 2 * float(torch.square(data).mean()) + float(SDE.sigma(none.t)) ** 2
+        assert abs(none.plain.value - float(SDE.sigma(none.t)) ** 2 / size) < 4 * none.plain.stderr + 0.01
+        assert exact.plain.value < 4 * exact.plain.stderr
+    assert "untrained" in sf.diagnose.report(silent, data[:200], only=["calibration"]).chapters["calibration"].found

@@ -9,7 +9,7 @@ import torch
 
 import scorefield as sf
 from oracles import gaussian
-from scorefield.diagnose import flow_gap, fokker_planck_residual
+from scorefield.diagnose import flow_gap, fokker_planck_residual, residual_by_level
 
 B = 10.05
 """Integral of beta."""
@@ -49,3 +49,19 @@ def test_the_residual_of_the_wrong_score_is_its_closed_form():
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="needs 8 samples or more"):
         flow_gap(scaled(0.1), 4)
+
+
+def test_the_residual_by_level_is_that_of_the_closed_form_and_nothing_of_an_exact_score():
+    sde, delta, times = sf.VP(), 0.2, [0.1, 0.4]
+    data = torch.randn(4000, 1, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    for t, found in zip(times, residual_by_level(scaled(delta), data, times), strict=True):
+        # r = -g^2 delta (1 + delta) x, and x_t is N(0, 1)
+        wanted = float(sde.sigma(t)) ** 6 * (delta * (1 + delta)) ** 2
+        assert abs(found.value - wanted) < 4 * wanted * math.sqrt(2 / 4000)
+        assert found.stderr < 0.1 * wanted
+    gm = gaussian(sde, 3)
+    assert all(abs(e.value) < 1e-15 for e in residual_by_level(gm, gm.sample(64, seed=1), times, probes=None))
+    steps = sf.ScoreModel.from_score(lambda x, t: -x * (1 + torch.round(10 * t).reshape(-1, 1)), sde, shape=(3,))
+    assert residual_by_level(steps, gm.sample(64, seed=1), times) == []  # numbered levels have no derivative by time
+    with pytest.raises(ValueError, match="needs 8 or more"):
+        residual_by_level(gm, gm.sample(4), times)

@@ -16,7 +16,7 @@ from scorefield.prior import Prior
 SDE = sf.VP()
 GM = mixture(SDE, 2)
 STANDARD = sf.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0, None, SDE)
-CHAPTERS = ("start", "calibration", "curl", "gap", "memory", "samplers")
+CHAPTERS = ("start", "calibration", "precision", "curl", "gap", "memory", "samplers")
 
 
 class WrongStart(sf.VP):
@@ -53,7 +53,7 @@ def test_an_exact_model_is_not_accused(oracle):
     bad, found = acted(oracle, oracle)
     assert not bad
     assert tuple(found.chapters) == CHAPTERS
-    assert [c.verdict for name, c in found.chapters.items() if name != "samplers"] == ["good"] * 5
+    assert [c.verdict for name, c in found.chapters.items() if name != "samplers"] == ["good"] * 6
 
 
 @pytest.mark.parametrize(

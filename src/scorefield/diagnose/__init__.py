@@ -2,7 +2,8 @@
 
 from scorefield.diagnose.calibration import Level, Memory, calibration, curl, memory
 from scorefield.diagnose.chapters import Chapter
-from scorefield.diagnose.gap import FlowGap, flow_gap
+from scorefield.diagnose.gap import FlowGap, flow_gap, residual_by_level
+from scorefield.diagnose.precision import Rounding, rounding
 from scorefield.diagnose.prior import fit_prior
 from scorefield.diagnose.report import Diagnosis, report
 from scorefield.diagnose.samplers import SamplerTable, compare_samplers
@@ -17,6 +18,7 @@ __all__ = [
     "FlowGap",
     "Level",
     "Memory",
+    "Rounding",
     "SamplerTable",
     "Trajectory",
     "calibration",
@@ -28,5 +30,7 @@ __all__ = [
     "fokker_planck_residual",
     "memory",
     "report",
+    "residual_by_level",
+    "rounding",
     "trajectory",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefield.differentiate import differentiation, differentiation_twice
 from scorefield.dtypes import exact
 from scorefield.evaluation.metrics import Estimate, mean_of
 from scorefield.inputs import as_tensor, whole
@@ -30,6 +31,11 @@ class Level:
         factor: E<eps, model> / E|model|^2, which an exact score has at 1: multiplied by it, the model would be best.
         pairing: E<s, x> / -D, at 1 for every exact score (integration by parts); the noise that was drawn is its control.
         bias: |E[model - eps]|^2 per entry, at 0; the standard error is that of an exact score.
+        plain: the loss above that of the best multiple of x_t, which knows nothing of the data but its size: below 0 for a
+            model that has learned something, 0 for the exact score of isotropic Gaussian data.
+        trace: E|eps - model|^2 / D + sigma E[div model] / D, at 1: the variance of eps that the Jacobian claims,
+            Cov[eps | x_t] = 1 - sigma grad E[eps | x_t] (Tweedie's formula of second order; Efron 2011), is the one that is
+            left over. None of a model that cannot be differentiated, or where it was not asked for.
         excess: E|model - oracle|^2 per entry, where an oracle is given: the loss above the least possible.
         gap: held-out loss minus that of training data, where these are given.
     """
@@ -40,6 +46,8 @@ class Level:
     factor: Estimate
     pairing: Estimate
     bias: Estimate
+    plain: Estimate
+    trace: Estimate | None = None
     excess: Estimate | None = None
     gap: Estimate | None = None
 
@@ -53,12 +61,14 @@ def calibration(
     *,
     levels: int = 8,
     seed: int = 0,
+    trace: bool = True,
 ) -> list[Level]:
     """The model at noise levels that are even in log-SNR, from noise to data.
 
     Main arguments:
         data: held-out items (N, *), in the model's range. train: items it was trained on, (M, *).
         oracle: an exact model of the data. levels: how many. seed: of the noise.
+        trace: whether to differentiate the model, once for each item and level.
 
     Raises:
         ValueError: fewer than 16 items, or shapes that differ.
@@ -68,13 +78,16 @@ def calibration(
     seen = None if train is None else _items(train, "train")
     if seen is not None and seen.shape[1:] != held_out.shape[1:]:
         raise ValueError(f"train has event shape {tuple(seen.shape[1:])} and data {tuple(held_out.shape[1:])}")
-    draws = torch.Generator().manual_seed(seed)
+    draws, signs = (torch.Generator().manual_seed(k) for k in (seed, seed + 1))
     found = []
-    for t in _times(model, levels):
+    for t in noise_levels(model, levels):
         x, noise, own = _noised(model, held_out, t, draws)
         sigma = float(model.sde.sigma(t))
         rest = noise - own
         loss = mean_of(torch.square(rest).mean(1))
+        plain = mean_of((torch.square(rest) - torch.square(noise - sigma / torch.square(x).mean() * x)).mean(1))
+        slope = _divergence(model, x.reshape(held_out.shape).to(held_out), t, signs) if trace else None
+        claimed = None if slope is None else mean_of(torch.square(rest).mean(1) + sigma * slope)
         # E<eps, x_t> = sigma D without chance: subtracting the drawn one leaves the chance of the residual alone.
         pairing = mean_of(1 - (rest * x).mean(1) / sigma)
         excess = gap = None
@@ -86,8 +99,8 @@ def calibration(
             of_train = mean_of(torch.square(other - known).mean(1))
             spread = math.hypot(loss.stderr, of_train.stderr)
             gap = Estimate(loss.value - of_train.value, spread, len(held_out), "standard errors of two means")
-        level = (float(t), float(model.sde.log_snr(t)), loss, _ratio(noise * own, own * own), pairing, _bias(-rest))
-        found.append(Level(*level, excess, gap))
+        at, factor = (float(t), float(model.sde.log_snr(t))), _ratio(noise * own, own * own)
+        found.append(Level(*at, loss, factor, pairing, _bias(-rest), plain, claimed, excess, gap))
     return found
 
 
@@ -148,7 +161,7 @@ def curl(model: ScoreModel, data: Tensor, t: float, probes: int = 4, seed: int =
 
 def _both_products(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """J v and J^T v, by reverse differentiation twice, which every network has."""
-    with torch.enable_grad():
+    with differentiation_twice():
         point, weight = x.detach().requires_grad_(), torch.zeros_like(v).requires_grad_()
         y = function(point)
         (back,) = torch.autograd.grad(y, point, weight, create_graph=True)
@@ -157,7 +170,23 @@ def _both_products(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -
     return forward.detach(), backward.detach()
 
 
-def _times(model: ScoreModel, levels: int) -> list[Tensor]:
+def _divergence(model: ScoreModel, x: Tensor, t: Tensor, draws: torch.Generator) -> Tensor | None:
+    """div E[eps | x_t] / D of each item by one vector of random signs, (N,) float64; None without a graph."""
+    found = []
+    with differentiation():
+        for part in x.split(BATCH // 4):
+            v = (torch.randint(0, 2, part.shape, generator=draws) * 2 - 1).to(part)
+            point = part.detach().clone().requires_grad_()
+            y = model.noise(point, t)
+            if not y.requires_grad:
+                return None
+            (back,) = torch.autograd.grad((y * v).sum(), point, materialize_grads=True)
+            found.append(exact(back * v).flatten(1).mean(1))
+    return torch.cat(found)
+
+
+def noise_levels(model: ScoreModel, levels: int) -> list[Tensor]:
+    """Times that are even in log-SNR, from noise to data."""
     sde = model.sde
     ends = [0.99 * sde.T if float(sde.alpha(sde.T)) == 0 else sde.T, max(sde.t_min, 1e-3 * sde.T)]
     low, high = (float(sde.log_snr(t)) for t in ends)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scorefield.differentiate import differentiation
 from scorefield.dtypes import exact
 from scorefield.evaluation.distances import sliced_w2
 from scorefield.evaluation.metrics import Estimate
+from scorefield.fokker_planck import fokker_planck_spread
 from scorefield.inputs import as_tensor, whole
 from scorefield.model import ScoreModel
 from scorefield.sampling import sample
@@ -87,6 +90,46 @@ def flow_gap(
         )
     from_flow, from_sde = (_between(x, items, directions) for x in (flow, sde))
     return FlowGap(found.gap, found.floor, scale, from_flow, from_sde, _within((items,), directions))
+
+
+def residual_by_level(
+    model: ScoreModel, data: Tensor, times: Sequence[float], *, probes: int | None = 1, seed: int = 0
+) -> list[Estimate]:
+    r"""Mean of |sigma^3 r / g^2|^2 per entry at each of the times: where a score stops being that of a diffusion.
+
+    r is what is left over in the equation of the score (Lai et al. 2023, eq. 10; see `fokker_planck_spread`), and 0 for an
+    exact one. Two probes of their own make it unbiased, so that it may be negative by chance.
+
+    Main arguments:
+        data: (N, *), in the model's range, 8 or more. times: above 0. probes: None for all directions. seed: of noise.
+
+    Returns:
+        An estimate for each time; none where the network takes rounded times, of which it has no derivative.
+    """
+    items = as_tensor(data, "data")
+    if len(items) < 2 * PARTS:
+        raise ValueError(f"data has {len(items)} items; residual_by_level needs {2 * PARTS} or more")
+    if not _follows_time(model, items[:2], float(times[0])):
+        return []
+    parts = _parts(items)
+    rows = [fokker_planck_spread(model, x, times, probes=probes, seed=seed + i) for i, x in enumerate(parts)]
+    values = torch.stack(rows) / items[0].numel()
+    spread = (values.std(0) / math.sqrt(PARTS)).tolist()
+    return [
+        Estimate(v, e, len(items), "spread over parts") for v, e in zip(values.mean(0).tolist(), spread, strict=True)
+    ]
+
+
+def _follows_time(model: ScoreModel, x: Tensor, t: float) -> bool:
+    """Whether what changes with time has a derivative by it, which a network of numbered levels does not have."""
+    for view in (model.noise, model.score):
+        with differentiation():
+            clock = torch.full((len(x),), t, dtype=torch.float64, requires_grad=True)
+            y = view(x, clock)
+            rate = torch.autograd.grad(y.sum(), clock, materialize_grads=True)[0] if y.requires_grad else clock * 0
+        if not bool(rate.any()) and not torch.equal(y.detach(), view(x, 0.7 * t).detach()):
+            return False
+    return True
 
 
 def _parts(x: Tensor) -> list[Tensor]:

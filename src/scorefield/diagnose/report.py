@@ -85,8 +85,8 @@ def report(
         data: held-out items in the model's range, (N, *); for a run also the name of data as on the command line, whose
             part for training is then compared with the held-out one, where the two are apart.
         train: items that a model was trained on, (M, *).
-        only: names of chapters, of start, calibration, curl, gap, memory, samplers, width; all but the last by default. Of a
-            flow map, which has no score, start and width.
+        only: names of chapters, of start, calibration, precision, curl, gap, memory, samplers, width; all but the last by
+            default. Of a flow map, which has no score, start and width.
 
     Other arguments:
         n: samples that are drawn; by default 2000 of up to 64 entries, else 64. seed: of everything.
