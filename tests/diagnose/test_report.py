@@ -10,7 +10,7 @@ import torch
 
 import scorefield as sf
 from oracles import gaussian, mixture
-from scorefield.diagnose import report
+from scorefield.diagnose import chapters, report
 from scorefield.prior import Prior
 
 SDE = sf.VP()
@@ -106,7 +106,7 @@ def test_the_page_holds_every_chapter_and_the_values_are_json(tmp_path):
     ("data", "only", "message"),
     [
         (torch.zeros(50, 3), None, "items of shape"),
-        (torch.zeros(5, 2), None, "needs 16 or more"),
+        (torch.zeros(5, 2), None, "calibration, precision, curl and width need 16 or more, memory 16 of training"),
         (None, ["colour"], "unknown chapter colour"),
         ("digits", None, "needs a run"),
     ],
@@ -114,3 +114,83 @@ def test_the_page_holds_every_chapter_and_the_values_are_json(tmp_path):
 def test_input_that_does_not_fit_is_refused(data, only, message):
     with pytest.raises(ValueError, match=message):
         report(GM, data, only=only)
+
+
+PICTURES = sf.ScoreModel.from_score(lambda x, t: -x, SDE, shape=(1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.rand(20, 1, 4, 4), r"lies in \[.*\] and the model expects \[-1, 1\]; rescale it"),
+        (torch.rand(20, 1, 4, 4) * 255, r"the model expects \[-1, 1\]"),
+        (torch.full((20, 1, 4, 4), math.nan), "not finite"),
+    ],
+    ids=["0 to 1", "0 to 255", "nan"],
+)
+def test_pictures_in_another_range_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        report(PICTURES, data, only=["start"])
+    assert report(PICTURES, torch.rand(20, 1, 4, 4) * 2 - 1, only=["start"]).chapters
+
+
+def test_without_data_what_needs_none_is_answered():
+    found = report(GM, only=["start", "calibration", "samplers"], n=4)
+    assert tuple(found.chapters) == ("samplers",)
+    assert set(found.left_out) == {"start", "calibration"}
+
+
+def linear():
+    net = torch.nn.Linear(2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        net.weight.copy_(torch.eye(2))
+        net.bias.zero_()
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t):
+            return SDE.sigma(t.double()).to(x)[:, None] * self.net(x)
+
+    return sf.ScoreModel(Net(), SDE, "noise", shape=(2,))
+
+
+def test_a_stopped_diagnosis_goes_on_with_what_it_kept(tmp_path, monkeypatch):
+    model, data, file, asked = linear(), STANDARD.sample(50, seed=1), tmp_path / "kept.json", []
+
+    def watched(name, stop=False):
+        ask, needs = chapters.CHAPTERS[name]
+
+        def asking(case):
+            asked.append(name)
+            if stop:
+                raise KeyboardInterrupt
+            return ask(case)
+
+        return asking, needs
+
+    only = ["start", "calibration", "curl"]
+    with monkeypatch.context() as patch:
+        patch.setitem(chapters.CHAPTERS, "curl", watched("curl", stop=True))
+        with pytest.raises(KeyboardInterrupt):
+            report(model, data, only=only, keep=file)
+    for name in only:
+        monkeypatch.setitem(chapters.CHAPTERS, name, watched(name))
+    asked.clear()
+    found = report(model, data, only=only, keep=file)
+    assert asked == ["curl"]
+    assert json.dumps(found.values()) == json.dumps(report(model, data, only=only).values())
+    found.write(tmp_path / "page.html")
+    for change in ({"overwrite": True}, {"seed": 1}, {}):
+        if not change:
+            with torch.no_grad():
+                next(model.parameters()).mul_(1.5)
+        asked.clear()
+        report(model, data, only=only, keep=file, **change)
+        assert asked == only
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="holds no chapters of a diagnosis"):
+        report(model, data, only=only, keep=file)
+    assert file.read_text() == "{}"

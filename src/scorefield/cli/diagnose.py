@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import scorefield as sf
 from scorefield.bundled import results_folder
 from scorefield.cli.data import open_items
-from scorefield.cli.options import COUNT, Name, OfRun, Result, Unset, check_writable, pick_device
+from scorefield.cli.options import COUNT, Flag, Name, OfRun, Result, Unset, check_writable, pick_device
 from scorefield.evaluation.bits import model_input
 
 
@@ -26,7 +27,9 @@ class Options(OfRun):
     n: Annotated[int | None, Unset("INT", "-n"), COUNT] = None
     """Samples to draw; 2000 of up to 64 entries, 64 of larger ones unless given."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """The page; RUN/diagnose.html unless given."""
+    """The page; RUN/diagnose.html unless given. Chapters are kept beside it, so that the same command goes on after a kill."""
+    overwrite: Flag = False
+    """Compute all chapters anew."""
 
 
 def run(options: Options) -> Result:
@@ -39,7 +42,14 @@ def run(options: Options) -> Result:
     # Networks of `fit` take a form of their own, whose part for training is not kept apart.
     data = options.data if info.scale is None else model_input(items, range(min(1000, items.size)), info.range, 0)
     found = sf.diagnose.report(
-        options.run, data, only=only, n=options.n, seed=options.seed, device=pick_device(options.device)
+        options.run,
+        data,
+        only=only,
+        n=options.n,
+        seed=options.seed,
+        device=pick_device(options.device),
+        keep=Path(out).with_suffix(".chapters.json"),
+        overwrite=options.overwrite,
     )
     found.write(out, f"Diagnosis of {options.run}")
     return Result(f"{found}\n{out}", found.values() | {"out": out})

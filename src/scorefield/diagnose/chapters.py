@@ -27,6 +27,8 @@ from scorefield.solve.exponential import DPMSolver
 Verdict = Literal["good", "watch", "act"]
 ITEMS, LARGE_ITEMS, TRAINING = 1000, 160, 4000
 """Held-out items that are looked at, at most; those of many entries; and items of training, which samples are compared with."""
+FEWEST = 16
+"""Items below which no figure has an error that could be told."""
 SMALL = 64
 """Entries up to which thousands of samples cost nothing."""
 SHOWN = 0.05

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.open import open_data
-from scorefield.diagnose.chapters import CHAPTERS, CHAPTERS_OF_MAPS, ITEMS, LARGE_ITEMS, SMALL, TRAINING, Case, Chapter
+from scorefield.diagnose.chapters import (
+    CHAPTERS,
+    CHAPTERS_OF_MAPS,
+    FEWEST,
+    ITEMS,
+    LARGE_ITEMS,
+    SMALL,
+    TRAINING,
+    Case,
+    Chapter,
+)
+from scorefield.diagnose.kept import Kept
 from scorefield.errors import InputError
 from scorefield.evaluation.bits import model_input
 from scorefield.flowmap import FlowMap
@@ -77,6 +88,8 @@ def report(
     seed: int = 0,
     device: str = "cpu",
     progress: bool | None = None,
+    keep: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Diagnosis:
     """Is the start right, the score calibrated, a gradient, the flow one with the SDE, does it memorise, which sampler?
 
@@ -91,29 +104,36 @@ def report(
     Other arguments:
         n: samples that are drawn; by default 2000 of up to 64 entries, else 64. seed: of everything.
         device: for a run. progress: as in `sample`.
+        keep: file in which chapters are kept as they come, so that the same call goes on after a kill; chapters of other
+            weights, data, n or seed are computed anew. overwrite: compute all of them anew.
 
     Raises:
-        InputError: an unknown chapter, or data that do not fit the model.
+        InputError: an unknown chapter, a file that holds something else, or data that do not fit the model.
     """
     unknown = set(only or ()) - set(CHAPTERS)
     if unknown:
         raise InputError(f"unknown chapter {', '.join(sorted(unknown))}; choose among {', '.join(CHAPTERS)}")
     case = _case(source, data, train, n, seed, device)
-    chapters, left_out = {}, {}
+    mapped = isinstance(case.model, FlowMap)
+    names = [name for name in CHAPTERS if (only is None and (mapped or name != "width")) or name in (only or ())]
+    left_out = {name: why for name in names if (why := _why_not(case, name))}
+    kept = Kept(None if keep is None else Path(keep), case, overwrite)
     with Bar("diagnosis", progress) as bar:
-        mapped = isinstance(case.model, FlowMap)
-        names = [name for name in CHAPTERS if (only is None and (mapped or name != "width")) or name in (only or ())]
         for i, name in enumerate(names):
-            ask, needs = CHAPTERS[name]
-            missing = [word for word in needs if getattr(case, word) is None]
-            if mapped and name not in CHAPTERS_OF_MAPS:
-                left_out[name] = "it needs a score, and a flow map has none"
-            elif missing:
-                left_out[name] = f"it needs {'held-out data' if 'data' in missing else 'the training data'}"
-            else:
-                chapters[name] = ask(case)
+            if name not in left_out and name not in kept.chapters:
+                kept.add(CHAPTERS[name][0](case))
             bar((i + 1) / len(names))
-    return Diagnosis(chapters, left_out)
+    return Diagnosis({name: kept.chapters[name] for name in names if name not in left_out}, left_out)
+
+
+def _why_not(case: Case, name: str) -> str:
+    """Why a chapter is left out; "" where it is not."""
+    missing = [word for word in CHAPTERS[name][1] if getattr(case, word) is None]
+    if isinstance(case.model, FlowMap) and name not in CHAPTERS_OF_MAPS:
+        return "it needs a score, and a flow map has none"
+    if missing:
+        return f"it needs {'held-out data' if 'data' in missing else 'the training data'}"
+    return ""
 
 
 def _case(
@@ -142,9 +162,30 @@ def _event(model: ScoreModel, sets: Sequence[Tensor]) -> tuple[int, ...]:
     for x, shape in zip(sets, shapes, strict=True):
         if shape != event:
             raise InputError(f"data has items of shape {shape} and the model makes {event}")
-        if len(x) < 16:
-            raise InputError(f"data has {len(x)} items; diagnosis needs 16 or more")
+        if len(x) < FEWEST:
+            raise InputError(
+                f"data has {len(x)} items; start, calibration, precision, curl and width need {FEWEST} or more, memory "
+                f"{FEWEST} of training as well; gap and samplers need none"
+            )
+        _check_range(model, x)
     return event
+
+
+def _check_range(model: ScoreModel, x: Tensor) -> None:
+    """Refuse pictures that are plainly not in the range of the model.
+
+    Raises:
+        InputError: values beyond it by a tenth of its width, or all of them in its upper half.
+    """
+    low, high = model.data_range or model.sde.range
+    least, most = float(x.min()), float(x.max())
+    if not math.isfinite(least + most):
+        raise InputError("data has values that are not finite numbers")
+    if len(x.shape) != 4 or x.shape[1] not in (1, 3):
+        return
+    beyond = max(low - least, most - high) > 0.1 * (high - low)
+    if beyond or least >= 0.5 * (low + high) - 1e-6:
+        raise InputError(f"data lies in [{least:g}, {most:g}] and the model expects [{low:g}, {high:g}]; rescale it")
 
 
 def _of_run(run: str | Path, name: str) -> tuple[Tensor, Tensor | None]:
