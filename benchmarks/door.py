@@ -68,9 +68,9 @@ def main() -> None:
         assert done.judgement is not None
         mean, error, _ = done.judgement.model
         known = done.judgement.baselines
-        others = " | ".join(f"{known[k]:.2f}" if k in known else "-" for k in ("mixture", "kernels", "Gaussian"))
+        others = " | ".join(f"{known[k]:.3f}" if k in known else "-" for k in ("mixture", "kernels", "Gaussian"))
         print(
-            f"| {name} | {x.shape[0]} x {x.shape[1]} | {mean:.2f} ± {error:.2f} | {others} | {done.run.step} |",
+            f"| {name} | {x.shape[0]} x {x.shape[1]} | {mean:.3f} ± {error:.3f} | {others} | {done.run.step} |",
             flush=True,
         )
 

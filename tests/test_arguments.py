@@ -66,6 +66,7 @@ def test_an_error_inside_a_network_stays_what_it_is():
         (lambda: sf.log_prob(VP3, torch.zeros(1, 3), probe=1), "did you mean probes"),
         (lambda: sf.sample(VP3, 1, rtol=1e-3), "did you mean solver, such as sf.Dopri5"),
         (lambda: sf.inverse.restore(VP3, sf.Mask(torch.ones(3)), torch.zeros(3), samples=3), "did you mean n"),
+        (lambda: sf.evaluate(torch.zeros(9, 3), torch.zeros(9, 3)), "source is a Tensor; .*sf.evaluation.compare"),
         (lambda: sf.train(VP3, torch.zeros(9, 3), out="never", learning_rate=1e-3), "did you mean lr"),
         (lambda: sf.train(VP3, torch.zeros(9, 3), out="never", epochs=3), "did you mean steps .one epoch"),
         (lambda: VP3.score(torch.zeros(2, 3), torch.zeros(3)), "t has shape .3,. but x has batch size 2"),
@@ -155,10 +156,35 @@ def test_every_door_for_a_measurement_warns_of_levels_of_8_bits(draw):
     [
         sf.inverse.Particles(torch.zeros(500, 3), torch.ones(500), torch.ones(9), torch.zeros(())),
         sf.digits(train=False),
+        sf.Posterior(sf.Mask(torch.ones(1, 28, 28)), torch.zeros(1, 28, 28), noise=0.1),
+        sf.Replace(sf.Mask(torch.ones(1, 28, 28)), torch.zeros(1, 28, 28)),
+        sf.inverse.DDRM(sf.Mask(torch.ones(1, 28, 28)), torch.zeros(1, 28, 28)),
+        sf.Blur(torch.ones(5, 5)),
+        sf.inverse.Fourier(torch.ones(28, 28)),
+        sf.inverse.Dense(torch.ones(5, 6), (6,)),
     ],
     ids=lambda v: type(v).__name__,
 )
 def test_a_result_says_itself_in_one_short_line(value):
     assert "\n" not in repr(value)
-    assert len(repr(value)) < 120
+    assert len(repr(value)) < 200
     assert type(value).__name__ in repr(value)
+
+
+class Cosine(sf.GaussianSDE):
+    """alpha is zero at the end, where 1/4 log(sigma / alpha) is infinite."""
+
+    def alpha(self, t):
+        return torch.cos(0.5 * torch.pi * t)
+
+    def sigma(self, t):
+        return torch.sin(0.5 * torch.pi * t)
+
+
+def test_a_network_is_never_told_an_infinite_noise_level():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = sf.ScoreModel(sf.nn.MLP(2, width=8), Cosine(), shape=(2,))
+    x = torch.ones(1, 2)
+    torch.testing.assert_close(model.noise(x, 1.0).detach(), x, atol=1e-3, rtol=0)  # all of x is noise there
+    assert sf.sample(model, 2, sf.Heun(), steps=3, seed=0).isfinite().all()

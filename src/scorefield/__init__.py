@@ -167,6 +167,8 @@ _ELSEWHERE = {
     "inpaint": "Replace",
     "save": "publish.save_pretrained",
     "UNet2DModel": "pretrained.from_diffusers",
+    "show": "charts.items",
+    "save_image": "charts.items",
 }
 """Where what has another name elsewhere is to be found."""
 

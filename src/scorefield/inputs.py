@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,18 @@ def _check_entries(value: Tensor, name: str, hint: str = "") -> None:
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise ValueError(f"{name}: {bad} of {value.numel()} entries are NaN or infinite{hint}")
+
+
+def said(value: Any) -> str:
+    """A dataclass in one short line: a tensor of more than four entries by its shape."""
+
+    def word(part: Any) -> str:
+        if not isinstance(part, Tensor):
+            return repr(part)
+        return repr(part.tolist()) if part.numel() <= 4 and not part.is_meta else f"tensor {tuple(part.shape)}"
+
+    parts = ((f.name, getattr(value, f.name)) for f in fields(value) if f.repr)
+    return f"{type(value).__name__}({', '.join(f'{name}={word(part)}' for name, part in parts)})"
 
 
 def whole(value: Any, name: str, what: str) -> int:

@@ -28,6 +28,8 @@ ELSEWHERE["v_prediction"] = (
     "alpha eps - sigma x_0 is none of ours; sf.pretrained.from_diffusers(model, scheduler) reads such a network"
 )
 """What other libraries call predictions, and what is right here."""
+FARTHEST = 20.0
+"""Largest 1/4 log(sigma/alpha) that a network is told: it is infinite where alpha or sigma is zero."""
 CLOCKS: tuple[str, ...] = ("t", "sigma", "log_sigma")
 
 
@@ -270,7 +272,7 @@ class ScoreModel(nn.Module):
         if self.clock == "sigma":
             return sigma
         if self.clock == "log_sigma":
-            return -0.125 * self.sde.log_snr(t)
+            return (-0.125 * self.sde.log_snr(t)).clamp(-FARTHEST, FARTHEST)
         return self.clock(t) if callable(self.clock) else t * float(self.clock)
 
 

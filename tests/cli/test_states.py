@@ -147,12 +147,20 @@ def shares(states, i, j):
 
 def test_samples_of_a_mixed_table_have_its_marginals_and_its_pairs(cli, tmp_path):
     """Through the commands and back to words and numbers: marginals and pairs of columns within sampling error, and 0.015."""
-    n = 1200
+    n = 800
     for name, rows in (("t", mixed(n, 0)), ("fresh", mixed(n, 1))):
         with open(tmp_path / f"{name}.csv", "w", newline="") as file:
             csv.writer(file).writerows(rows)
-    run, quick = tmp_path / "run", ["--device", "cpu", "--trackers", "tensorboard", "--no-report", "--batch-size", 128]
-    assert cli("train", "categories", "--data", tmp_path / "t.csv", "--out", run, "--steps", 80, *quick)[0] == 0
+    run, quick = tmp_path / "run", ["--device", "cpu", "--trackers", "tensorboard", "--no-report", "--ema", 0.95]
+    adam = [
+        "--optim.name",
+        "adam",
+        "--optim.lr",
+        4e-3,
+        "--optim.warmup",
+        10,
+    ]  # orthogonal steps take ten times the time
+    assert cli("train", "categories", "--data", tmp_path / "t.csv", "--out", run, "--steps", 100, *adam, *quick)[0] == 0
     assert cli("sample", run, "-n", n, "--sampler", "first-hitting", "--out", tmp_path / "x.csv", "--seed", 3)[0] == 0
     with open(tmp_path / "x.csv", newline="") as file:
         header, *rows = csv.reader(file)
@@ -173,7 +181,7 @@ def test_samples_of_a_mixed_table_have_its_marginals_and_its_pairs(cli, tmp_path
         np.abs(shares(v, 2, 3) - np.outer(shares(v, 2, 2).sum(1), shares(v, 3, 3).sum(1))).sum() for v in (x, y)
     ]
     assert dependence[1] > 1
-    assert dependence[0] > 0.6 * dependence[1]  # a few seconds of training
+    assert dependence[0] > 0.7 * dependence[1]  # a few seconds of training
 
 
 def test_images_of_states(cli, tmp_path):

@@ -283,3 +283,16 @@ def test_training_warns_of_nothing(run_training):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run_training(steps=10).finished
+
+
+def test_data_in_other_units_is_told(run_training, cloud):
+    with pytest.warns(RuntimeWarning, match=r"runs from .* where the model learns from data in \[-1, 1\]"):
+        run_training(data=500 + 100 * cloud, steps=1)
+
+
+def test_noise_that_is_made_for_large_data_is_no_mistake(run_training, make_model, cloud):
+    model = make_model()
+    model.sde = sf.VE(0.1, 2000.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        run_training(model=model, data=500 + 100 * cloud, steps=1)

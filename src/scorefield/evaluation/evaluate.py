@@ -209,6 +209,11 @@ def _subject(
         items = _items(data, source.shape, None)
         interval = source.sde.range if items.scaled else None
         return source, samples, items, Drawing(DPMSolver(), interval=interval, levels=items.levels)
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f"source is a {type(source).__name__}; give a model, the folder of a run or the name of a bundled model "
+            "(sf.evaluation.compare compares samples that you have)"
+        )
     info = read_run(source)
     folder = results_folder(source) / "evaluation" if samples is None else samples
     items = _items(data, info.shape, info.levels, info.data.get("range"))

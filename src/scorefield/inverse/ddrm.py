@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import exact, onto, wide
+from scorefield.inputs import said
 from scorefield.inverse.measurement import (
     Map,
     Measurement,
@@ -27,7 +28,7 @@ from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DDRM(Solver):
     """Denoising diffusion restoration (Kawar et al. 2022, eq. 7 and 8) for any Gaussian SDE; one evaluation a step.
 
@@ -58,6 +59,8 @@ class DDRM(Solver):
     order: ClassVar[float] = 1
     grid: ClassVar[str] = "log_snr"
     default_steps: ClassVar[int] = 50
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "y", read_measurement(self.y))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from scorefield.differentiate import differentiation, ordinary
 from scorefield.dtypes import check_not_integers, full_precision
 from scorefield.errors import InputError
-from scorefield.inputs import tensor_of
+from scorefield.inputs import said, tensor_of
 from scorefield.inverse import words
 
 Boundary = Literal["reflect", "circular", "zeros"]
@@ -79,7 +79,7 @@ class Composed(LinearOperator):
         return self.first.adjoint(self.second.adjoint(y))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mask(LinearOperator):
     """Keeps the entries where the mask is true, zero elsewhere.
 
@@ -94,6 +94,8 @@ class Mask(LinearOperator):
 
     per_event: ClassVar[tuple[str, ...]] = ("mask",)
     example: ClassVar[str] = "known.png"
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         mask = tensor_of(self.mask, "mask")
@@ -244,7 +246,7 @@ def bicubic(k: int) -> tuple[float, ...]:
     return tuple(1.5 * u**3 - 2.5 * u**2 + 1 if u <= 1 else -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2 for u in half)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Blur(LinearOperator):
     """Convolution of every channel with a kernel: (B, C, *S) -> the same shape.
 
@@ -263,6 +265,8 @@ class Blur(LinearOperator):
     boundary: Boundary = "reflect"
 
     example: ClassVar[str] = "1.5"
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         kernel = tensor_of(self.kernel, "kernel")
@@ -296,7 +300,7 @@ class Blur(LinearOperator):
         return cls(words.gaussian_kernel(words.number(value, 0, min(shape[1:]) / 6)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fourier(LinearOperator):
     """Unitary Fourier transform of real x, sampled where the mask is true: (B, *, *S) -> complex, the same shape.
 
@@ -310,6 +314,8 @@ class Fourier(LinearOperator):
     mask: Tensor
 
     example: ClassVar[str] = "0.3"
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask", Mask(self.mask).mask)
@@ -336,7 +342,7 @@ class Fourier(LinearOperator):
         return tuple(range(-self.mask.ndim, 0))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dense(LinearOperator):
     """A matrix (M, D) on flattened events: (B, *shape) -> (B, M).
 
@@ -346,6 +352,8 @@ class Dense(LinearOperator):
 
     matrix: Tensor
     shape: tuple[int, ...]
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))

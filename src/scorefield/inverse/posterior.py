@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.differentiate import differentiation, ordinary
 from scorefield.dtypes import exact, onto
-from scorefield.inputs import tensor_of
+from scorefield.inputs import said, tensor_of
 from scorefield.inverse.measurement import (
     DENSE,
     Linearized,
@@ -42,7 +42,7 @@ CHEAP_ITERATIONS = 100
 """Of conjugate gradients where an iteration costs an operator and its adjoint, but no network."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Posterior:
     r"""Conditions a model on y = A(x_0) + noise z by an estimate of the score of the measurement.
 
@@ -89,6 +89,8 @@ class Posterior:
     variance: Callable[[Tensor], Tensor] | None = None
 
     per_sample: ClassVar[tuple[str, ...]] = ("y", "noise")
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         y = read_measurement(self.y)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import full_precision
+from scorefield.inputs import said
 from scorefield.inverse.measurement import (
     check_rows,
     in_rows,
@@ -29,7 +30,7 @@ SMALL = 1024
 """Largest number of entries for which the pseudo-inverse of an operator without adjoint is written out."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Replace:
     """After every step, what was measured follows the forward process of the measurement (Song et al. 2021, App. I.2).
 
@@ -53,6 +54,8 @@ class Replace:
     _inverse: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     per_sample: ClassVar[tuple[str, ...]] = ("y",)
+
+    __repr__ = said
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "y", read_measurement(self.y))

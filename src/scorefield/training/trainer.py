@@ -18,10 +18,11 @@ from scorefield.data.dataset import Dataset, to_range
 from scorefield.data.labels import with_classes_of
 from scorefield.data.libraries import kept_randomness, seed_all
 from scorefield.data.open import as_dataset
+from scorefield.dtypes import warn_of_units
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
-from scorefield.sde import SDE
+from scorefield.sde import SDE, GaussianSDE
 from scorefield.training.averages import save_snapshot
 from scorefield.training.batches import Feed, derived_seed
 from scorefield.training.checkpoint import best_checkpoint, read_checkpoint
@@ -155,6 +156,8 @@ def train(
             raise InputError(f"{part.name} has items of shape {part.shape} and the model expects {model.shape}")
         if part is not None and isinstance(model.sde, SDE):
             model.sde.check(_looked_at(part, model, settings.seed), part.name)
+    if items.levels is None and items.range is None and isinstance(model.sde, GaussianSDE):
+        _warn_of_scale(_looked_at(items, model, settings.seed), model.sde, items.name)
     if getattr(model, "predict", "") == "edm" and not model.sigma_known:
         model.sigma_data, model.sigma_known = _spread(items, model, settings.seed), True
     folder = Path(out)
@@ -179,6 +182,12 @@ def _looked_at(data: Dataset, model: ScoreModel, seed: int) -> Tensor:
     with kept_randomness():  # of augmentation, which is the same at every call
         seed_all(derived_seed(seed, "spread", 0))
         return to_range(data.read(index), data, model.sde.range)
+
+
+def _warn_of_scale(x: Tensor, sde: GaussianSDE, name: str) -> None:
+    """Warn of data that is not in the units of the SDE, unless its noise grows beyond the data, as VE's may."""
+    if not bool(x.abs().max() < float(sde.sigma(sde.T))):
+        warn_of_units(x, *sde.range, name, "the model learns from data")
 
 
 def _spread(data: Dataset, model: ScoreModel, seed: int) -> float:
