@@ -41,7 +41,7 @@ h2 b { margin-left: .4rem; vertical-align: .1rem; } td a { color: inherit; }
 Points = Sequence[tuple[float, float] | tuple[float, float, float]]
 """(x, y), or (x, y, standard error of y), which is drawn as a bar of two of them to each side."""
 _COLOURS = ("#3b76d6", "#d9822b", "#3a9d6b", "#b0509c")
-_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 460, 250, 56, 44, 24
+_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 460, 250, 68, 44, 24
 _MOST_POINTS = 800
 
 
