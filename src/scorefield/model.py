@@ -33,6 +33,13 @@ FARTHEST = 20.0
 CLOCKS: tuple[str, ...] = ("t", "sigma", "log_sigma")
 
 
+def _usual(net: Callable[..., Tensor], sde: SDE) -> Predict:
+    """What a network is taken to predict unless it is said."""
+    if not isinstance(sde, GaussianSDE):
+        return "noise" if hasattr(sde, "sigma") else "score"
+    return "edm" if isinstance(net, nn.Module) and any(True for _ in net.parameters()) else "noise"
+
+
 class ScoreModel(nn.Module):
     r"""A network and an SDE, seen as denoiser, score, noise or velocity.
 
@@ -71,10 +78,7 @@ class ScoreModel(nn.Module):
         sigma_data: float | None = None,
     ) -> None:
         super().__init__()
-        if predict is None and not isinstance(sde, GaussianSDE):
-            predict = "noise" if hasattr(sde, "sigma") else "score"
-        if predict is None:
-            predict = "edm" if isinstance(net, nn.Module) and any(True for _ in net.parameters()) else "noise"
+        predict = _usual(net, sde) if predict is None else predict
         if predict not in PREDICTIONS:
             meant = f"choose one of {', '.join(PREDICTIONS)}"
             raise ValueError(f"predict={predict!r} is unknown; {ELSEWHERE.get(predict, meant)}")

@@ -153,9 +153,7 @@ def _enough(data: Dataset, labels: bool) -> Dataset:
 
 
 def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool, kind: Kind | None) -> Dataset:
-    frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
-    file = isinstance(source, str | Path) and Path(source).suffix.lower() in (".csv", ".tsv") and Path(source).is_file()
-    if (frame or file) and not labels and (kind == "states" or holds_words(source)):
+    if _is_table(source) and not labels and (kind == "states" or holds_words(source)):
         return categories(source)
     if kind == "states":
         raise InputError(
@@ -169,6 +167,13 @@ def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool, kind
     if hasattr(source, "to_numpy") and (hasattr(source, "columns") or hasattr(source, "index")):
         return table(source, labels=labels)
     return as_dataset(source)
+
+
+def _is_table(source: Any) -> bool:
+    """Whether data is a data frame or a file of a table."""
+    if isinstance(source, str | Path):
+        return Path(source).suffix.lower() in (".csv", ".tsv") and Path(source).is_file()
+    return hasattr(source, "to_numpy") and hasattr(source, "columns")
 
 
 def _named(source: str, size: int | None, labels: bool, skip_broken: bool) -> Dataset:

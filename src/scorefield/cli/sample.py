@@ -63,16 +63,9 @@ def run(options: Options) -> Result:
     from scorefield import parallel
     from scorefield.randomness import SeedRows
 
-    check_temperature(options.temperature)
-    check_solver(options.sampler)
+    _check(options)
     if holds_states(sf.training.read_run(options.run)):
         return _states(options)
-    if options.temperature != 1 and draws_noise(read_solver(options.sampler)):
-        raise InputError(
-            f"--temperature needs a sampler without noise of its own, not {options.sampler}; "
-            "choose uni-pc, dpm-solver, heun or dopri5"
-        )
-    read_solver(options.sampler)
     shape = sf.training.read_run(options.run).shape
     out = options.out or str(results_folder(options.run) / f"samples{'.png' if is_image(shape) else '.npy'}")
     drawn = is_figure(out, shape, options.data)
@@ -118,6 +111,19 @@ def run(options: Options) -> Result:
     seconds, calls = time.monotonic() - begin, float(nfe.float().mean())
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
     return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})
+
+
+def _check(options: Options) -> None:
+    """Refuse a sampler or temperature that cannot be, or not together."""
+    check_temperature(options.temperature)
+    check_solver(options.sampler)
+    if holds_states(sf.training.read_run(options.run)):
+        return
+    if draws_noise(read_solver(options.sampler)) and options.temperature != 1:
+        raise InputError(
+            f"--temperature needs a sampler without noise of its own, not {options.sampler}; "
+            "choose uni-pc, dpm-solver, heun or dopri5"
+        )
 
 
 def _states(options: Options) -> Result:

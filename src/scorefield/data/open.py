@@ -38,8 +38,7 @@ def as_dataset(data: Any, levels: int | None = None) -> Dataset:
     if isinstance(data, Dataset):
         return _not_empty(data)
     if isinstance(data, Tensor | np.ndarray):
-        whole = not torch.is_floating_point(data) if isinstance(data, Tensor) else data.dtype.kind in "iu"
-        return array(data, levels=levels if whole else None)
+        return array(data, levels=levels if _is_whole(data) else None)
     if isinstance(data, str | Path):
         return open_data(str(data))
     if hasattr(data, "to_numpy") and (hasattr(data, "columns") or hasattr(data, "index")):
@@ -53,6 +52,10 @@ def as_dataset(data: Any, levels: int | None = None) -> Dataset:
             f"data is a {type(data).__name__}; give a Dataset, an array or table (N, *), a path, or a sequence of tensors"
         )
     return sequence(data)
+
+
+def _is_whole(data: Tensor | np.ndarray) -> bool:
+    return not torch.is_floating_point(data) if isinstance(data, Tensor) else data.dtype.kind in "iu"
 
 
 def _not_empty(data: Dataset) -> Dataset:

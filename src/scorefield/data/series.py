@@ -54,16 +54,17 @@ def series(file: str | Path, *, time: str | None = None, path: str | None = None
     for i, column in zip(state, values.T, strict=True):
         if column.min() == column.max():
             raise InputError(f"column {columns[i]!r} of {file} never changes, so it has no dynamics; leave it out")
-    words = None if at_path is None else [str(row[at_path]).strip() for row in rows]
-    known = {} if words is None else {word: i for i, word in enumerate(dict.fromkeys(words))}
-    paths = None if words is None else torch.tensor([known[word] for word in words])
+    paths = None if at_path is None else _numbered([str(row[at_path]).strip() for row in rows])
     clock = None
     if at_time is not None:
-        clock = torch.tensor(
-            [number(r[at_time], columns[at_time], k, name) for k, r in enumerate(rows)], dtype=torch.double
-        )
-        _check_rising(clock, paths, name)
+        clock = _clock([row[at_time] for row in rows], columns[at_time], paths, name)
     return Series(torch.from_numpy(values), tuple(columns[i] for i in state), clock, paths)
+
+
+def _numbered(words: Sequence[str]) -> Tensor:
+    """The number of each word, in the order in which they come."""
+    known = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    return torch.tensor([known[word] for word in words])
 
 
 def _state(field: str, column: str, row: int, name: str, at_time: int | None) -> float:
@@ -85,6 +86,13 @@ def _place(columns: Sequence[str], name: str | None, word: str, file: str | Path
             f"{file} has no column {name!r} for {word}{closest(name, columns)}; it has {', '.join(columns)}"
         )
     return columns.index(name)
+
+
+def _clock(fields: Sequence[str], column: str, paths: Tensor | None, name: str) -> Tensor:
+    """Times that rise along each path, (T,)."""
+    time = torch.tensor([number(field, column, k, name) for k, field in enumerate(fields)], dtype=torch.double)
+    _check_rising(time, paths, name)
+    return time
 
 
 def _check_rising(time: Tensor, path: Tensor | None, name: str) -> None:

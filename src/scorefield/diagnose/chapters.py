@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from scorefield.diagnose.calibration import calibration, curl, memory
+from scorefield.diagnose.calibration import Level, calibration, curl, memory
 from scorefield.diagnose.gap import flow_gap, residual_by_level
 from scorefield.diagnose.precision import rounding
 from scorefield.diagnose.samplers import compare_samplers
@@ -113,12 +113,15 @@ def _std(prior: Any) -> float:
     return prior.std
 
 
-def _calibration(case: Case) -> Chapter:
-    assert case.data is not None
-    levels = calibration(case.model, case.data, seed=case.seed)
-    marks = {"factor": [v.factor for v in levels], "pairing": [v.pairing for v in levels]}
+def _marks(levels: Sequence[Level]) -> dict[str, list[Estimate]]:
+    """What is 1 for an exact score, by name, at each level; the trace where it was computed."""
     traces = [v.trace for v in levels if v.trace is not None]
-    marks |= {"trace": traces} if traces else {}
+    marks = {"factor": [v.factor for v in levels], "pairing": [v.pairing for v in levels]}
+    return marks | ({"trace": traces} if traces else {})
+
+
+def _furthest(marks: Mapping[str, Sequence[Estimate]], levels: Sequence[Level]) -> tuple[float, float, str, Level]:
+    """Of the marks that are surely not 1 the worst: how bad it is, how far from 1, its name and its level."""
     sizes = [
         # A trace that is off by 15 % is as bad as a factor of 5 %: it takes the Jacobian as well.
         (abs(e.value - 1) / (3 if name == "trace" else 1), abs(e.value - 1), name, level)
@@ -126,13 +129,21 @@ def _calibration(case: Case) -> Chapter:
         for e, level in zip(row, levels, strict=True)
         if not abs(e.value - 1) <= SURE * e.stderr
     ]
-    weight, size, name, where = max(sizes, key=lambda w: w[0], default=(0.0, 0.0, "", levels[0]))
+    return max(sizes, key=lambda w: w[0], default=(0.0, 0.0, "", levels[0]))
+
+
+def _calibration(case: Case) -> Chapter:
+    assert case.data is not None
+    levels = calibration(case.model, case.data, seed=case.seed)
+    marks = _marks(levels)
+    weight, size, name, where = _furthest(marks, levels)
     worse = sum(v.plain.value > SURE * v.plain.stderr for v in levels)
-    verdict: Verdict = "act" if 2 * worse > len(levels) else _verdict(weight, 0.02, 0.05)
+    untrained = 2 * worse > len(levels)
+    verdict: Verdict = "act" if untrained else _verdict(weight, 0.02, 0.05)
     words = (
         f"The identities of an exact score hold at {len(levels)} noise levels, as far as {len(case.data)} items tell."
     )
-    if 2 * worse > len(levels):
+    if untrained:
         words = f"At {worse} of {len(levels)} noise levels the best multiple of x_t predicts the noise better than the model: "
         words += "it is untrained, or not read as what it predicts."
     elif verdict != "good":

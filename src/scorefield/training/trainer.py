@@ -151,15 +151,12 @@ def train(
     items, held_items = as_dataset(data, states), None if held_out is None else as_dataset(held_out, states)
     if model.shape is None:
         model.shape = items.shape
-    for part in (items, held_items):
-        if part is not None and part.shape != model.shape:
+    for part in (items,) if held_items is None else (items, held_items):
+        if part.shape != model.shape:
             raise InputError(f"{part.name} has items of shape {part.shape} and the model expects {model.shape}")
-        if part is not None and isinstance(model.sde, SDE):
+        if isinstance(model.sde, SDE):
             model.sde.check(_looked_at(part, model, settings.seed), part.name)
-    if items.levels is None and items.range is None and isinstance(model.sde, GaussianSDE):
-        _warn_of_scale(_looked_at(items, model, settings.seed), model.sde, items.name)
-    if getattr(model, "predict", "") == "edm" and not model.sigma_known:
-        model.sigma_data, model.sigma_known = _spread(items, model, settings.seed), True
+    _fit_units(model, items, settings.seed)
     folder = Path(out)
     with StopSignals() as signals:
         accelerator = make_accelerator(settings, device)
@@ -182,6 +179,14 @@ def _looked_at(data: Dataset, model: ScoreModel, seed: int) -> Tensor:
     with kept_randomness():  # of augmentation, which is the same at every call
         seed_all(derived_seed(seed, "spread", 0))
         return to_range(data.read(index), data, model.sde.range)
+
+
+def _fit_units(model: ScoreModel, items: Dataset, seed: int) -> None:
+    """Warn of data in units that are not the model's, and precondition by its spread where that is not given."""
+    if items.levels is None and items.range is None and isinstance(model.sde, GaussianSDE):
+        _warn_of_scale(_looked_at(items, model, seed), model.sde, items.name)
+    if getattr(model, "predict", "") == "edm" and not model.sigma_known:
+        model.sigma_data, model.sigma_known = _spread(items, model, seed), True
 
 
 def _warn_of_scale(x: Tensor, sde: GaussianSDE, name: str) -> None:
