@@ -172,6 +172,7 @@ class Easy:
 
 
 def ends(sde: GaussianSDE, end: float) -> tuple[Tensor, Tensor]:
+    """Least and greatest sigma / alpha between `end` and T, float64; where alpha(T) is 0 it counts as 1e-3."""
     least, most = sde.sigma(end) / sde.alpha(end), sde.sigma(sde.T) / sde.alpha(sde.T).clamp_min(1e-3)
     return least, most
 
