@@ -16,6 +16,7 @@ from scorefield.bridge import (
     Bridge,
     BridgeAncestral,
     BridgeModel,
+    SchrodingerBridge,
     bridge_loss,
     gaussian_bridge,
     markovian_projection,
@@ -87,7 +88,11 @@ def test_markovian_fitting_converges_to_the_bridge_at_its_rate():
         c = markovian_projection(0.6, 1.7, c)
         seen.append(c)
     assert seen == pytest.approx([0.55431, 0.619992, 0.626291, 0.626882, 0.626937], abs=2e-6)
-    assert markovian_projection(0.6, 1.7, 0.6) == pytest.approx(0.6244, abs=1e-4)
+    exact = 0.6269427670
+    assert (exact - seen[4]) / (exact - seen[3]) == pytest.approx(0.0936, abs=2e-4)
+    second = markovian_projection(0.6, 1.7, 0.6)
+    assert second == pytest.approx(0.6244, abs=5e-5)
+    assert markovian_projection(0.6, 1.7, second) == pytest.approx(0.626705, abs=1e-6)
 
 
 class Exact(nn.Module):
@@ -110,36 +115,30 @@ class Exact(nn.Module):
         return (x - data) / torch.sqrt(forward)[:, None]
 
 
-def chain(sees: bool, steps: int, deterministic: bool = False) -> tuple[float, float]:
-    """(slope on x_1, variance) of the sampler, by its affine map."""
-    bridge = I2SB()
-    model = BridgeModel(Exact(bridge, sees, not deterministic), bridge, shape=(1,), sees_end=sees)
-    # the table's entries, evenly spaced, from the last to the first
-    index = torch.linspace(0, 999, steps + 1, dtype=F64).round()
-    grid = index.flip(0) / 999
-    solver = BridgeAncestral(deterministic)
+def chain(bridge: Bridge, grid: Tensor, sees: bool, deterministic: bool = False) -> tuple[float, float]:
+    """(slope on x_1, variance) of the sampler, by the affine maps of its steps, all in one batch.
 
-    # Row 0 starts at 1 without noise; row k + 1 starts at 0 and has unit noise in step k alone.
-    x1 = torch.zeros(steps + 1, 1, dtype=F64)
-    x1[0] = 1
-    field, x = Field(model, {"x1": x1} if sees else {}, steps + 1), x1
-    for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
-        unit = torch.zeros_like(x1)
-        unit[k + 1] = 1
-        x = solver.step(field, x, t, s, None, FromFunction(steps + 1, lambda shape, unit=unit: unit))[0]
-    return float(x[0]), float(x[1:].square().sum())
+    Three rows for each step: x = 1, x_1 = 1 and unit noise, the other two being 0.
+    """
+    rows = torch.eye(3, dtype=F64).repeat(len(grid) - 1, 1)
+    x, x1, unit = rows.split(1, 1)
+    model = BridgeModel(Exact(bridge, sees, not deterministic), bridge, shape=(1,), sees_end=sees)
+    field, noise = Field(model, {"x1": x1} if sees else {}, len(x)), FromFunction(len(x), lambda shape: unit)
+    t, s = grid[:-1].repeat_interleave(3), grid[1:].repeat_interleave(3)
+    out = BridgeAncestral(deterministic).step(field, x, t, s, None, noise)[0]
+    slope, variance = 1.0, 0.0
+    for kept, seen, spread in out.reshape(-1, 3).tolist():
+        slope, variance = kept * slope + seen, kept**2 * variance + spread**2
+    return slope, variance
 
 
 def test_without_sight_of_the_end_the_posterior_is_wrong():
-    """True (slope, variance) of x_0 given x_1 is (.8, .2)."""
-    slope, variance = chain(True, 100)
-    assert slope == pytest.approx(0.8, abs=1e-3)
-    assert variance == pytest.approx(0.1909, abs=3e-3)
-    slope, variance = chain(False, 100)
-    assert slope == pytest.approx(0.8386, abs=2e-3)
-    assert variance == pytest.approx(0.1133, abs=3e-3)
-    slope, variance = chain(False, 100, deterministic=True)
-    assert slope == pytest.approx(0.8935, abs=2e-3)
+    """True (slope, variance) of x_0 given x_1 is (.8, .2); on the default table, whose entry 0 has a variance of its own."""
+    bridge = I2SB()
+    grid = torch.linspace(0, 999, 101, dtype=F64).round().flip(0) / 999
+    assert chain(bridge, grid, True) == pytest.approx((0.8, 0.1909), abs=1e-3)
+    assert chain(bridge, grid, False) == pytest.approx((0.8386, 0.1133), abs=1e-3)
+    assert chain(bridge, grid, False, True) == pytest.approx((0.8935, 0.0), abs=1e-3)
 
 
 def test_loss_is_least_at_the_exact_network_and_the_door_samples():
@@ -259,20 +258,131 @@ def test_recording_of_bridge_matching():
         assert torch.allclose(backward, r[f"drift/{kind}/b"], rtol=1e-4, atol=1e-5)
 
 
+TOTAL = 0.1410272507825739
+"""Variance that the default table of paired restoration passes in all."""
+
+
+def test_variance_of_the_default_table():
+    betas = I2SB().betas()
+    assert float(betas.sum()) == pytest.approx(TOTAL, abs=1e-12)
+    assert math.sqrt(TOTAL) == pytest.approx(0.3755, abs=5e-5)
+    zero = torch.zeros(1, 1, dtype=F64)
+    assert float(Bridge(math.sqrt(TOTAL)).kernel(zero, zero, 0.5)[1]) == pytest.approx(0.1878, abs=5e-5)
+    assert float(I2SB().kernel(zero, zero, 0.5)[1]) == pytest.approx(0.1878, abs=1e-4)  # its middle step counts twice
+
+
+class Recorded(nn.Module):
+    """x W + 0.5 t - 0.2."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, x, t):
+        return x @ self.weights + 0.5 * t[:, None] - 0.2
+
+
+@recorded
+def test_recording_of_chains_between_two_samples():
+    """Euler-Maruyama both ways with the recorded draws, and the same networks as a flow, which has none."""
+    r = load_file(SHARED / "58_dsbm.safetensors")
+    nets = Recorded(r["Wf"]), Recorded(r["Wb"])
+    bridge = SchrodingerBridge(*nets, Bridge(1.0), (r["z0"], r["z1"]))
+    for way, direction, start in (("f", "forward", r["z0"]), ("b", "backward", r["z1"])):
+        draws = iter([r[f"dsbm/{way}/sde/draw{k:03d}_randn_like"] for k in range(12)])
+        path = bridge.transport(start, direction, 12, noise=lambda draws=draws: next(draws), path=True)
+        torch.testing.assert_close(path, r[f"dsbm/{way}/traj"], rtol=0, atol=1e-6)
+        again = bridge.transport(start, direction, 12, seed=3)
+        torch.testing.assert_close(bridge.transport(start[:2], direction, 12, seed=3), again[:2], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="direction='up', steps=30"):
+        bridge.transport(r["z0"], "up")
+
+
 @pytest.mark.parametrize(
     ("steps", "blind", "seeing", "ode"),
     [
-        (1, (0.8, 0.0), (0.8, 0.0), 0.8),
-        (2, (0.8199, 0.0293), (0.8, 0.0485), 0.8471),
-        (5, (0.8314, 0.0638), (0.8, 0.1100), 0.8753),
-        (10, (0.8352, 0.0834), (0.8, 0.1439), 0.8848),
+        (1, (0.8, 0.0), 0.0, 0.8),
+        (2, (0.8199, 0.0293), 0.0485, 0.8471),
+        (5, (0.8314, 0.0638), 0.1100, 0.8753),
+        (10, (0.8352, 0.0834), 0.1439, 0.8848),
+        (100, (0.8386, 0.1133), 0.1909, 0.8935),
+        (1000, (0.83896, 0.11911), 0.19877, 0.8943),
     ],
 )
-def test_few_steps_of_paired_restoration(steps, blind, seeing, ode):
-    """One step is the posterior mean in every mode. The bars leave room for the variance of entry 0, which the table has."""
-    assert chain(False, steps) == pytest.approx(blind, abs=1e-3)
-    assert chain(True, steps) == pytest.approx(seeing, abs=2e-3)
-    assert chain(False, steps, deterministic=True) == pytest.approx((ode, 0.0), abs=1e-3)
+def test_steps_of_paired_restoration(steps, blind, seeing, ode):
+    """One step is the posterior mean in every mode; even steps of the variance that is passed."""
+    bridge, grid = Bridge(math.sqrt(TOTAL)), torch.linspace(1, 0, steps + 1, dtype=F64)
+    last = 6e-6 if steps == 1000 else 6e-5
+    assert chain(bridge, grid, False) == pytest.approx(blind, abs=last)
+    assert chain(bridge, grid, True) == pytest.approx((0.8, seeing), abs=last)
+    assert chain(bridge, grid, False, True) == pytest.approx((ode, 0.0), abs=6e-5)
+
+
+@pytest.mark.parametrize(("noisy", "limit"), [(True, (0.838995, 0.120108)), (False, (0.894427, 0.0))])
+def test_limit_of_blind_restoration(noisy, limit):
+    """The linear SDE of small steps, from the bridge's own drift at E[x_0 | x_t]: slope e^{K(1)}, variance int e^{2 K} sigma^2.
+
+    Without noise the slope is 1.25^{-1/2}: the law of x_0 is right (variance 0.8 * 1.25 = 1), given x_1 it is not.
+    """
+    bridge, t = Bridge(math.sqrt(TOTAL)), torch.linspace(0, 1, 4001, dtype=F64)[1:]
+    one = torch.ones(len(t), 1, dtype=F64)
+    net = Exact(bridge, False, noisy)
+    data = one - torch.sqrt(bridge.passed(t))[:, None] * net(one, t)
+    rate = bridge.backward_drift(one, data, t)[:, 0]
+    rate = torch.cat([2 * rate[:1] - rate[1:2], rate])  # straight on to t = 0
+    grown = torch.cat([torch.zeros(1, dtype=F64), torch.cumulative_trapezoid(rate, dx=1 / 4000)])
+    assert float(torch.exp(grown[-1])) == pytest.approx(limit[0], abs=1e-6)
+    spread = TOTAL * float(torch.trapezoid(torch.exp(2 * grown), dx=1 / 4000)) if noisy else 0.0
+    assert spread == pytest.approx(limit[1], abs=1e-6)
+
+
+def one_way(bridge: Bridge, ends: tuple[float, float, float], start: float, back: bool) -> tuple[float, float]:
+    """(covariance of the ends, variance of the far one) of the projected process with a variance at its start, exactly.
+
+    `ends` are the variances of x_0 and x_1 and their covariance before. The drift is the bridge's at the expected other end,
+    linear in x, so that RK4 on the logarithm of the slope and on the variance is enough.
+    """
+    a, b, c = ends
+    steps = 400
+    u = torch.linspace(0, 1, 2 * steps + 1, dtype=F64)[:-1]
+    t = 1 - u if back else u
+    one = torch.ones(len(t), 1, dtype=F64)
+    zero, std = torch.zeros_like(one), bridge.kernel(0 * one, 0 * one, t)[1]
+    w0, w1 = bridge.kernel(one, zero, t)[0], bridge.kernel(zero, one, t)[0]
+    spread = w0**2 * a + w1**2 * b + 2 * w0 * w1 * c + std**2
+    if back:
+        rate = bridge.backward_drift(one, (w0 * a + w1 * c) / spread, t)[:, 0]
+    else:
+        rate = bridge.forward_drift(one, (w0 * c + w1 * b) / spread, t)[:, 0]
+    rate = torch.cat([rate, 2 * rate[-1:] - rate[-2:-1]]).tolist()
+    log, variance, h = 0.0, start, 1 / steps
+    for k in range(0, 2 * steps, 2):
+        early, middle, late = rate[k : k + 3]
+        log += h / 6 * (early + 4 * middle + late)
+        noise = bridge.sigma**2
+        k1 = 2 * early * variance + noise
+        k2 = 2 * middle * (variance + h / 2 * k1) + noise
+        k3 = 2 * middle * (variance + h / 2 * k2) + noise
+        variance += h / 6 * (k1 + 2 * k2 + 2 * k3 + 2 * late * (variance + h * k3) + noise)
+    return start * math.exp(log), variance
+
+
+def test_rounds_from_the_reference_are_proportional_fitting():
+    """Variances 0.6 and 1.7, sigma = 1: a forward and a backward projection a round, each from the exact law of its start.
+
+    Covariance and terminal variance of each forward one; both errors fall by 0.149 a round, Markovian fitting.s by 0.094.
+    """
+    bridge, a, b = Bridge(1.0), 0.6, 1.7
+    exact = float(gaussian_bridge(a * torch.eye(1, dtype=F64), b * torch.eye(1, dtype=F64)))
+    forward, seen = (a, a + 1), []  # covariance and variance of x_1 = x_0 + z
+    for _ in range(5):
+        seen.append(forward)
+        backward = one_way(bridge, (a, forward[1], forward[0]), b, True)
+        forward = one_way(bridge, (backward[1], b, backward[0]), a, False)
+    assert [c for c, _ in seen] == pytest.approx([0.6, 0.622901, 0.626342, 0.626853, 0.62693], abs=2e-6)
+    assert [v for _, v in seen[:4]] == pytest.approx([1.6, 1.684844, 1.697742, 1.699665], abs=2e-6)
+    assert (exact - seen[4][0]) / (exact - seen[3][0]) == pytest.approx(0.149, abs=1e-3)
+    assert (b - seen[4][1]) / (b - seen[3][1]) == pytest.approx(0.149, abs=1e-3)
 
 
 def test_marginal_of_the_gaussian_bridge_in_the_middle():

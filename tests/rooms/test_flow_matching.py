@@ -20,6 +20,7 @@ from scorefield.times import LogitNormalTimes, ShiftedGrid
 F64 = torch.float64
 FLOW = sf.RectifiedFlow()
 RECORDING = Path(__file__).resolve().parents[3] / "shared" / "parity" / "41_cfm.safetensors"
+STRAIGHT = RECORDING.with_name("58_dsbm.safetensors")
 recorded = pytest.mark.skipif(not RECORDING.exists(), reason="the recordings of the authors' code are not here")
 
 
@@ -250,3 +251,20 @@ def test_recording_of_a_network_under_another_schedule():
     for t in (0.2, 0.6, 0.9):
         ours = -net.under(sf.VP()).velocity(r["transform/x"], 1 - t)
         torch.testing.assert_close(ours, r[f"transform/condot_to_vp_{t}"], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.skipif(not STRAIGHT.exists(), reason="the recordings of the authors' code are not here")
+def test_recording_of_a_rectified_flow():
+    """Pairs, states and targets of the straight line, and Euler's steps on one network in both directions."""
+    r = load_file(STRAIGHT)
+    t, noise, data = 1 - r["rf/t"].flatten().to(F64), r["z0"], r["z1"]
+    torch.testing.assert_close(FLOW.perturb(data, t, noise), r["rf/z_t"], rtol=0, atol=2e-7)
+    net = sf.ScoreModel(lambda x, t: -(x @ r["Wf"] + 0.5 * (1 - t)[:, None] - 0.2), FLOW, "velocity", shape=(3,))
+    target = -r["rf/target"]
+    expected = torch.square(net.velocity(r["rf/z_t"], t) - target).sum(1)
+    torch.testing.assert_close(sf.dsm_loss(net, data, "velocity", t=t, noise=noise), expected, rtol=1e-5, atol=1e-5)
+    keys = {"steps": 12, "t_min": 0.0}
+    there = sf.sample(net, 5, sf.Euler(), x_init=noise, grid="uniform", denoise=False, full=True, **keys)
+    torch.testing.assert_close(there.path, r["rf/traj_f"], rtol=0, atol=1e-6)
+    back = sf.encode(net, data, sf.Euler(), grid="uniform", **keys)
+    torch.testing.assert_close(back, r["rf/traj_b"][-1], rtol=0, atol=1e-6)

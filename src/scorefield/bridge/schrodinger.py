@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from scorefield.bridge.process import Bridge, same_shape
 from scorefield.minimize import minimize
-from scorefield.randomness import generator
+from scorefield.randomness import FromGenerator, Noise, NoiseFn, Seed, source
 from scorefield.sde import expand
 
 Draw: TypeAlias = "Callable[[int, torch.Generator], Tensor]"
@@ -89,20 +90,46 @@ class SchrodingerBridge:
 
     @torch.no_grad()
     def transport(
-        self, x: Tensor, direction: Literal["forward", "backward"] = "forward", steps: int = 30, seed: int | None = None
+        self,
+        x: Tensor,
+        direction: Literal["forward", "backward"] = "forward",
+        steps: int = 30,
+        seed: Seed = None,
+        *,
+        noise: NoiseFn | None = None,
+        path: bool = False,
     ) -> Tensor:
-        """Euler-Maruyama from one end to the other, like x (Shi et al. 2023, Alg. 1)."""
+        """Euler-Maruyama from one end to the other, like x (Shi et al. 2023, Alg. 1).
+
+        Main arguments:
+            x: samples of the end that it starts from, (B, *). steps: of equal length.
+            seed, noise: as in `scorefield.sample`. path: all states, (steps + 1, B, *), the first being x.
+
+        Raises:
+            ValueError: another direction, or fewer than one step.
+        """
+        if direction not in ("forward", "backward") or steps < 1:
+            raise ValueError(
+                f"direction={direction!r}, steps={steps}: choose forward or backward, and at least one step"
+            )
         net = self.forward if direction == "forward" else self.backward
-        return _simulate(net, x, self.bridge.sigma, steps, generator(seed), direction == "backward")
+        states = [x]
+        for y in _simulate(net, x, self.bridge.sigma, steps, source(seed, len(x), noise), direction == "backward"):
+            states = [*states, y] if path else [y]
+        return torch.stack(states) if path else states[0]
 
 
-def _simulate(net: nn.Module, x: Tensor, sigma: float, steps: int, draws: torch.Generator, backward: bool) -> Tensor:
+def _simulate(net: nn.Module, x: Tensor, sigma: float, steps: int, noise: Noise, backward: bool) -> Iterator[Tensor]:
+    """The states after each step of Euler-Maruyama on the unit interval."""
     h = 1.0 / steps
     for i in range(steps):
         t = 1 - i * h if backward else i * h
-        z = torch.randn(x.shape, generator=draws, dtype=x.dtype).to(x.device)
-        x = x + h * net(x, x.new_full((len(x),), t)) + sigma * math.sqrt(h) * z
-    return x
+        x = x + h * net(x, x.new_full((len(x),), t)) + sigma * math.sqrt(h) * noise.like(x)
+        yield x
+
+
+def _end(states: Iterator[Tensor]) -> Tensor:
+    return deque(states, maxlen=1)[0]
 
 
 def schrodinger_bridge(
@@ -140,11 +167,11 @@ def schrodinger_bridge(
         watch: called after each round with what there is so far.
 
     Raises:
-        ValueError: samplers of different shapes, fewer than one round, or an unknown start.
+        ValueError: samplers of different shapes, fewer than one round or step, or an unknown start.
     """
-    if rounds < 1 or start not in ("reference", "independent"):
+    if rounds < 1 or steps < 1 or start not in ("reference", "independent"):
         raise ValueError(
-            f"rounds={rounds}, start={start!r}: give at least one round, from reference or independent pairs"
+            f"rounds={rounds}, steps={steps}, start={start!r}: give at least one of each, and reference or independent pairs"
         )
     draws, bridge = torch.Generator().manual_seed(seed), Bridge(sigma)
     x0, x1 = sample0(pairs, draws), sample1(pairs, draws)
@@ -164,10 +191,10 @@ def schrodinger_bridge(
         with torch.no_grad():
             if back:
                 x1 = sample1(pairs, draws)
-                x0 = _simulate(net, x1, sigma, steps, draws, True)
+                x0 = _end(_simulate(net, x1, sigma, steps, FromGenerator(pairs, draws), True))
             else:
                 x0 = sample0(pairs, draws)
-                x1 = _simulate(net, x0, sigma, steps, draws, False)
+                x1 = _end(_simulate(net, x0, sigma, steps, FromGenerator(pairs, draws), False))
         result.pairs = (x0, x1)
         result.history.append(("backward" if back else "forward", sum(losses[-100:]) / len(losses[-100:])))
         if watch is not None:
