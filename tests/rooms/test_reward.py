@@ -80,7 +80,8 @@ def test_a_tilted_mixture_is_the_mixture_times_the_exponential():
     assert torch.allclose(weights, torch.tensor([0.000592, 0.995861, 0.003547], dtype=F64), atol=1e-6)
     means = torch.tensor([[-1.091872, 0.535861], [1.388186, -0.968801], [0.68, 1.42]], dtype=F64)
     assert torch.allclose(tilted.means, means, atol=1e-6)
-    assert abs(float(weights @ tilted.means @ b) - 2.332654) < 1e-6
+    base = torch.tensor([0.5, 0.3, 0.2], dtype=F64) @ gm.means @ b
+    assert (float(base), float(weights @ tilted.means @ b)) == pytest.approx((-0.737, 2.332654), abs=1e-6)
     x = 2 * torch.randn(50, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     log_z = gm.log_prob(x) + x @ b / 0.5 - tilted.log_prob(x)
     assert torch.allclose(log_z, torch.full_like(log_z, 2.904158), atol=1e-6)
@@ -239,7 +240,7 @@ class Shifted(sf.ScoreModel):
         return self.base.denoise(x, t) - slope[2] ** 2 * self.adjoint[k + 1] / unit
 
 
-KNOWN_CHAINS = [(10, 0.11119, 0.5615), (20, 0.15342, 0.7543), (40, 0.18827, 0.8716)]
+KNOWN_CHAINS = [(10, 0.11119, 0.5615), (20, 0.15342, 0.7543)]
 """Steps of DDIM(1) for data N(0, 1/4), variance of the chain, and what the adjoint before the step would make of the tilt."""
 
 
