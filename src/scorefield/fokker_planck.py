@@ -29,12 +29,13 @@ def fokker_planck_residual(
     grad: bool = False,
     **cond: Any,
 ) -> Tensor:
-    r"""What is left over when a model is put into the equation that the score of a `GaussianSDE` solves.
+    r"""What is left over when a model is put into the equation that the score of its process solves.
 
     For a network that is the gradient of a potential phi (`nn.Potential`), R = d phi/dt + div f + f . grad phi
     - 1/2 g^2 (Laplacian phi + |grad phi|^2), (B,): the potential is known up to a function of t, so only its spread over x at
     one time says something (`fokker_planck_spread`). For any other model its gradient, r = ds/dt - grad[1/2 g^2 (div s + |s|^2)
-    - f . s], like x (Lai et al. 2023, eq. 10).
+    - f . s], like x (Lai et al. 2023, eq. 10). Under a process of any drift and diffusion it is r = ds/dt + grad[div v + v . s]
+    with the velocity v of the flow, the same where f = f(t) x and G = g(t).
 
     Main arguments:
         x: (B, *). t: times above 0, a float or (B,). cond: of the network.
@@ -44,7 +45,7 @@ def fokker_planck_residual(
             derivative for each entry, by default. seed: of the probes. grad: keep the graph, for a penalty.
 
     Raises:
-        ValueError: a time at which the rates are infinite, fewer than one probe, or a process without a Gaussian kernel.
+        ValueError: a time at which the rates are infinite, fewer than one probe, or a model that knows only part of its score.
     """
     vectors = None if probes is None else _signs(x, probes, generator(seed))
     (residual,) = _residuals(model, x, batch_time(t, x).expand(len(x)), [vectors], cond)
@@ -75,7 +76,11 @@ def fokker_planck_loss(
         t: times, a float or (B,). noise: like x0. times: proposal; uniform in [1e-3, T] by default. cond: of the network.
         probes: for data of many entries; the penalty is then the product of two estimates by probes of their own, whose mean
             is the square: the square of one estimate would add its variance. It can be negative.
+
+    Raises:
+        ValueError: a process without a Gaussian kernel, a time at which the rates are infinite, or fewer than one probe.
     """
+    _check_gaussian(model)
     draws = generator(seed)
     time = batch_time(t, x0).expand(len(x0)) if t is not None else None
     if time is None:
@@ -105,7 +110,11 @@ def fokker_planck_spread(
 
     Other arguments:
         probes: as in `fokker_planck_residual`; the two estimates are made by probes of their own. cond: of the network.
+
+    Raises:
+        ValueError: a process without a Gaussian kernel, fewer than two items, or fewer than one probe.
     """
+    _check_gaussian(model)
     draws, found = generator(seed), []
     if len(x0) < 2:
         raise ValueError(f"x0 has {len(x0)} items; a spread needs at least 2")
@@ -123,6 +132,11 @@ def fokker_planck_spread(
     return torch.tensor(found, dtype=torch.float64)
 
 
+def _check_gaussian(model: ScoreModel) -> None:
+    if not isinstance(model.sde, GaussianSDE):
+        raise ValueError(f"{type(model.sde).__name__} has no f and g2; the penalty is that of a Gaussian SDE")
+
+
 def _signs(x: Tensor, probes: int, draws: torch.Generator) -> Tensor:
     if probes < 1:
         raise ValueError(f"probes={probes}: give one or more, or None for the exact divergence")
@@ -135,7 +149,7 @@ def _residuals(
 ) -> list[Tensor]:
     """The residual with each set of probes, with its graph."""
     if not isinstance(model.sde, GaussianSDE):
-        raise ValueError(f"{type(model.sde).__name__} has no f and g2; the residual is that of a Gaussian SDE")
+        return _of_process(model, x, time, vectors, cond)
     f, g2 = model.sde.f(time), model.sde.g2(time)
     if not bool(torch.isfinite(f).all() and torch.isfinite(g2).all()):
         raise ValueError(
@@ -184,6 +198,25 @@ def _of_score(
         inner = known + 0.5 * g2 * _divergence(s, x, v)
         (slope,) = torch.autograd.grad(inner.sum(), x, create_graph=True)
         found.append(change - slope)
+    return found
+
+
+def _of_process(
+    model: ScoreModel, x: Tensor, time: Tensor, vectors: Sequence[Vectors], cond: dict[str, Any]
+) -> list[Tensor]:
+    """ds/dt + grad[div v + v . s]: the equation of continuity of any process, by the velocity of its flow."""
+    if model.partial_score:
+        raise ValueError(
+            f"{type(model).__name__} knows the score of some entries alone; the residual needs that of all"
+        )
+    with differentiation_twice():
+        live, clock = x.detach().clone().requires_grad_(), time.clone().requires_grad_()
+        s, v = model.score(live, clock, **cond), model.velocity(live, clock.detach(), **cond)
+        along, change, found = (v * s).flatten(1).sum(1), _rate(s, clock), []
+        for probe in vectors:
+            inner = along + _divergence(v, live, probe)
+            (slope,) = torch.autograd.grad(inner.sum(), live, create_graph=True)
+            found.append(change + slope)
     return found
 
 

@@ -194,6 +194,9 @@ class ScoreModel(nn.Module):
             score = score * sde.gate(x, t)
         return score if name == "score" else sde.velocity(x, t, score)
 
+    partial_score: bool = False
+    """Whether its score leaves out entries into which no noise enters."""
+
     own_solver: Any = None
     """The solver that `sample` takes by default, for a kind of model that none is fitted to."""
 

@@ -148,6 +148,8 @@ class PhaseModel(ScoreModel):
         sde: the process. shape: event shape of the data, (C, *).
     """
 
+    partial_score = True
+
     def __init__(
         self, net: Callable[..., Tensor], sde: CLD, *, shape: Sequence[int] | None = None, mixed: bool = True
     ) -> None:

@@ -136,16 +136,18 @@ class SDE(ABC):
 
     def divergence(self, x: Tensor, t: Time) -> Tensor:
         """div a, like x, by automatic differentiation: a derivative for each entry where G is a matrix or like x, none where
-        it does not depend on x. Override it where a formula is known."""
+        it does not depend on x. Override it where a formula is known. Where x carries a graph, so does the result."""
+        keep = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
-            live = x.detach().requires_grad_()
+            live = x if keep else x.detach().requires_grad_()
             g = self.diffusion(live, t)
             if not isinstance(g, Tensor) or not g.requires_grad:
                 return torch.zeros_like(x)
             if g.ndim < 2 and g.shape != x.shape:
-                slope: Tensor = torch.autograd.grad(torch.square(g).sum(), live)[0]
-                return slope.detach()
-        flat = x.detach().flatten(1)
+                total = torch.square(g).sum()
+                (slope,) = torch.autograd.grad(total, live, create_graph=keep, materialize_grads=True)
+                return slope
+        flat = (x if keep else x.detach()).flatten(1)
 
         def column(j: int, y: Tensor) -> Tensor:
             """The j-th column of a, (B, D), or its only entry there, (B,)."""

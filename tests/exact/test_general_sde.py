@@ -10,7 +10,6 @@ from torch import Tensor
 
 import scorefield as sf
 from scorefield.errors import ScorefieldWarning
-from scorefield.randomness import FromFunction
 from scorefield.sde import SDE, GaussianSDE
 from scorefield.sdes import VP
 
@@ -42,6 +41,15 @@ def test_a_reversible_diffusion_is_its_own_reverse():
     score = sde.score(x)
     assert torch.allclose(sde.reverse_drift(x, 0.3, score), -sde.drift(x, 0.3), atol=1e-13)
     assert sde.velocity(x, 0.3, score).abs().max() < 1e-13
+
+
+def test_the_law_at_rest_solves_fokker_planck():
+    """The residual of the exact score is rounding; that of another score is not."""
+    sde, x = Reversible(), torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    right, wrong = (sf.ScoreModel.from_score(lambda x, t, k=k: k * sde.score(x), sde, shape=(2,)) for k in (1.0, 1.1))
+    for probes in (None, 2):
+        assert sf.diagnose.fokker_planck_residual(right, x, 0.3, probes=probes, seed=0).abs().max() < 1e-12
+    assert sf.diagnose.fokker_planck_residual(wrong, x, 0.3).abs().max() > 0.1
 
 
 def test_numbers_of_the_rotated_diffusion():
@@ -76,57 +84,75 @@ def moments_forward(sde: RotatedOU, s0: Tensor, t: float) -> Tensor:
     return decay @ (s0 - limit) @ decay.T + limit
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.6, 1.0])
-def test_reverse_moments_of_a_rotated_process_return_to_the_start(noise):
-    sde, s0 = RotatedOU(), torch.tensor([[0.5, 0.2], [0.2, 1.2]], dtype=F64)
-    assert moments_forward(sde, s0, 1.5).flatten().tolist() == pytest.approx(
-        [0.27748821, -0.01449383, -0.01449383, 0.47501340], abs=1e-8
-    )
-    a = sde.G @ sde.G.T
+def returned(noise: float, sde: SDE | None = None, steps: int = 400) -> Tensor:
+    """Covariance at 0 of the reverse process from the exact one at T, by RK4; the drift may be that of another process."""
+    right, s0 = RotatedOU(), torch.tensor([[0.5, 0.2], [0.2, 1.2]], dtype=F64)
+    rows = torch.eye(2, dtype=F64)
 
     def slope(cov: Tensor, t: float) -> Tensor:
         """d cov / dt of the process that runs backward, in forward time; the drift is linear, so two points give it."""
-        inverse = torch.linalg.inv(moments_forward(sde, s0, t))
-        rows = torch.eye(2, dtype=F64)
-        drift = sde.reverse_drift(rows, t, -rows @ inverse, noise).T
-        return drift @ cov + cov @ drift.T - noise**2 * a
+        inverse = torch.linalg.inv(moments_forward(right, s0, t))
+        drift = (sde or right).reverse_drift(rows, t, -rows @ inverse, noise).T
+        return drift @ cov + cov @ drift.T - noise**2 * right.G @ right.G.T
 
-    cov, steps = moments_forward(sde, s0, 1.5), 400
+    cov = moments_forward(right, s0, 1.5)
     for i in range(steps):
         t, h = 1.5 - 1.5 * i / steps, -1.5 / steps
         k1 = slope(cov, t)
         k2 = slope(cov + 0.5 * h * k1, t + 0.5 * h)
         k3 = slope(cov + 0.5 * h * k2, t + 0.5 * h)
         cov = cov + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(cov + h * k3, t + h))
-    assert torch.allclose(cov, s0, atol=1e-9)
+    return cov
 
 
-class Geometric(SDE):
-    """dX = mu X dt + s X dW."""
+@pytest.mark.parametrize("noise", [0.0, 0.6, 1.0])
+def test_reverse_moments_of_a_rotated_process_return_to_the_start(noise):
+    sde, s0 = RotatedOU(), torch.tensor([[0.5, 0.2], [0.2, 1.2]], dtype=F64)
+    assert moments_forward(sde, s0, 1.5).flatten().tolist() == pytest.approx(
+        [0.27748821, -0.01449383, -0.01449383, 0.47501340], abs=1e-8
+    )
+    assert torch.allclose(returned(noise), s0, atol=2e-11)
 
-    def drift(self, x, t):
-        return 0.1 * x
+
+class Transposed(RotatedOU):
+    """G^T in place of G."""
 
     def diffusion(self, x, t):
-        return 0.5 * x
+        return self.G.T.expand(len(x), 2, 2)
 
 
-def test_strong_order_of_euler_maruyama_and_milstein():
-    """Against the exact solution on the same path: 1/2 and 1 (Kloeden & Platen 1992, ch. 10)."""
-    n, errors = 4000, {False: [], True: []}
-    x0 = torch.ones(n, 1, dtype=F64)
-    for milstein, found in errors.items():
-        for steps in (16, 64):
-            draws = torch.Generator().manual_seed(1)
-            total = torch.zeros_like(x0)
-            for _ in range(steps):
-                total += torch.randn(n, 1, dtype=F64, generator=draws)
-            brownian = total / math.sqrt(steps)
-            exact = torch.exp((0.1 - 0.125) + 0.5 * brownian)
-            x = Geometric().simulate(x0, 1.0, steps, torch.Generator().manual_seed(1), milstein=milstein)
-            found.append(float((x - exact).square().mean().sqrt()))
-    assert 0.4 < math.log(errors[False][0] / errors[False][1], 4) < 0.6
-    assert 0.85 < math.log(errors[True][0] / errors[True][1], 4) < 1.15
+class Diagonal(RotatedOU):
+    """The diagonal of G G^T alone."""
+
+    def diffusion(self, x, t):
+        return torch.sqrt(torch.diagonal(self.G @ self.G.T)).expand_as(x)
+
+
+@pytest.mark.parametrize(("wrong", "sde", "flow"), [(Transposed(), 0.51, 0.55), (Diagonal(), 0.58, 0.88)])
+def test_the_transposed_product_would_not_do(wrong, sde, flow):
+    """With G^T G, or the diagonal of G G^T, before the score the moments at 0 are off by half and more."""
+    s0 = torch.tensor([[0.5, 0.2], [0.2, 1.2]], dtype=F64)
+    found = [float((returned(noise, wrong, 100) - s0).abs().max()) for noise in (1.0, 0.0)]
+    assert found == pytest.approx((sde, flow), abs=6e-3)
+
+
+def test_a_law_that_moves_solves_fokker_planck():
+    """The exact score of a rotated Gaussian under a matrix G; under G^T it does not."""
+    s0, m0 = torch.tensor([[0.5, 0.2], [0.2, 1.2]], dtype=F64), torch.tensor([1.0, -0.5], dtype=F64)
+
+    def score(x, t):
+        decay = torch.linalg.matrix_exp(-RotatedOU.A * t[0])
+        limit = moments_forward(RotatedOU(), torch.zeros_like(s0), 60.0)
+        cov = decay @ (s0 - limit) @ decay.T + limit
+        return -(x - decay @ m0) @ torch.linalg.inv(cov)
+
+    x = torch.randn(6, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    right, wrong = (
+        sf.diagnose.fokker_planck_residual(sf.ScoreModel.from_score(score, sde), x, 0.4).abs().max()
+        for sde in (RotatedOU(), Transposed())
+    )
+    assert right < 1e-11
+    assert wrong > 0.1
 
 
 def test_divergence_of_scalar_diagonal_and_matrix_diffusions_agree():
@@ -231,95 +257,12 @@ def test_a_gaussian_process_takes_the_same_chain_through_either_door():
     assert torch.equal(*ends)
 
 
-def test_the_transposed_product_would_not_do():
-    """G^T G in place of G G^T: the reverse moments of the rotated process miss the start by half."""
-
-    class Transposed(RotatedOU):
-        def diffusion(self, x, t):
-            return self.G.T.expand(len(x), 2, 2)
-
-    right, wrong, x = RotatedOU(), Transposed(), torch.eye(2, dtype=F64)
-    gap = right.reverse_drift(x, 0.0, x) - wrong.reverse_drift(x, 0.0, x)
-    expected = -x @ (right.G @ right.G.T - right.G.T @ right.G)
-    assert torch.allclose(gap, expected, atol=1e-14)
-    assert gap.abs().max() > 0.2
-
-
 def test_mean_and_limit_of_the_rotated_process():
     sde = RotatedOU()
     decay = torch.linalg.matrix_exp(-sde.A * 1.5)
     assert (decay @ torch.tensor([1.0, -0.5], dtype=F64)).tolist() == pytest.approx([0.31966128, -0.03423226], abs=1e-8)
     limit = moments_forward(sde, torch.eye(2, dtype=F64), 60.0)
     assert limit.flatten().tolist() == pytest.approx([0.19136905, 0.06703869, 0.06703869, 0.37518601], abs=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("noise", "shift"), [(1.0, 2 * 0.2 * math.log(0.2 / 0.45)), (0.0, 2 * 0.2 - 2 * math.sqrt(0.09))]
-)
-def test_what_the_divergence_is_worth_on_a_geometric_process(noise, shift):
-    """log x is Gaussian, N(0, 0.2) at 0 and of variance 0.45 at 1: without div a its mean comes back wrong by `shift`.
-
-    The reverse process in y = log x has an affine drift, b(x) / x - noise^2 sigma^2 / 2 backward; two points give it.
-    """
-
-    class Blind(Geometric):
-        def divergence(self, x, t):
-            return torch.zeros_like(x)
-
-    def law(t: float) -> tuple[float, float]:
-        return (0.1 - 0.125) * t, 0.2 + 0.25 * t
-
-    def slope(sde: SDE, m: float, t: float) -> float:
-        mean, variance = law(t)
-        y = torch.tensor([[0.0], [1.0]], dtype=F64)
-        x = torch.exp(y)
-        score = (-1 - (y - mean) / variance) / x
-        rate = (sde.reverse_drift(x, t, score, noise) / x + 0.5 * noise**2 * 0.25)[:, 0]
-        return float(rate[0] + m * (rate[1] - rate[0]))
-
-    ends = []
-    for sde in (Geometric(), Blind()):
-        m, steps = law(1.0)[0], 200
-        for i in range(steps):
-            t, h = 1 - i / steps, -1 / steps
-            k1 = slope(sde, m, t)
-            k2 = slope(sde, m + h / 2 * k1, t + h / 2)
-            k3 = slope(sde, m + h / 2 * k2, t + h / 2)
-            m += h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(sde, m + h * k3, t + h))
-        ends.append(m)
-    assert ends[0] == pytest.approx(0.0, abs=1e-9)
-    assert ends[1] == pytest.approx(shift, abs=1e-8)
-
-
-def test_weak_error_of_forward_steps():
-    """E X and E X^2 of Euler-Maruyama from 1, exactly, by noise of +1 and -1: relative errors at 10, 20 and 40 steps."""
-    sde, first, second = Geometric(), [], []
-    for steps in (10, 20, 40):
-        h = torch.tensor(1 / steps, dtype=F64)
-        noise = FromFunction(2, lambda shape: torch.tensor([[1.0], [-1.0]], dtype=F64))
-        x = sde._forward_step(torch.ones(2, 1, dtype=F64), torch.zeros((), dtype=F64), h, noise, False)
-        first.append(float(x.mean()) ** steps / math.exp(0.1) - 1)
-        second.append(float(x.square().mean()) ** steps / math.exp(0.45) - 1)
-    assert first == pytest.approx([-4.966e-4, -2.491e-4, -1.248e-4], rel=1e-3)
-    assert second == pytest.approx([-8.835e-3, -4.489e-3, -2.263e-3], rel=1e-3)
-
-
-def test_square_root_process_is_its_own_reverse():
-    """kappa = 1.3, theta = 0.8, sigma = 0.6, stationary under a Gamma law of shape 2 kappa theta / sigma^2."""
-
-    class SquareRoot(SDE):
-        def drift(self, x, t):
-            return 1.3 * (0.8 - x)
-
-        def diffusion(self, x, t):
-            return 0.6 * torch.sqrt(x)
-
-    x = torch.linspace(0.05, 3, 40, dtype=F64)[:, None]
-    rate = 2 * 1.3 / 0.36
-    score = (rate * 0.8 - 1) / x - rate
-    sde = SquareRoot()
-    assert torch.allclose(-sde.reverse_drift(x, 0.0, score), sde.drift(x, 0.0), atol=1e-12)
-    assert sde.velocity(x, 0.0, score).abs().max() < 1e-12
 
 
 def test_bad_processes_and_priors_are_one_line():

@@ -332,7 +332,9 @@ def test_bad_input_is_one_line():
     with pytest.raises(ValueError, match="probes=0"):
         fokker_planck_residual(field(), X, T, probes=0)
     with pytest.raises(ValueError, match="has no f and g2"):
-        fokker_planck_residual(sf.ScoreModel.from_score(lambda x, t: x, sf.ReflectedVE(), shape=(2,)), X, T)
+        fokker_planck_loss(sf.ScoreModel.from_score(lambda x, t: x, sf.ReflectedVE(), shape=(2,)), X, t=T)
+    with pytest.raises(ValueError, match="PhaseModel knows the score of some entries alone"):
+        fokker_planck_residual(sf.phase.PhaseModel(lambda u, t: u, sf.CLD(), shape=(1,)), X, T)
     with pytest.raises(ValueError, match="x0 has 1 items"):
         fokker_planck_spread(field(), X[:1], [0.5])
     with pytest.raises(InputError, match="fokker_planck=-1"):
