@@ -16,7 +16,7 @@ from scorefield.prior import Prior
 SDE = sf.VP()
 GM = mixture(SDE, 2)
 STANDARD = sf.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0, None, SDE)
-CHAPTERS = ("start", "calibration", "precision", "curl", "gap", "memory", "samplers")
+CHAPTERS = ("start", "calibration", "precision", "curl", "gap", "memory", "samplers", "likelihood", "posterior")
 
 
 class WrongStart(sf.VP):
@@ -53,7 +53,7 @@ def test_an_exact_model_is_not_accused(oracle):
     bad, found = acted(oracle, oracle)
     assert not bad
     assert tuple(found.chapters) == CHAPTERS
-    assert [c.verdict for name, c in found.chapters.items() if name != "samplers"] == ["good"] * 6
+    assert [c.verdict for name, c in found.chapters.items() if name != "samplers"] == ["good"] * 8
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_page_holds_every_chapter_and_the_values_are_json(tmp_path):
     ("data", "only", "message"),
     [
         (torch.zeros(50, 3), None, "items of shape"),
-        (torch.zeros(5, 2), None, "calibration, precision, curl and width need 16 or more, memory 16 of training"),
+        (torch.zeros(5, 2), None, "calibration, precision, curl, likelihood and width need 16 or more, memory 16 of"),
         (None, ["colour"], "unknown chapter colour"),
         ("digits", None, "needs a run"),
     ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefield.diagnose.calibration import Level, calibration, curl, memory
+from scorefield.diagnose.chapter import ITEMS, SHOWN, SMALL, SURE, Case, Chapter, Verdict, judge, pair
+from scorefield.diagnose.chapters_of_use import likelihood, posterior
 from scorefield.diagnose.gap import flow_gap, residual_by_level
 from scorefield.diagnose.precision import rounding
 from scorefield.diagnose.samplers import compare_samplers
@@ -18,65 +19,13 @@ from scorefield.dtypes import exact
 from scorefield.errors import InputError
 from scorefield.evaluation.metrics import Estimate
 from scorefield.flowmap import FlowMap
-from scorefield.model import ScoreModel
 from scorefield.prior import Prior
 from scorefield.report import Points
 from scorefield.sampling import sample
 from scorefield.solve.exponential import DPMSolver
 
-Verdict = Literal["good", "watch", "act"]
-ITEMS, LARGE_ITEMS, TRAINING = 1000, 160, 4000
-"""Held-out items that are looked at, at most; those of many entries; and items of training, which samples are compared with."""
-FEWEST = 16
-"""Items below which no figure has an error that could be told."""
-SMALL = 64
-"""Entries up to which thousands of samples cost nothing."""
-SHOWN = 0.05
-"""Standard error of a figure near 1 from which its point is not drawn: it would be chance."""
-SURE = 4.0
-"""Standard errors that a figure must be away from where it should be, before anything is said."""
 COMPARED, COMPARED_STEPS, COMPARED_TOLERANCE = ("DDIM", "Heun", "DPMSolver", "UniPC"), (4, 8, 16, 32), 1e-5
 """Samplers that are compared, at so many steps, and the tolerance of what they are compared with."""
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One question to a model.
-
-    Attributes:
-        name, title: as `only` takes it, and in words.
-        verdict: "good", "watch" or "act". found: what, in one sentence. advice: what to do; "" where nothing is.
-        threshold: when the verdict changes. figures: the numbers.
-        lines, labels, log_y: a figure of named curves, what its axes are, and whether the upward one is logarithmic.
-    """
-
-    name: str
-    title: str
-    verdict: Verdict
-    found: str
-    advice: str
-    threshold: str
-    figures: Mapping[str, Any]
-    lines: Mapping[str, Points] = field(default_factory=dict)
-    labels: tuple[str, str] = ("", "")
-    log_y: bool = False
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is asked about: a model, items it has not seen and has, how many samples to draw."""
-
-    model: ScoreModel
-    data: Tensor | None
-    train: Tensor | None
-    n: int
-    seed: int
-
-
-def _verdict(size: float, watch: float, act: float, sure: bool = True) -> Verdict:
-    if not sure or size < watch:
-        return "good"
-    return "act" if size >= act else "watch"
 
 
 def _start(case: Case) -> Chapter:
@@ -93,7 +42,7 @@ def _start(case: Case) -> Chapter:
         shift = torch.square(sde.alpha(t) * flat.mean(0)).sum() / _std(prior) ** 2
         values.append(float(0.5 * (c - 1 - torch.log(c)).sum() + 0.5 * shift))
     kl = values[-1]
-    verdict = _verdict(kl, 0.02, 0.25)
+    verdict = judge(kl, 0.02, 0.25)
     advice = (
         ""
         if verdict == "good"
@@ -139,7 +88,7 @@ def _calibration(case: Case) -> Chapter:
     weight, size, name, where = _furthest(marks, levels)
     worse = sum(v.plain.value > SURE * v.plain.stderr for v in levels)
     untrained = 2 * worse > len(levels)
-    verdict: Verdict = "act" if untrained else _verdict(weight, 0.02, 0.05)
+    verdict: Verdict = "act" if untrained else judge(weight, 0.02, 0.05)
     words = (
         f"The identities of an exact score hold at {len(levels)} noise levels, as far as {len(case.data)} items tell."
     )
@@ -153,7 +102,7 @@ def _calibration(case: Case) -> Chapter:
     rule = f"Factor or pairing {SURE:g} standard errors and 2 % from 1, or trace 6 %: watch; 5 % and 15 %: act."
     figures = {"log_snr": [v.log_snr for v in levels], "loss": [v.loss.value for v in levels]}
     lines: dict[str, Points] = {
-        name: [(v.log_snr, *_pair(e)) for v, e in zip(levels, row, strict=True) if e.stderr < SHOWN]
+        name: [(v.log_snr, *pair(e)) for v, e in zip(levels, row, strict=True) if e.stderr < SHOWN]
         for name, row in marks.items()
     }
     return Chapter(
@@ -163,7 +112,7 @@ def _calibration(case: Case) -> Chapter:
         words,
         "" if verdict == "good" else advice,
         rule,
-        figures | {name: [_pair(e) for e in row] for name, row in marks.items()},
+        figures | {name: [pair(e) for e in row] for name, row in marks.items()},
         lines,
         ("log-SNR", "1 is right"),
     )
@@ -175,7 +124,7 @@ def _precision(case: Case) -> Chapter:
     worst = max(levels, key=lambda v: v.error if math.isfinite(v.error) else math.inf)
     broken = not math.isfinite(worst.error)
     kind = str(case.model.dtype).removeprefix("torch.")
-    verdict: Verdict = "act" if broken else _verdict(worst.error, 0.005, 0.02)
+    verdict: Verdict = "act" if broken else judge(worst.error, 0.005, 0.02)
     words = f"In {kind} the prediction of the noise is off by {worst.error:.2g} of it at most, at log-SNR {worst.log_snr:.1f}."
     if broken:
         words = f"In {kind} the model is not finite at log-SNR {worst.log_snr:.1f}, where in float64 it is."
@@ -194,12 +143,12 @@ def _curl(case: Case) -> Chapter:
     found = [curl(case.model, case.data[:few], t, 2, case.seed) for t in times]
     sure = [e for e in found if e.value > SURE * e.stderr]
     size = max((e.value for e in sure), default=0.0)
-    verdict = _verdict(size, 0.01, 0.03)
+    verdict = judge(size, 0.01, 0.03)
     words = f"Up to {100 * size:.2g} % of the score's Jacobian is a rotation." if size else "The score is a gradient."
     advice = "" if verdict == "good" else "No density has this score: likelihoods by it are not those of its samples."
     rule = "E|Jv - J'v|^2 / E|Jv + J'v|^2 of 1 %: watch; 3 %: act."
-    lines: dict[str, Points] = {"curl": [(v, *_pair(e)) for v, e in zip(kept, found, strict=True)]}
-    figures = {"log_snr": kept, "curl": [_pair(e) for e in found]}
+    lines: dict[str, Points] = {"curl": [(v, *pair(e)) for v, e in zip(kept, found, strict=True)]}
+    figures = {"log_snr": kept, "curl": [pair(e) for e in found]}
     title = "Is the score a gradient?"
     return Chapter("curl", title, verdict, words, advice, rule, figures, lines, ("log-SNR", "curl"))
 
@@ -214,15 +163,15 @@ def _levels_inside(case: Case) -> list[float]:
 def _gap(case: Case) -> Chapter:
     found = flow_gap(case.model, case.n, 200 if case.n >= ITEMS else 60, case.seed)
     size = found.excess / found.scale
-    verdict = _verdict(size, 0.05, 0.15, found.significant)
+    verdict = judge(size, 0.05, 0.15, found.significant)
     words = f"Flow and SDE differ by {found.gap.value:.3g} per direction; chance alone gives {found.floor.value:.3g}."
     advice = "Sample by the process that is nearer to the data; likelihoods are the flow's alone."
     rule = f"{SURE:g} standard errors above chance, and 5 % of the spread of samples: watch; 15 %: act. "
-    figures = {"gap": _pair(found.gap), "floor": _pair(found.floor), "relative": size, "scale": found.scale}
+    figures = {"gap": pair(found.gap), "floor": pair(found.floor), "relative": size, "scale": found.scale}
     at, rest = _residual(case)
-    lines: dict[str, Points] = {"residual": [(v, *_pair(e)) for v, e in zip(at, rest, strict=True)]} if rest else {}
+    lines: dict[str, Points] = {"residual": [(v, *pair(e)) for v, e in zip(at, rest, strict=True)]} if rest else {}
     if rest:
-        figures |= {"log_snr": at, "residual": [_pair(e) for e in rest]}
+        figures |= {"log_snr": at, "residual": [pair(e) for e in rest]}
         rule += "The curve, at 0 where a score solves the Fokker-Planck equation, says at which noise they part."
     told = "" if verdict == "good" else advice
     labels = ("log-SNR", "residual, squared, per entry")
@@ -262,10 +211,10 @@ def _memory(case: Case) -> Chapter:
     )
     rule = f"A ratio below 0.5, or a loss 50 % higher at {SURE:g} standard errors: act; 5 % higher: watch."
     lines: dict[str, Points] = {
-        "held out": [(v.log_snr, *_pair(v.loss)) for v in levels],
+        "held out": [(v.log_snr, *pair(v.loss)) for v in levels],
         "training": [(v.log_snr, v.loss.value - g.value) for v, g in zip(levels, gaps, strict=True)],
     }
-    figures = {"ratio": near.ratio, "excess": relative, "nearest": near.index.tolist(), "gap": [_pair(g) for g in gaps]}
+    figures = {"ratio": near.ratio, "excess": relative, "nearest": near.index.tolist(), "gap": [pair(g) for g in gaps]}
     return Chapter(
         "memory", "Does it memorise?", verdict, words, advice, rule, figures, lines, ("log-SNR", "loss"), True
     )
@@ -277,9 +226,9 @@ def _width(case: Case) -> Chapter:
     figures: dict[str, Any] = {}
     for steps in (1, 2, 4) if isinstance(case.model, FlowMap) else (None,):
         x = sample(case.model, case.n, steps=steps, seed=case.seed, progress=False)
-        figures[str(steps or "default")] = _pair(_spread(x, case.data))
+        figures[str(steps or "default")] = pair(_spread(x, case.data))
     where, (value, stderr) = max(figures.items(), key=lambda item: abs(item[1][0] - 1))
-    verdict = _verdict(abs(value - 1), 0.05, 0.15, abs(value - 1) > SURE * stderr)
+    verdict = judge(abs(value - 1), 0.05, 0.15, abs(value - 1) > SURE * stderr)
     words = f"Samples are {value:.2f} times as wide as the data ({where} steps)."
     advice = "" if verdict == "good" else "Train longer; a distilled run also on more levels of noise."
     rule = f"{SURE:g} standard errors and 5 % from 1: watch; 15 %: act."
@@ -299,17 +248,13 @@ def _samplers(case: Case) -> Chapter:
     starts = min(case.n, 16)
     table = compare_samplers(case.model, starts, COMPARED_STEPS, COMPARED, case.seed, tolerance=COMPARED_TOLERANCE)
     best = table.best(0.02)
-    verdict = _verdict(best.error, 0.02 + 1e-9, 0.2)
+    verdict = judge(best.error, 0.02 + 1e-9, 0.2)
     words = f"{best.solver} comes within {100 * best.error:.2g} % of the converged flow in {best.nfe} evaluations."
     advice = f"Use sf.{best.solver}() with steps={best.steps}."
     rule = "An error of 2 % of the spread of samples is not seen; none below 20 % with 32 steps: act."
     figures = {"runs": [vars(run) for run in table.runs], "best": vars(best)}
     labels = ("evaluations", "relative error")
     return Chapter("samplers", "Which sampler?", verdict, words, advice, rule, figures, table.curves(), labels, True)
-
-
-def _pair(e: Estimate) -> tuple[float, float]:
-    return e.value, e.stderr
 
 
 CHAPTERS: dict[str, tuple[Callable[[Case], Chapter], tuple[str, ...]]] = {
@@ -320,6 +265,8 @@ CHAPTERS: dict[str, tuple[Callable[[Case], Chapter], tuple[str, ...]]] = {
     "gap": (_gap, ()),
     "memory": (_memory, ("data", "train")),
     "samplers": (_samplers, ()),
+    "likelihood": (likelihood, ("data",)),
+    "posterior": (posterior, ()),
     "width": (_width, ("data",)),
 }
 """What is asked, and what of data it needs."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from scorefield.diagnose.chapters import Case, Chapter
+from scorefield.diagnose.chapter import Case, Chapter
 from scorefield.dtypes import exact
 from scorefield.errors import InputError
 from scorefield.files import atomic_file

@@ -13,17 +13,8 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.open import open_data
-from scorefield.diagnose.chapters import (
-    CHAPTERS,
-    CHAPTERS_OF_MAPS,
-    FEWEST,
-    ITEMS,
-    LARGE_ITEMS,
-    SMALL,
-    TRAINING,
-    Case,
-    Chapter,
-)
+from scorefield.diagnose.chapter import FEWEST, ITEMS, LARGE_ITEMS, SMALL, TRAINING, Case, Chapter
+from scorefield.diagnose.chapters import CHAPTERS, CHAPTERS_OF_MAPS
 from scorefield.diagnose.kept import Kept
 from scorefield.errors import InputError
 from scorefield.evaluation.bits import model_input
@@ -91,15 +82,15 @@ def report(
     keep: str | Path | None = None,
     overwrite: bool = False,
 ) -> Diagnosis:
-    """Is the start right, the score calibrated, a gradient, the flow one with the SDE, does it memorise, which sampler?
+    """Is the start right, the score calibrated, a gradient, the flow one with the SDE, does it memorise; what can be trusted?
 
     Main arguments:
         source: a model, or a run by folder or name.
         data: held-out items in the model's range, (N, *); for a run also the name of data as on the command line, whose
             part for training is then compared with the held-out one, where the two are apart.
         train: items that a model was trained on, (M, *).
-        only: names of chapters, of start, calibration, precision, curl, gap, memory, samplers, width; all but the last by
-            default. Of a flow map, which has no score, start and width.
+        only: names of chapters, of start, calibration, precision, curl, gap, memory, samplers, likelihood, posterior, width;
+            all but the last by default. Of a flow map, which has no score, start and width.
 
     Other arguments:
         n: samples that are drawn; by default 2000 of up to 64 entries, else 64. seed: of everything.
@@ -164,8 +155,8 @@ def _event(model: ScoreModel, sets: Sequence[Tensor]) -> tuple[int, ...]:
             raise InputError(f"data has items of shape {shape} and the model makes {event}")
         if len(x) < FEWEST:
             raise InputError(
-                f"data has {len(x)} items; start, calibration, precision, curl and width need {FEWEST} or more, memory "
-                f"{FEWEST} of training as well; gap and samplers need none"
+                f"data has {len(x)} items; start, calibration, precision, curl, likelihood and width need {FEWEST} or more, "
+                f"memory {FEWEST} of training as well; gap, samplers and posterior need none"
             )
         _check_range(model, x)
     return event
