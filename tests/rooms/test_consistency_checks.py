@@ -175,6 +175,21 @@ def test_two_short_jumps_are_a_long_one():
         shortcut_loss(exact(), x)
 
 
+def test_the_exact_velocity_is_a_fixed_point_of_shortcuts():
+    """Two halves say of the exact average velocity that it is right, and of 1.02 times it that it is wrong."""
+    fm, net = averages()
+    x, z, w = quadrature(3)
+
+    def slope(gain, **options):
+        net.gain.data.fill_(gain)
+        loss = shortcut_loss(fm, 0.5 * x, noise=z, clip=math.inf, **options)
+        return float(torch.autograd.grad((w * loss).sum(), net.gain)[0])
+
+    for pair in ((0.25, 0.5), (0.5, 1.0), (0.0, 0.5)):
+        assert abs(slope(1.0, t=pair)) < 1e-12
+        assert abs(slope(1.02, t=pair)) > 1e-5
+
+
 def test_shortcuts_are_learned_from_flow_matching():
     """Lengths are powers of two, times multiples of them, one in eight is learned from two halves."""
     seen = []

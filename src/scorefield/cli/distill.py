@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from scorefield.cli.options import COUNT, Arrays, Batches, Name, OfRun, Reading, Result, open_run, pick_device
 from scorefield.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from scorefield.flowmap import FlowMap
-    from scorefield.model import ScoreModel
 
 MEAN, STD = 0.2, 2.0
 """Of the log of the noise levels that are drawn: where the first of a few jumps is decided, and not where denoising is easy."""
@@ -48,7 +41,7 @@ class Options(Reading, Arrays, Batches, OfRun):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.consistency import Karras
+    from scorefield.consistency import Karras, Staged, consistency_loss
     from scorefield.data import open_data
     from scorefield.flowmap import FlowMap, fixed_point_bias
     from scorefield.sde import GaussianSDE
@@ -79,7 +72,7 @@ def run(options: Options) -> Result:
         student,
         data,
         out=options.out,
-        loss=_loss(teacher.requires_grad_(False), pairs),
+        loss=Staged(consistency_loss, student, teacher=teacher.requires_grad_(False), pairs=pairs),
         device=pick_device(options.device),
         progress=False if options.json else None,
         steps=options.steps,
@@ -98,17 +91,3 @@ def run(options: Options) -> Result:
     text = f"{options.out}: step {done.step} of {done.steps}, {rest}\n{told}"
     values = {"out": options.out, "step": done.step, "finished": done.finished, "bias": bias}
     return Result(text, values)
-
-
-def _loss(teacher: ScoreModel, pairs: Any) -> Callable[..., Tensor]:
-    """Consistency distillation as `train` calls a loss; a function of the random numbers that the loop seeds."""
-    import torch
-
-    from scorefield.consistency import consistency_loss
-
-    def loss(student: FlowMap, x0: Tensor, *, noise: Tensor, **_: Any) -> Tensor:
-        seed = int(torch.randint(2**62, (), device="cpu"))
-        teacher.to(x0.device)
-        return consistency_loss(student, x0, teacher=teacher, pairs=pairs, noise=noise, seed=seed)
-
-    return loss

@@ -3,6 +3,7 @@
 from scorefield.consistency.average import meanflow_loss, shortcut_loss
 from scorefield.consistency.losses import consistency_loss
 from scorefield.consistency.pairs import Curriculum, Easy, Karras, Pairs, Progressive, weigh
+from scorefield.consistency.staged import Staged
 from scorefield.consistency.trig import scm_loss
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Karras",
     "Pairs",
     "Progressive",
+    "Staged",
     "consistency_loss",
     "meanflow_loss",
     "scm_loss",

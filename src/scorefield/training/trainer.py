@@ -130,7 +130,9 @@ def train(
         held_out: data whose loss under the averaged weights is measured at every checkpoint, and decides which is best.
         callbacks: functions that are called with a `Moment` after every step, on the main process; one that returns True
             ends the training, which can be continued later.
-        loss: per-sample loss (model, x0, t=, noise=, **cond) -> (B,) in place of `dsm_loss` with `config.weighting`.
+        loss: per-sample loss (model, x0, t=, noise=, **cond) -> (B,) in place of `dsm_loss` with `config.weighting`. One with
+            a method `before(step, steps, model)` is told ahead of every step, as `sf.consistency.Staged` is; what a module
+            remembers in its state is saved.
         device: "cpu", "cuda", "cuda:1", "mps"; the best one there is by default.
         progress: True, False, or None for a bar on a terminal and elsewhere a line every half minute.
         precision, compile, channels_last, shard, workers: how the work is done.
@@ -247,6 +249,7 @@ class _Training:
                 # The loss and its gradient are a function of (seed, batch) and of the weights. Dropout has no generator
                 # of its own to take, so the global one starts every step from there.
                 lr = plan.lr()
+                weights.tell(at.step, plan.steps)
                 torch.manual_seed(derived_seed(config.seed, f"dropout {self.processes.rank}", at.batch))
                 batch = self.feed.batch(at.batch, next(items), self.accelerator.device)
                 each, norm = weights.backward(batch, lr)

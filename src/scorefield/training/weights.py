@@ -22,6 +22,8 @@ from scorefield.training.optimizer import make_optimizer
 from scorefield.training.run import load_weights
 from scorefield.training.sharding import check_shardable, cut, gathered, local, spread, whole
 
+LOSS = "loss"
+"""The group of a checkpoint that holds what a loss remembers, where it does."""
 POWER = "power-"
 """Begins the names of the groups of a checkpoint that hold power-function averages."""
 
@@ -39,6 +41,12 @@ class Weights:
     def __init__(self, model: ScoreModel, config: TrainConfig, loss: Loss | None, accelerator: Any) -> None:
         self.config, self.accelerator = config, accelerator
         self.sharded: bool = config.shard and accelerator.num_processes > 1
+        self._staged: Any = loss if hasattr(loss, "before") else None
+        self._memory = loss if isinstance(loss, nn.Module) and loss.state_dict() else None
+        if self._staged is not None and config.minutes is not None:
+            raise InputError("minutes and a loss that changes with the steps do not go together; give steps=")
+        if self._memory is not None and self.sharded:
+            raise InputError("a loss with weights of its own cannot be spread over processes; leave out shard=True")
         self._given = model
         if self.sharded:
             check_shardable(config)
@@ -61,6 +69,11 @@ class Weights:
         self._objective = objective if self.sharded else accelerator.prepare(objective)
         self.ema = EMA(self.model, config.ema)
         self.power = {width: EMA(self.model, power_function(width)) for width in config.power_ema}
+
+    def tell(self, step: int, steps: int) -> None:
+        """Tell a loss that wants to know how many steps are done, and of how many."""
+        if self._staged is not None:
+            self._staged.before(step, steps, self.model)
 
     def backward(self, batch: Batch, lr: float) -> tuple[Tensor, float]:
         """Gradients of the mean loss of a batch, clipped; the losses (b,) and the norm before clipping."""
@@ -99,6 +112,7 @@ class Weights:
             "ema": self._join(self.ema),
             "optimizer": optimizer_tensors(self.optimizer, self.parameters),
             **{f"{POWER}{width}": tensors for width, tensors in self.snapshot().items()},
+            **({} if self._memory is None else {LOSS: self._memory.state_dict()}),
         }
 
     def snapshot(self) -> dict[float, dict[str, Tensor]]:
@@ -107,7 +121,8 @@ class Weights:
 
     def names(self) -> tuple[str, ...]:
         """The names of `groups`."""
-        return ("model", "ema", "optimizer", *(f"{POWER}{width}" for width in self.power))
+        own = () if self._memory is None else (LOSS,)
+        return ("model", "ema", "optimizer", *(f"{POWER}{width}" for width in self.power), *own)
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -121,6 +136,8 @@ class Weights:
         if self.sharded:
             for name, value in self.model.state_dict().items():
                 value.copy_(cut(tensors["model"][name], value))
+        if self._memory is not None:
+            self._memory.load_state_dict(tensors[LOSS])
         self.optimizer.state.clear()
         load_optimizer(self.optimizer, self.parameters, tensors["optimizer"])
         averages = {"ema": self.ema} | {f"{POWER}{width}": average for width, average in self.power.items()}
