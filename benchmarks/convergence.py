@@ -35,12 +35,12 @@ MIXTURE = ((0.3, -1.2, 0.09), (0.7, 0.8, 0.25))
 
 
 def data(sde: sf.GaussianSDE, variances: Sequence[float], mean: float = 0.0) -> sf.ScoreModel:
-    """The exact model of N(mean, v) data, row i of a batch being that of v = variances[i // 2]."""
+    """The exact model of N(mean, v) data; rows come in pairs of v = variances[0], variances[1], ..., over and over."""
     spread = torch.tensor(variances, dtype=F64).repeat_interleave(2)[:, None]
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
-        return -(x - alpha * mean) / (alpha**2 * spread + sigma**2)
+        return -(x - alpha * mean) / (alpha**2 * spread.repeat(len(x) // len(spread), 1) + sigma**2)
 
     return sf.ScoreModel.from_score(score, sde, shape=(1,))
 
@@ -61,27 +61,30 @@ def exact_start(sde: sf.GaussianSDE, variances: Sequence[float], mean: float = 0
     return Start(t, torch.full_like(spread, float(alpha) * mean), alpha**2 * spread + sde.sigma(t) ** 2)
 
 
-def follow(model: sf.ScoreModel, start: Start, noise: float = 1.0, end: float = 0.0, steps: int = 150) -> Start:
+def follow(model: sf.ScoreModel, start: Start, noise: float = 1.0, end: float = 0.0, steps: int = 300) -> Start:
     """Moments at `end` of the reverse process with that noise, by RK4 on their equations, which the drift closes."""
     sde: sf.GaussianSDE = model.sde
-    unit = torch.tensor([0.0, 1.0], dtype=F64).repeat(len(start.mean))[:, None]
-
-    def slope(t: float, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        time = torch.full((len(unit),), t, dtype=F64)
-        drift = sde.reverse_drift(unit, time, model.score(unit, time), noise).reshape(-1, 2)
-        rate = drift[:, 1] - drift[:, 0]
-        return drift[:, 0] + rate * m, 2 * rate * v - noise**2 * float(sde.g2(t))
-
     # finer near the data, where the rates of small variances are largest
     grid = end + (start.time - end) * torch.linspace(1, 0, steps + 1, dtype=F64) ** 1.5
+    times = torch.stack([grid[:-1], 0.5 * (grid[:-1] + grid[1:])], 1).flatten()
+    times = torch.cat([times, grid[-1:]])
+    n = len(start.mean)
+    # the drift at 0 and 1, of every variance at every time
+    unit = torch.tensor([0.0, 1.0], dtype=F64).repeat(n * len(times))[:, None]
+    each = times.repeat_interleave(2 * n)
+    drift = sde.reverse_drift(unit, each, model.score(unit, each), noise).reshape(len(times), n, 2)
+    offset, rate, g2 = drift[..., 0], drift[..., 1] - drift[..., 0], noise**2 * sde.g2(times)
+
+    def slope(k: int, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return offset[k] + rate[k] * m, 2 * rate[k] * v - g2[k]
+
     m, v = start.mean, start.variance
-    for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
-        h = s - t
-        a, b = slope(t, m, v)
-        c, d = slope(t + h / 2, m + h / 2 * a, v + h / 2 * b)
-        e, f = slope(t + h / 2, m + h / 2 * c, v + h / 2 * d)
-        g, k = slope(s, m + h * e, v + h * f)
-        m, v = m + h / 6 * (a + 2 * c + 2 * e + g), v + h / 6 * (b + 2 * d + 2 * f + k)
+    for k, h in enumerate(grid.diff().tolist()):
+        a, b = slope(2 * k, m, v)
+        c, d = slope(2 * k + 1, m + h / 2 * a, v + h / 2 * b)
+        e, f = slope(2 * k + 1, m + h / 2 * c, v + h / 2 * d)
+        g, w = slope(2 * k + 2, m + h * e, v + h * f)
+        m, v = m + h / 6 * (a + 2 * c + 2 * e + g), v + h / 6 * (b + 2 * d + 2 * f + w)
     return Start(end, m, v)
 
 
@@ -93,11 +96,13 @@ def amplification(
     return follow(wrong, exact_start(sde, variances, 0.0, time), noise).mean.tolist()
 
 
-def noise_amplification(sde: sf.GaussianSDE, variances: Sequence[float], low: float, high: float) -> list[float]:
+def noise_amplification(
+    sde: sf.GaussianSDE, variances: Sequence[float], low: float, high: float, noise: float = 1.0
+) -> list[float]:
     """The same for the noise prediction, between sigma / alpha = `high` and `low`, in x / alpha."""
     first, last = (float(sde.inverse_log_snr(-2 * math.log(r))) for r in (high, low))
     wrong = data(sde, variances) | ScoreError(lambda x, t: -1 / sde.sigma(t).reshape(-1, 1) * torch.ones_like(x))
-    end = follow(wrong, exact_start(sde, variances, 0.0, first), 1.0, last, steps=200)
+    end = follow(wrong, exact_start(sde, variances, 0.0, first), noise, last, steps=200)
     return (-end.mean / sde.alpha(last)).tolist()
 
 
@@ -323,6 +328,8 @@ def amplifications(figure: Path | None) -> None:
         ("CVP", sf.CVP(), 0.99),
     ):
         row(f"{name} from {high:g}", *noise_amplification(sde, (0.25, 1.0, 4.0), 0.02, high))
+        if high == 40.0:
+            row(f"{name} from {high:g}, flow", *noise_amplification(sde, (0.25, 1.0, 4.0), 0.02, high, 0.0))
     if figure is not None:
         draw(curves, times, figure)
 
