@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import scorefield as sf
-from oracles import power, rotated
-from scorefield.diagnose import trajectory
+from oracles import mixture, power, rotated
+from scorefield.diagnose import report, trajectory
 
 
 class Plain(sf.GaussianSDE):
@@ -128,3 +128,37 @@ def test_the_recorded_geometry_is_reproduced(solver):
     assert torch.allclose(way.chord()[1:-1].T, held[f"{name}/deviation"], atol=1e-10 * scale, rtol=0)
     if name == "euler":  # the recorded ones of Heun are of its second evaluation
         assert torch.allclose(way.denoised[:-1], held["euler/denoised"], atol=1e-10, rtol=0)
+
+
+def test_the_bend_of_a_rotation_is_that_of_a_spiral_and_the_chapter_names_it():
+    """-x + w J x keeps N(0, I) and turns by w B / 2 on the way: an arc, whose height over its chord is known."""
+    turn, sde = 0.6, sf.VP()
+    j = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    gm = sf.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0, None, sde)
+    model = sf.ScoreModel.from_score(lambda x, t: -x + turn * x @ j.to(x), sde, shape=(2,)).double()
+    way = trajectory(model, 3, sf.Dopri5(1e-8, 1e-8), steps=None)
+    b = -2 * torch.log(sde.alpha(way.times))
+    size = torch.exp(0.5 * b)  # |x / alpha|, x turning at unit speed
+    angle = 0.5 * turn * (b[0] - b)
+    path = torch.stack([size * torch.cos(angle), size * torch.sin(angle)], 1)
+    chord = path[-1] - path[0]
+    away = ((path - path[0]) @ torch.stack([-chord[1], chord[0]]) / chord.norm()).abs().max() / chord.norm()
+    assert torch.allclose(way.bend(), away.expand(3), rtol=1e-4)
+    straight = report(gm, only=["trajectory"], n=2000).chapters["trajectory"]
+    assert straight.verdict == "good"
+    assert straight.figures["bend"][0] < 1e-9
+    bent = report(model, only=["trajectory"], n=2000).chapters["trajectory"]
+    assert bent.verdict == "watch"
+    assert "calibrated and a gradient" in bent.advice
+
+
+def test_the_chapter_tells_a_memory_from_what_is_new():
+    gm = mixture(sf.VP(), 3)
+    train = gm.sample(60, seed=1)
+    name = "E[x_0 | x] to memory's"
+    new, old = (
+        report(model, gm.sample(20, seed=2), train, ["trajectory"]).chapters["trajectory"].figures[name]
+        for model in (gm, sf.Empirical(train, sf.VP()))
+    )
+    assert max(old) < 1e-9
+    assert new[-1] > 0.1

@@ -15,17 +15,25 @@ from scorefield.diagnose.chapters_of_use import likelihood, posterior
 from scorefield.diagnose.gap import flow_gap, residual_by_level
 from scorefield.diagnose.precision import rounding
 from scorefield.diagnose.samplers import compare_samplers
+from scorefield.diagnose.time import diffusion_time, nominal_prior
+from scorefield.diagnose.trajectory import trajectory
+from scorefield.diagnose.trust import EXACT_TRACE
 from scorefield.dtypes import exact
+from scorefield.empirical import Empirical
 from scorefield.errors import InputError
-from scorefield.evaluation.metrics import Estimate
+from scorefield.evaluation.metrics import Estimate, mean_of
 from scorefield.flowmap import FlowMap
 from scorefield.prior import Prior
 from scorefield.report import Points
 from scorefield.sampling import sample
-from scorefield.solve.exponential import DPMSolver
+from scorefield.solve.exponential import DDIM, DPMSolver
 
 COMPARED, COMPARED_STEPS, COMPARED_TOLERANCE = ("DDIM", "Heun", "DPMSolver", "UniPC"), (4, 8, 16, 32), 1e-5
 """Samplers that are compared, at so many steps, and the tolerance of what they are compared with."""
+FLOWN = 600
+"""Items, one half of which is judged and the other fitted, whose density the flow gives at earlier times."""
+WAYS, WAYS_LARGE, WAY_STEPS, STOP = 64, 8, 24, 0.5
+"""Ways that are followed, those of many entries, their steps, and sigma / alpha where an early stop is looked at."""
 
 
 def _start(case: Case) -> Chapter:
@@ -36,22 +44,37 @@ def _start(case: Case) -> Chapter:
     at = [sde.T * k / 20 for k in range(4, 21)]
     full = len(flat) > 4 * flat.shape[1]
     spread = torch.linalg.eigvalsh(torch.cov(flat.T).reshape(flat.shape[1], -1)) if full else flat.var(0)
-    values = []
+    values, scale = [], _std(prior) / nominal_prior(sde, sde.T, (1,)).std
     for t in at:
-        c = (torch.square(sde.alpha(t)) * spread + torch.square(sde.sigma(t))) / _std(prior) ** 2
-        shift = torch.square(sde.alpha(t) * flat.mean(0)).sum() / _std(prior) ** 2
+        variance = (scale * nominal_prior(sde, t, (1,)).std) ** 2
+        c = (torch.square(sde.alpha(t)) * spread + torch.square(sde.sigma(t))) / variance
+        shift = torch.square(sde.alpha(t) * flat.mean(0)).sum() / variance
         values.append(float(0.5 * (c - 1 - torch.log(c)).sum() + 0.5 * shift))
     kl = values[-1]
     verdict = judge(kl, 0.02, 0.25)
-    advice = (
-        ""
-        if verdict == "good"
-        else "Start from a law of the data, prior=sf.diagnose.fit_prior(sde, data, T), or diffuse longer."
+    told = "Start from a law of the data, prior=sf.diagnose.fit_prior(sde, data, T), or diffuse longer."
+    advice = "" if verdict == "good" else told
+    enough = next((t for k, t in enumerate(at) if max(values[k:]) < 0.02), None)
+    words = f"The nominal prior is {kl:.2g} nats from the Gaussian with the moments of x_T."
+    if enough is not None and enough < sde.T:
+        words += f" T = {enough:.2g} would do: from there on it is below 0.02."
+    figures: dict[str, Any] = {"kl": kl, "enough": enough}
+    lines: dict[str, Points] = {"nominal, by moments": list(zip(at, values, strict=True))}
+    if flat.shape[1] <= EXACT_TRACE and not isinstance(case.model, FlowMap):
+        found = diffusion_time(
+            case.model, case.data[:FLOWN], [share * sde.T for share in (0.3, 0.5, 0.7)], seed=case.seed
+        )
+        for name, row in (("nominal", found.nominal), ("fitted", found.fitted)):
+            lines[f"{name}, by the flow"] = [(t, *pair(e)) for t, e in zip(found.times, row, strict=True)]
+        early = (t for t, e in zip(found.times, found.fitted, strict=True) if e.value + 2 * e.stderr < 0.05)
+        figures["enough_fitted"] = next(early, None)
+        if figures["enough_fitted"] is not None and verdict == "good":
+            words += f" With a fitted Gaussian {figures['enough_fitted']:.2g} would."
+    rule = (
+        "From 0.02 nats watch, from 0.25 act: total variation up to (KL / 2)^(1/2), 10 % and 35 %. Too long a T costs "
     )
-    found = f"The nominal prior is {kl:.2g} nats from the Gaussian with the moments of x_T."
-    rule = "From 0.02 nats watch, from 0.25 act: total variation up to (KL / 2)^(1/2), 10 % and 35 %."
-    lines = {"KL": list(zip(at, values, strict=True))}
-    return Chapter("start", "Is T long enough?", verdict, found, advice, rule, {"kl": kl}, lines, ("t", "nats"), True)
+    rule += "steps alone. The curves are of processes that end at t."
+    return Chapter("start", "Is T long enough?", verdict, words, advice, rule, figures, lines, ("t", "nats"), True)
 
 
 def _std(prior: Any) -> float:
@@ -220,6 +243,42 @@ def _memory(case: Case) -> Chapter:
     )
 
 
+def _trajectory(case: Case) -> Chapter:
+    """Ways of the flow in x / alpha: how bent, whether they near their ends, where they leave those of the training data."""
+    count = WAYS if case.n >= ITEMS else WAYS_LARGE
+    grid = "log_snr" if float(case.model.sde.alpha(case.model.sde.T)) > 0 else None
+    way = trajectory(case.model, count, DDIM(), WAY_STEPS, case.seed, grid=grid, progress=False)
+    x, denoised = (torch.square(d).mean(1).sqrt() / math.sqrt(way.x[0, 0].numel()) for d in way.distance())
+    rows = {"x to its end": x, "E[x_0 | x] to that end": denoised}
+    if case.train is not None:
+        rows["E[x_0 | x] to memory's"] = way.deviation(Empirical(case.train, case.model.sde)).mean(1)
+    figures: dict[str, Any] = {
+        "bend": pair(mean_of(way.bend())),
+        "plane": float(way.components(2)[:, 1].mean()),
+        "away": float((way.distance()[0].diff(dim=0) >= 0).double().mean()),
+        "sigma": way.sigma.tolist(),
+    } | {name: row.tolist() for name, row in rows.items()}
+    bend, away = figures["bend"][0], figures["away"]
+    verdict = max(judge(bend, 0.1, 0.5), judge(away, 0.1, 0.3), key=("good", "watch", "act").index)
+    words = f"Ways bend by {100 * bend:.2g} % of their length"
+    if way.x[0, 0].numel() > 2:
+        words += f" and lie in a plane to {100 * figures['plane']:.3g} %"
+    words += f"; {100 * (1 - away):.3g} % of the steps lead nearer to the end."
+    stop = next((k for k, size in enumerate(figures["sigma"]) if size <= STOP), None)
+    if verdict == "good" and stop is not None:
+        words += f" After {stop} of {WAY_STEPS} steps, at sigma = {STOP:g} alpha, E[x_0 | x] is "
+        words += f"{float(denoised[stop]):.2g} from it."
+    told = "See whether the score is calibrated and a gradient: ways of an exact one bend little."
+    advice = "" if verdict == "good" else told
+    rule = "A bend of 10 % of the way on average, or 10 % of the steps away from the end: watch; 50 %, or 30 %: act. "
+    rule += "Distances are root mean squares over entries; memory is the exact model of the training items."
+    lines: dict[str, Points] = {
+        name: list(zip((-2 * torch.log(way.sigma)).tolist(), row.tolist(), strict=True)) for name, row in rows.items()
+    }
+    title, labels = "Which way do samples take?", ("log-SNR", "distance")
+    return Chapter("trajectory", title, verdict, words, advice, rule, figures, lines, labels, True)
+
+
 def _width(case: Case) -> Chapter:
     """Spread of samples over that of data, by the root of the total variance: few levels make a map too narrow or too wide."""
     assert case.data is not None
@@ -265,6 +324,7 @@ CHAPTERS: dict[str, tuple[Callable[[Case], Chapter], tuple[str, ...]]] = {
     "gap": (_gap, ()),
     "memory": (_memory, ("data", "train")),
     "samplers": (_samplers, ()),
+    "trajectory": (_trajectory, ()),
     "likelihood": (likelihood, ("data",)),
     "posterior": (posterior, ()),
     "width": (_width, ("data",)),

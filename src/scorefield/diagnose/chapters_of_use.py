@@ -18,6 +18,8 @@ JUDGED, JUDGED_LARGE = 64, 6
 """Items whose likelihood is computed, and those of many entries."""
 TRUTHS, TRUTHS_LARGE, STEPS_LARGE = 200, 12, 20
 """Measurements whose posterior is drawn, those of many entries, and the steps for these."""
+FAR = 5.0
+"""Distance of samples to the measurement, in units of its noise, from which they are of no use."""
 LEVELS = (0.2, 0.4, 0.6, 0.8)
 """Of the intervals that are counted."""
 
@@ -103,13 +105,11 @@ def posterior(case: Case) -> Chapter:
     if short < 0:
         advice = "Intervals are wider than need be: take more steps, or state a smaller noise."
     if not found.misfit <= MISFIT:
-        verdict, words = (
-            "act",
-            f"Posterior samples do not explain the measurement: they are {found.misfit:.2g} times its noise away.",
-        )
-        advice = "See first whether the score is calibrated and a gradient; then take more steps."
-    rule = f"A coverage {SURE:g} standard errors and 10 points from what it should be: watch; 20 points too few, or samples "
-    rule += f"{MISFIT:g} times the noise from the measurement: act."
+        verdict = "watch" if found.misfit <= FAR and verdict != "act" else "act"
+        words = f"Posterior samples do not explain the measurement: they are {found.misfit:.2g} times its noise away."
+        advice = "See first whether start, score and curl are right; then take more steps."
+    rule = f"A coverage {SURE:g} standard errors and 10 points from what it should be, or samples {MISFIT:g} times the noise "
+    rule += f"from the measurement: watch; 20 points too few, or {FAR:g} times the noise: act."
     spans = [(found.expected(level), found.coverage(level)) for level in LEVELS]
     lines: dict[str, Points] = {
         "found": [(p, *pair(e)) for p, e in spans],

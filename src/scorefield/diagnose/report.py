@@ -89,8 +89,8 @@ def report(
         data: held-out items in the model's range, (N, *); for a run also the name of data as on the command line, whose
             part for training is then compared with the held-out one, where the two are apart.
         train: items that a model was trained on, (M, *).
-        only: names of chapters, of start, calibration, precision, curl, gap, memory, samplers, likelihood, posterior, width;
-            all but the last by default. Of a flow map, which has no score, start and width.
+        only: names of chapters, of start, calibration, precision, curl, gap, memory, samplers, trajectory, likelihood,
+            posterior, width; all but the last by default. Of a flow map, which has no score, start and width.
 
     Other arguments:
         n: samples that are drawn; by default 2000 of up to 64 entries, else 64. seed: of everything.
@@ -156,7 +156,7 @@ def _event(model: ScoreModel, sets: Sequence[Tensor]) -> tuple[int, ...]:
         if len(x) < FEWEST:
             raise InputError(
                 f"data has {len(x)} items; start, calibration, precision, curl, likelihood and width need {FEWEST} or more, "
-                f"memory {FEWEST} of training as well; gap, samplers and posterior need none"
+                f"memory {FEWEST} of training as well; gap, samplers, trajectory and posterior none"
             )
         _check_range(model, x)
     return event

@@ -107,13 +107,13 @@ def diffusion_time(
     for t in at:
         x = model.sde.perturb(judged, t, noise)
         density = _density(model, oracle, x, t, seed)
-        nominal.append(mean_of(density - _nominal(model.sde, t, tuple(x.shape)).log_prob(x)))
+        nominal.append(mean_of(density - nominal_prior(model.sde, t, tuple(x.shape)).log_prob(x)))
         fitted.append(mean_of(density - fit_prior(model.sde, fit, t, components, seed).log_prob(x)))
     score = None if oracle is None else _score_part(model, oracle, judged, noise, [t_min, *at])
     return DiffusionTime(tuple(at), tuple(nominal), tuple(fitted), score)
 
 
-def _nominal(sde: GaussianSDE, t: float, shape: tuple[int, ...]) -> Prior:
+def nominal_prior(sde: GaussianSDE, t: float, shape: tuple[int, ...]) -> Prior:
     """The nominal prior of a process that ends at t: the noise, and what VP keeps of data of unit variance but T forgets."""
     kept = torch.square(sde.alpha(t)) - torch.square(sde.alpha(sde.T))
     return Prior(shape, math.sqrt(float(torch.square(sde.sigma(t)) + kept.clamp_min(0.0))))

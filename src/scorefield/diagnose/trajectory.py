@@ -39,6 +39,11 @@ class Trajectory:
         away, along = self._from_start()
         return _length(_without(away, along))
 
+    def bend(self) -> Tensor:
+        """The largest of these distances, in units of the line's length, (B,)."""
+        length = _length((exact(self.x[-1]) - exact(self.x[0])).flatten(1)[None])[0]
+        return self.chord().amax(0) / length.clamp_min(1e-300)
+
     def components(self, k: int = 3, orthogonal: bool = True) -> Tensor:
         """Part of the variance along each trajectory that its first 1, ..., k principal components explain, (B, k).
 
