@@ -341,12 +341,14 @@ def well() -> None:
     head(
         "score",
         "steps of training",
+        "solver",
         "TV to the data",
         "ran away (beyond 3)",
-        "deviation of the others",
+        "not finite or beyond 100",
+        "deviation of those within 3",
         "s of processor",
     )
-    row("exact draws", "", *_of_well(_narrow(20_000, 5)), "")
+    row("exact draws", "", "", *_of_well(_narrow(20_000, 5)), "")
     for name in ("network", "drift + network"):
         for steps in (20, 500):
             torch.manual_seed(0)
@@ -359,24 +361,26 @@ def well() -> None:
                 return sf.ssm_loss(model, _narrow(512, k), steps=25, seed=k).mean()
 
             seconds = fitted(net, loss, steps, 3e-3)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of samples that ran away, which are counted here
-                x = sf.sample(model, 20_000, sf.EulerMaruyama(), steps=100, prior=start, seed=0, progress=False)
-            row(name, steps, *_of_well(x), f"{seconds:.0f}")
+            for solver in (sf.EulerMaruyama(), sf.solve.TamedEuler()):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of samples that ran away, which are counted here
+                    x = sf.sample(model, 20_000, solver, steps=100, prior=start, seed=0, progress=False)
+                row(name, steps, type(solver).__name__, *_of_well(x), f"{seconds:.0f}")
 
 
 def _narrow(n: int, seed: int) -> Tensor:
     return 0.5 * torch.randn(n, 1, generator=torch.Generator().manual_seed(seed))
 
 
-def _of_well(x: Tensor) -> tuple[float, float, float]:
-    """TV to N(0, 1/4) by a histogram of cells of 0.1, the share beyond 3, the deviation of the rest."""
+def _of_well(x: Tensor) -> tuple[float, float, float, float]:
+    """TV to N(0, 1/4) by a histogram of cells of 0.1, the shares beyond 3 and beyond 100, the deviation of those within 3."""
     inside = x.abs() < 3  # also false where it is not finite
     count = torch.histogram(x[inside].float(), torch.linspace(-3, 3, 61))[0]
     middle = torch.linspace(-2.95, 2.95, 60)
     density = torch.exp(-2 * middle**2) / math.sqrt(0.5 * math.pi)
     away = float((~inside).double().mean())
-    return tv_on_grid(count / len(x) / 0.1, density, 0.1) + 0.5 * away, away, float(x[inside].std())
+    lost = float((~(x.abs() < 100)).double().mean())
+    return tv_on_grid(count / len(x) / 0.1, density, 0.1) + 0.5 * away, away, lost, float(x[inside].std())
 
 
 RUNS: dict[str, Callable[[], None]] = {"which": which, "flow": flow, "phase": phase, "bridge": bridge, "well": well}

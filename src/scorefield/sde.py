@@ -89,6 +89,7 @@ class SDE(ABC):
         *,
         path: bool = False,
         milstein: bool = False,
+        tamed: bool = False,
     ) -> Tensor:
         """X_t from x0 (B, *), forward in time in `steps` steps of Euler-Maruyama.
 
@@ -99,6 +100,8 @@ class SDE(ABC):
         Other arguments:
             milstein: add 1/2 G G' (dW^2 - h), of strong order 1 (Kloeden & Platen 1992, eq. 10.3.1); for a diffusion that is a
                 number or a tensor like x, each entry depending on its own entry of x.
+            tamed: shorten what the drift does in a step to h f / (1 + h |f|) (Hutzenthaler et al. 2012, sec. 1), so that drifts
+                that grow faster than x, such as x - x^3, do not run away; data of a spread of about one.
 
         Raises:
             ValueError: fewer than one step, times outside [0, T], or a drift or diffusion of a wrong shape.
@@ -108,14 +111,14 @@ class SDE(ABC):
             raise ValueError(f"simulate to t={t} in {steps} steps: give at least one step and times in [0, {self.T}]")
         noise, h, x, states = source(seed, len(x0)), end / steps, x0, [x0]
         for i in range(steps):
-            x = self._forward_step(x, i * h, h, noise, milstein)
+            x = self._forward_step(x, i * h, h, noise, milstein, tamed)
             if path:
                 states.append(x)
         lost = int((~torch.isfinite(x.flatten(1)).all(1)).sum()) if not x.is_meta else 0
         if lost:
             warnings.warn(
                 f"{lost} of {len(x)} paths of {type(self).__name__} left the numbers for which its drift and diffusion are "
-                f"defined: take more than steps={steps}, and look at both where the process is near an edge",
+                f"defined: take more than steps={steps}, or tamed=True, and look at both where the process is near an edge",
                 ScorefieldWarning,
                 stacklevel=2,
             )
@@ -207,9 +210,12 @@ class SDE(ABC):
             "of samples such as sde.simulate(x0)"
         )
 
-    def _forward_step(self, x: Tensor, t: Tensor, h: Tensor, noise: Noise, milstein: bool) -> Tensor:
+    def _forward_step(
+        self, x: Tensor, t: Tensor, h: Tensor, noise: Noise, milstein: bool, tamed: bool = False
+    ) -> Tensor:
         g = checked_diffusion(self, x, t)
-        ahead = x + expand(h, x) * checked_drift(self, x, t)
+        move = expand(h, x) * checked_drift(self, x, t)
+        ahead = x + (tame(move) if tamed else move)
         z = noise.normal(noise_shape(g, x), x.dtype, x.device)
         moved = ahead + expand(torch.sqrt(h), x) * spread_by(g, z, x)
         if milstein:
@@ -217,6 +223,16 @@ class SDE(ABC):
                 raise ValueError("milstein=True needs a diffusion that is a number or like x, not a matrix")
             moved = moved + expand(0.25 * h, x) * self.divergence(x, t) * (torch.square(z) - 1)
         return moved
+
+
+def tame(move: Tensor, reach: float = 1.0) -> Tensor:
+    """What a drift does in one step, like x, made shorter than `reach`: move / (1 + |move| / reach).
+
+    |move| is that of one entry, the root mean square of a sample's, so that `reach` means the same in all dimensions
+    (Hutzenthaler, Jentzen & Kloeden 2012, sec. 1, where `reach` is 1 over the Euclidean norm).
+    """
+    size = move.flatten(1).square().mean(1).sqrt() / reach
+    return move / (1 + size).reshape(-1, *[1] * (move.ndim - 1))
 
 
 def _like(g: float | Tensor, x: Tensor) -> bool:

@@ -9,6 +9,7 @@ from scorefield.solve.karras import Churn, KarrasHeun
 from scorefield.solve.ode import RK4, Bosh3, Dopri5, Euler, Heun, Tsit5
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
 from scorefield.solve.reverse import Ancestral, EulerMaruyama, ProbabilityFlow, ReverseDiffusion
+from scorefield.solve.tamed import TamedEuler
 from scorefield.solve.tuned import Tuned, tune
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ReverseDiffusion",
     "Solution",
     "Solver",
+    "TamedEuler",
     "Tsit5",
     "Tuned",
     "UniPC",

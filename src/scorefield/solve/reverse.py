@@ -42,13 +42,17 @@ class EulerMaruyama(Solver):
     def _moved(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, float | Tensor]:
         """The mean, and the diffusion times the root of the step."""
         sde, h = field.sde, t - s
-        moved = x - expand(h, x) * sde.reverse_drift(x, t, field.score(x, t))
+        moved = x - self._shortened(expand(h, x) * sde.reverse_drift(x, t, field.score(x, t)))
         g = checked_diffusion(sde, x, t)
         if isinstance(g, Tensor) and g.ndim < 2 and g.shape != x.shape:
             g = g * torch.sqrt(h)  # float64 on the CPU still
         else:
             g = g * float(torch.sqrt(h))
         return moved, g
+
+    def _shortened(self, move: Tensor) -> Tensor:
+        """What the drift does in a step, like x."""
+        return move
 
 
 @dataclass(frozen=True)
