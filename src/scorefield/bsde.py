@@ -24,6 +24,8 @@ from scorefield.sde import expand
 Driver: TypeAlias = "Callable[[float, Tensor, Tensor], Tensor]"
 Terminal: TypeAlias = "Callable[[Tensor], Tensor]"
 
+CONTRACTION, PUSHED = 0.05, 4
+"""What is left of a push of the start below which "deep" warns; entries of the start that are pushed."""
 PICARD = 50
 """Iterations of y = c + h F(t, y, z) within a step, which contract where h times the Lipschitz constant is below 1."""
 
@@ -68,7 +70,8 @@ def solve(
     Compare a result with the fixed point of this scheme, which differs from the continuum by order h, rather than with the
     continuum. "regression" goes backward and fits y_{k+1} by least squares to polynomials of W_k and these times dW, which
     are exact where the solution is such a polynomial (Gobet, Lemor & Warin 2005, with the martingale term fitted too).
-    "deep" learns y_0 and a network for z, forward, by the mean square of the miss (E, Han & Jentzen 2017, eq. 2.7).
+    "deep" learns y_0 and a network for z, forward, by the mean square of the miss (E, Han & Jentzen 2017, eq. 2.7); where the
+    way forward contracts, as with the reverse driver of a score, the miss says little about y_0, and it warns.
 
     Main arguments:
         driver: F(t, y, z) for y (P, D) and z (P, D, M), like y; t is a float. terminal: xi from W_T (P, M): (P, D).
@@ -105,10 +108,7 @@ def solve(
         y0, z = _deep(driver, xi, w, dw, h, (train_steps, width, lr), seed, progress)
     else:
         y0, z = _regress(driver, xi, w, dw, h, degree)
-    y = y0.expand_as(xi)
-    for k in range(steps):
-        y = y - h * _force(driver, k * h, y, z[k]) + torch.einsum("pdm,pm->pd", z[k], dw[k])
-    miss = float(torch.square(y - xi).mean().sqrt())
+    miss = float(torch.square(_forward(driver, y0.expand_as(xi), z, dw, h) - xi).mean().sqrt())
     return BSDESolution(y0, z[0].mean(0), z, h * torch.arange(steps, dtype=torch.float64), miss)
 
 
@@ -159,6 +159,10 @@ def _deep(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(1 + m, width), nn.Tanh(), nn.Linear(width, d * m)).double()
+    for p in net[-1].parameters():
+        nn.init.zeros_(
+            p
+        )  # without a control at first: noise of the paths would move y_0 through a driver that is not linear
     y0 = nn.Parameter(xi.mean(0).clone())
     clock = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
 
@@ -176,7 +180,30 @@ def _deep(
 
     minimize(loss, [y0, *net.parameters()], train_steps, lr=lr, clip=0.0, progress=progress, name="backward SDE")
     with torch.no_grad():
-        return y0.detach().clone(), torch.stack([control(k) for k in range(steps)])
+        start, z = y0.detach().clone(), torch.stack([control(k) for k in range(steps)])
+        _warn_of_contraction(driver, start, z, dw, h)
+    return start, z
+
+
+def _warn_of_contraction(driver: Driver, y0: Tensor, z: Tensor, dw: Tensor, h: float) -> None:
+    """Warn where the end hardly depends on the start, so that a small miss says little about it."""
+    push = 1e-3 * (1 + y0.abs().max()) * torch.eye(len(y0), dtype=torch.float64)[:PUSHED]
+    ends = [_forward(driver, start.expand(dw.shape[1], -1), z, dw, h) for start in (y0, *(y0 + push))]
+    left = min(float((end - ends[0]).norm(dim=1).mean() / p.norm()) for end, p in zip(ends[1:], push, strict=True))
+    if left < CONTRACTION:
+        warnings.warn(
+            f"the end moves by {left:.2g} of what the start does, so that a miss leaves the start uncertain by {1 / left:.0f} "
+            "times as much; method='regression' goes backward and does not suffer from it",
+            ScorefieldWarning,
+            stacklevel=4,
+        )
+
+
+def _forward(driver: Driver, y: Tensor, z: Tensor, dw: Tensor, h: float) -> Tensor:
+    """Y_T by the scheme from y (P, D), with the controls z (steps, P, D, M)."""
+    for k in range(len(dw)):
+        y = y - h * _force(driver, k * h, y, z[k]) + torch.einsum("pdm,pm->pd", z[k], dw[k])
+    return y
 
 
 def score_driver(model: ScoreModel, kind: Literal["flow", "reverse"] = "flow", tau: float | None = None) -> Driver:
