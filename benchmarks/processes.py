@@ -125,6 +125,8 @@ def which() -> None:
         ("CVP(), fitted prior", sf.CVP(), True),
         ("CSubVP()", sf.CSubVP(), False),
         ("RectifiedFlow()", sf.RectifiedFlow(), False),
+        ("VPIDM() towards y = 0, fitted prior", sf.VPIDM(), True),
+        ("OUVE() towards y = 0, fitted prior", sf.OUVE(), True),
     ]
     for name, sde, keeps in cases:
         straight = isinstance(sde, sf.RectifiedFlow)

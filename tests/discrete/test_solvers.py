@@ -17,6 +17,7 @@ SOLVERS = [
     sf.discrete.TauLeaping(),
     sf.discrete.Ancestral(),
     sf.discrete.FirstHitting(),
+    sf.discrete.FlowMatching(0.5),
     sf.PC(sf.discrete.Tweedie(), sf.discrete.Gibbs(2)),
     sf.PC(sf.discrete.Euler(), sf.discrete.RateCorrector("both", 0.5)),
 ]
@@ -32,6 +33,10 @@ def name(value):
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_a_sample_depends_on_its_seed_alone(solver, process):
     model = sf.discrete.Table(J, process)
+    if isinstance(process, sf.discrete.Ordinal) and name(solver) == "FlowMatching":
+        with pytest.raises(ValueError, match="follows a process that redraws, Uniform or Absorbing, not Ordinal"):
+            sf.sample(model, 2, solver, steps=3)
+        return
     if process.mask is None and name(solver) in ("Ancestral", "FirstHitting"):
         with pytest.raises(ValueError, match="has no mask"):
             sf.sample(model, 2, solver, steps=3)

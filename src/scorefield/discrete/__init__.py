@@ -3,6 +3,7 @@
 from scorefield.discrete import habits as _habits  # noqa: F401 - gives the model its solver, loss and guidance
 from scorefield.discrete.bound import bound
 from scorefield.discrete.correct import Gibbs, RateCorrector
+from scorefield.discrete.flow import FlowMatching
 from scorefield.discrete.guide import Infill
 from scorefield.discrete.matrix import Ordinal, RateMatrix
 from scorefield.discrete.model import JumpModel
@@ -19,6 +20,7 @@ __all__ = [
     "Cosine",
     "Euler",
     "FirstHitting",
+    "FlowMatching",
     "Geometric",
     "Gibbs",
     "Infill",

@@ -75,7 +75,7 @@ class Euler(Independent):
         if _singular(field, t, s):
             return Tweedie().law(field, x, t, s)
         off = (t - s).float() * reverse_rates(field, x, t)
-        return _with_rest(off, x)
+        return with_rest(off, x)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def draw(law: Tensor, x: Tensor, noise: Noise) -> Tensor:
 def leap(mean: Tensor, x: Tensor, noise: Noise, ordinal: bool) -> Tensor:
     """States after jumps with Poisson numbers of the given means (B, *, S)."""
     if not ordinal:  # exactly one jump, with the chance of that
-        return draw(_with_rest(mean * torch.exp(-mean.sum(-1, keepdim=True)), x), x, noise)
+        return draw(with_rest(mean * torch.exp(-mean.sum(-1, keepdim=True)), x), x, noise)
     shape = (noise.size, math.prod(x.shape[1:]) * mean.shape[-1])
     counts = poisson(mean.cpu().double(), noise.uniform(shape).reshape(mean.shape))
     return add_jumps(counts, x)
@@ -258,7 +258,7 @@ def _pick(weights: Tensor, x: Tensor, where: Tensor, u: Tensor) -> Tensor:
     return x
 
 
-def _with_rest(off: Tensor, x: Tensor) -> Tensor:
+def with_rest(off: Tensor, x: Tensor) -> Tensor:
     """Jump probabilities with what is left of 1, if anything, on the present state."""
     rest = (1 - off.sum(-1, keepdim=True)).clamp_min(0)
     return off.scatter(-1, x.long().unsqueeze(-1), rest)
