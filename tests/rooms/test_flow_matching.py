@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import scorefield as sf
-from oracles import mixture
+from oracles import mixture, power, rotated
 from scorefield.flow import flow_matching_loss, minibatch_ot, reflow, straightness
 from scorefield.sde import expand
 from scorefield.times import LogitNormalTimes, ShiftedGrid
@@ -44,6 +44,15 @@ def test_eulers_steps_are_those_of_ddim_also_of_vp():
     torch.testing.assert_close(vp.sigma(own) / scale, times, rtol=1e-12, atol=1e-12)
     x = sf.sample(mixture(vp), 5, sf.DDIM(), grid=own, x_init=scale[0] * start, t_start=float(own[0]), **keys)
     torch.testing.assert_close(x / scale[-1], ends[0], rtol=1e-11, atol=1e-11)
+
+
+def test_the_flow_takes_noise_to_a_gaussian_by_the_root_of_its_covariance():
+    """x_0 = m + S^{1/2} z for a rotated S, to what the clipped end leaves."""
+    mean, cov = rotated(3)
+    gm = sf.GaussianMixture(mean[None], cov[None], None, FLOW)
+    z = torch.randn(4, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x = sf.sample(gm, 4, sf.Dopri5(1e-9, 1e-9), x_init=z, t_min=1e-6, denoise=False)
+    torch.testing.assert_close(x, mean + z @ power(cov, 0.5), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("s", [0.5, 1.3])

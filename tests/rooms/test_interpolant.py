@@ -59,6 +59,7 @@ def test_flow_of_two_independent_gaussians_is_the_rectified_map():
     torch.testing.assert_close(expected @ S0 @ expected.T, S1, rtol=0, atol=2e-5)
     cost = float((S0 + S1 - 2 * image.T @ S0).trace())
     assert cost == pytest.approx(1.169360, abs=5e-5)
+    assert float((S0 + S1).trace()) == pytest.approx(3.6)  # of pairs as they come
     zero = torch.zeros(2, dtype=F64)
     assert gaussian_w2(zero, S0, zero, S1) ** 2 == pytest.approx(1.142416, abs=1e-6)
     turns = torch.linalg.eigvals(image.T).real.sort().values  # none negative: straight after one reflow
