@@ -189,7 +189,12 @@ class _Start:
     def states(self, rows: slice, draws: Noise) -> Tensor:
         """The states of some of the samples."""
         if self.x_init is None:
-            return self.prior.draw(draws, self.dtype, self.device)
+            x = self.prior.draw(draws, self.dtype, self.device)
+            if x.shape != (draws.size, *self.event):
+                raise ValueError(
+                    f"prior: draw returned shape {tuple(x.shape)}; expected {(draws.size, *self.event)}, a row for each sample"
+                )
+            return x
         return self.x_init[rows].to(self.dtype)
 
 

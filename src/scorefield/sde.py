@@ -271,9 +271,11 @@ def checked_drift(sde: SDE, x: Tensor, t: Time) -> Tensor:
     """The drift, like x.
 
     Raises:
-        ValueError: the process returns another shape.
+        ValueError: the process returns another shape, or something else than real floating-point numbers.
     """
     f = sde.drift(x, t)
+    if isinstance(f, Tensor) and not f.is_floating_point():
+        raise ValueError(f"{type(sde).__name__}.drift returned {f.dtype}; return real floating-point numbers")
     if not isinstance(f, Tensor) or f.shape != x.shape:
         got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(
@@ -286,13 +288,17 @@ def checked_diffusion(sde: SDE, x: Tensor, t: Time) -> float | Tensor:
     """The diffusion: a number, (B,), like x, or (B, D, M).
 
     Raises:
-        ValueError: the process returns another shape.
+        ValueError: the process returns another shape, a number that is negative or not finite, or complex numbers.
     """
     g = sde.diffusion(x, t)
     if not isinstance(g, Tensor):
         if not isinstance(g, (int, float)):
             raise ValueError(f"{type(sde).__name__}.diffusion returned {type(g).__name__}; return a number or a tensor")
+        if not 0 <= g < math.inf:
+            raise ValueError(f"{type(sde).__name__}.diffusion returned {g}; return 0 or a positive number, or a tensor")
         return float(g)
+    if not g.is_floating_point():
+        raise ValueError(f"{type(sde).__name__}.diffusion returned {g.dtype}; return real floating-point numbers")
     b, d = len(x), math.prod(x.shape[1:])
     if g.shape in ((), (b,), x.shape) or (g.ndim == 3 and g.shape[:2] == (b, d)):
         return g

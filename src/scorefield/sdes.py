@@ -298,6 +298,11 @@ class VPIDM(_LinearBeta):
 
     t_min: ClassVar[float] = 0.04
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.eta < math.inf and 0 < self.scale < math.inf):
+            raise ValueError(f"VPIDM needs eta > 0 and scale > 0, not {self}")
+
     def alpha(self, t: Time) -> Tensor:
         return torch.exp(-0.5 * self.integrated_beta(t) - self.eta * as_time(t))
 

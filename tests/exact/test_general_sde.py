@@ -284,21 +284,46 @@ def test_bad_processes_and_priors_are_one_line():
         def diffusion(self, x, t):
             return 2 * torch.sqrt(x)
 
+    class Negative(Word):
+        def diffusion(self, x, t):
+            return -1.0
+
+    class Lost(Word):
+        def diffusion(self, x, t):
+            return math.nan
+
+    class Whole(Root):
+        def drift(self, x, t):
+            return x.long()
+
+    class Complex(Word):
+        def diffusion(self, x, t):
+            return torch.ones(len(x)) * 1j
+
     class DrawOnly:
         def draw(self, noise, dtype, device):
-            return torch.zeros(2, 1)
+            return torch.zeros(2, 2)
 
     x = torch.full((200, 1), 0.1)
     falling = sf.ScoreModel.from_score(lambda y, t: -y, Falling(), shape=(1,))
     with pytest.raises(ValueError, match=r"Falling has g\^2 = -.* at t = 1: sigma / alpha must rise"):
         sf.sample(falling, 3, sf.EulerMaruyama(), steps=2, denoise=False)
-    with pytest.raises(ValueError, match=r"Word\.diffusion returned str"):
-        Word().simulate(x)
+    for process, told in (
+        (Word(), r"Word\.diffusion returned str"),
+        (Negative(), r"Negative\.diffusion returned -1\.0; return 0 or a positive number"),
+        (Lost(), r"Lost\.diffusion returned nan"),
+        (Complex(), r"Complex\.diffusion returned torch\.complex64; return real"),
+        (Whole(), r"Whole\.drift returned torch\.int64; return real"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            process.simulate(x)
     with pytest.warns(ScorefieldWarning, match=r"of 200 paths of Root left the numbers .* more than steps=5"):
         Root().simulate(x, steps=5, seed=0)
     model = sf.ScoreModel.from_score(lambda y, t: -y, VP(), shape=(1,))
     with pytest.raises(ValueError, match="give an object with draw"):
         sf.sample(model, 2, sf.EulerMaruyama(), steps=2, prior=object())
+    with pytest.raises(ValueError, match=r"prior: draw returned shape \(2, 2\); expected \(2, 1\)"):
+        sf.sample(model, 2, sf.EulerMaruyama(), steps=2, prior=DrawOnly())
     with pytest.raises(ValueError, match="has no log_prob"):
         sf.log_prob(model, torch.zeros(2, 1), prior=DrawOnly())
     assert float(VP(0.0, 20.0).diffusion(x, 0.0)) == 0.0  # no noise yet is no fault

@@ -291,6 +291,8 @@ def test_training_shows_y():
     ("call", "told"),
     [
         (lambda m, y: m.noise(y, 0.5), "y is missing"),
+        (lambda m, y: m.noise(y, 0.5, y="y"), "y is str; give a tensor"),
+        (lambda m, y: sf.VPIDM(eta=-1.0), "VPIDM needs eta > 0 and scale > 0"),
         (lambda m, y: m.noise(y, 0.5, y=y[:, :2]), r"y has shape \(4, 2\); expected \(4, 3\)"),
         (lambda m, y: sf.sample(m, 4, x_init=y[:, :2], y=y), r"y has shape \(4, 3\); expected \(4, 2\)"),
         (lambda m, y: sf.near(y > 0, m.sde), "y has dtype torch.bool"),

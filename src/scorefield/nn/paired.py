@@ -43,6 +43,8 @@ class Paired(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None:
             raise ValueError("y is missing: this network restores, so give y=, what is to be restored, like x")
+        if not isinstance(y, Tensor):
+            raise ValueError(f"y is {type(y).__name__}; give a tensor of shape {tuple(x.shape)}, that of x")
         if y.shape != x.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected {tuple(x.shape)}, that of x")
         y = y.to(x)
