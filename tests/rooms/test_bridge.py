@@ -75,7 +75,7 @@ def test_gaussian_bridge_solves_the_static_problem():
         f = torch.linalg.inv(a) - eye + eye @ torch.linalg.inv(g + eye) @ eye
         g = torch.linalg.inv(b) - eye + eye @ torch.linalg.inv(f + eye) @ eye
     joint = torch.linalg.inv(torch.cat([torch.cat([f + eye, -eye], 1), torch.cat([-eye, g + eye], 1)]))
-    assert torch.allclose(gaussian_bridge(a, b, sigma), joint[:3, 3:], atol=1e-11)
+    assert torch.allclose(gaussian_bridge(a, b, sigma), joint[:3, 3:], rtol=0, atol=2e-14)
     assert float(gaussian_bridge(torch.tensor([[0.6]], dtype=F64), 1.7 * torch.eye(1))) == pytest.approx(
         0.6269427670, abs=1e-7
     )

@@ -29,6 +29,21 @@ def narrow(s: float) -> sf.GaussianMixture:
     return sf.GaussianMixture(torch.zeros(1, 1, dtype=F64), torch.full((1, 1), s**2, dtype=F64), [1.0], FLOW)
 
 
+def test_views_of_the_straight_line():
+    """f = -1 / (1 - t), g^2 = 2 t / (1 - t), and every view by the velocity v = E[eps - x_0 | x] on a rotated mixture."""
+    t = torch.tensor([0.03, 0.3, 0.6, 0.97], dtype=F64)
+    torch.testing.assert_close(FLOW.f(t), -1 / (1 - t), rtol=1e-14, atol=0)
+    torch.testing.assert_close(FLOW.g2(t), 2 * t / (1 - t), rtol=1e-13, atol=0)
+    gm = mixture(FLOW)
+    x, u = gm.sample(4, 0.5, seed=0), t[:, None]
+    v = gm.velocity(x, t)
+    close = {"rtol": 1e-12, "atol": 1e-13}
+    torch.testing.assert_close(gm.noise(x, t) - gm.denoise(x, t), v, **close)
+    torch.testing.assert_close(gm.denoise(x, t), x - u * v, **close)
+    torch.testing.assert_close(gm.noise(x, t), x + (1 - u) * v, **close)
+    torch.testing.assert_close(gm.score(x, t), -(x + (1 - u) * v) / u, **close)
+
+
 def test_eulers_steps_are_those_of_ddim_also_of_vp():
     """DDIM under VP at equal sigma / alpha, in units of alpha + sigma, takes the steps of Euler on the straight line."""
     times = torch.tensor([0.95, 0.7, 0.4, 0.15, 0.02], dtype=F64)

@@ -41,6 +41,7 @@ STOCHASTIC = [
 ]
 OF_THE_PAPER = [
     sf.EulerMaruyama(),
+    sf.solve.TamedEuler(),
     sf.ReverseDiffusion(),
     sf.solve.ProbabilityFlow(),
     sf.Ancestral(),
