@@ -159,10 +159,9 @@ def _deep(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(1 + m, width), nn.Tanh(), nn.Linear(width, d * m)).double()
+    # Without a control at first: noise of the paths would move y_0 through a driver that is not linear.
     for p in net[-1].parameters():
-        nn.init.zeros_(
-            p
-        )  # without a control at first: noise of the paths would move y_0 through a driver that is not linear
+        nn.init.zeros_(p)
     y0 = nn.Parameter(xi.mean(0).clone())
     clock = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
 

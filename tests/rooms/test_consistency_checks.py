@@ -217,6 +217,37 @@ def test_shortcuts_are_learned_from_flow_matching():
     )  # zeros teach zeros; flow matching learns e - x_0 = 2
 
 
+MEANS, STDS, WEIGHTS = torch.tensor([-0.6, 0.4]), torch.tensor([0.15, 0.25]), [0.3, 0.7]
+GRID = torch.linspace(-2.5, 2.5, 10_001, dtype=F64)
+
+
+def below(points: torch.Tensor) -> torch.Tensor:
+    """Share of the points (n,) that are at most each value of the grid."""
+    return torch.searchsorted(points.double().sort().values, GRID, right=True) / len(points)
+
+
+def test_a_map_of_known_points_is_as_far_from_the_truth_as_they_are():
+    """W1(P_n, P) has the mean J / n^(1/2), J = (2 / pi)^(1/2) int (F (1 - F))^(1/2) = .568255; the exact map gives P_n back."""
+    truth = sum(w * torch.special.ndtr((GRID - m) / s) for w, m, s in zip(WEIGHTS, MEANS, STDS, strict=True))
+    width = float(GRID[1] - GRID[0])
+    j = math.sqrt(2 / math.pi) * float(torch.sqrt((truth * (1 - truth)).clamp_min(0)).sum()) * width
+    assert j == pytest.approx(0.568255, abs=1e-6)
+    law = sf.GaussianMixture(MEANS[:, None], STDS.square(), WEIGHTS, EDM())
+    for n, repeats in ((100, 60), (1000, 30), (10_000, 15)):
+        samples = law.sample(n * repeats, seed=n).reshape(repeats, n)
+        far = torch.stack([(below(x) - truth).abs().sum() * width for x in samples])
+        assert abs(float(far.mean()) - j / math.sqrt(n)) < 4 * float(far.std()) / math.sqrt(repeats)
+    points = law.sample(100, seed=0)
+    z = torch.special.ndtri((torch.arange(200, dtype=F64) + 0.5) / 200)[:, None]
+    known = float((below(points[:, 0]) - truth).abs().sum()) * width
+    model = sf.Empirical(points.double(), EDM())
+    jumped = sf.sample(model, 200, sf.Dopri5(1e-4, 1e-4), x_init=80 * z, denoise=False)[:, 0]
+    assert (
+        float((below(jumped) - below(points[:, 0])).abs().sum()) * width < 0.01
+    )  # blurred by .002, and one point in 100
+    assert float((below(jumped) - truth).abs().sum()) * width == pytest.approx(known, abs=0.01)
+
+
 def test_pairs_of_training_and_of_distillation():
     """Early points coupled by the late one differ by 2 - 2^{1/2} a dimension (t = 1 to 0 on N(0, 1)), optimally by .404135.
 

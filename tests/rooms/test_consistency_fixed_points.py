@@ -82,6 +82,21 @@ def test_training_and_distillation_reach_their_fixed_point(n, s, bias, heun):
         assert fixed_point_bias(rho, s, "heun") == pytest.approx(heun, abs=1e-6)
 
 
+NUMBERS = (10, 18, 40, 80, 151, 641, 1281)
+TABLE = [
+    ("euler", 0.5, (-0.26955, -0.15391, -0.07027, -0.03533, -0.01877, -0.00443, -0.00222)),
+    ("euler", 1.0, (-0.24914, -0.14048, -0.06386, -0.03205, -0.01701, -0.00401, -0.00201)),
+    ("euler", 0.2, (-0.30207, -0.17343, -0.07969, -0.04017, -0.02136, -0.00505, -0.00253)),
+    ("heun", 0.5, (0.219630, 0.055278, 0.009782, 0.002318, 0.000635, 0.000034, 0.000009)),
+]
+
+
+@pytest.mark.parametrize(("solver", "s", "known"), TABLE)
+def test_the_bias_of_every_number_of_levels(solver, s, known):
+    found = [fixed_point_bias(Karras(n).levels(EDM(), END), s, solver) for n in NUMBERS]
+    assert found == pytest.approx(known, abs=6e-6 if solver == "euler" else 6e-7)
+
+
 def chain(stage: int, end: float) -> Tensor:
     """The levels that `Easy` meets on its way from 80 down, rising."""
     pairs, t = Easy(q=2.0, stage=1), [80.0]
