@@ -21,3 +21,6 @@ def test_ways_of_the_bundled_digits_are_nearly_straight_and_leave_the_memory_of_
     off = way.deviation(train).mean(1)
     assert float(off[way.sigma >= 15].max()) < 0.08
     assert float(off[way.sigma <= 1.5].min()) > 0.25  # a model that remembers the data has 0
+    jump = int((way.sigma <= 0.5).nonzero()[0])  # an early stop there, with E[x_0 | x] in place of x
+    assert jump <= 2 / 3 * 24
+    assert float(torch.square(denoised[jump]).mean().sqrt()) / 28 < 0.06

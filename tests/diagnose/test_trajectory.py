@@ -155,7 +155,7 @@ def test_the_bend_of_a_rotation_is_that_of_a_spiral_and_the_chapter_names_it():
 def test_the_chapter_tells_a_memory_from_what_is_new():
     gm = mixture(sf.VP(), 3)
     train = gm.sample(60, seed=1)
-    name = "E[x_0 | x] to memory's"
+    name = "to memory"
     new, old = (
         report(model, gm.sample(20, seed=2), train, ["trajectory"]).chapters["trajectory"].figures[name]
         for model in (gm, sf.Empirical(train, sf.VP()))

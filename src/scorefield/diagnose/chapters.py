@@ -249,9 +249,9 @@ def _trajectory(case: Case) -> Chapter:
     grid = "log_snr" if float(case.model.sde.alpha(case.model.sde.T)) > 0 else None
     way = trajectory(case.model, count, DDIM(), WAY_STEPS, case.seed, grid=grid, progress=False)
     x, denoised = (torch.square(d).mean(1).sqrt() / math.sqrt(way.x[0, 0].numel()) for d in way.distance())
-    rows = {"x to its end": x, "E[x_0 | x] to that end": denoised}
+    rows = {"x": x, "E[x_0 | x]": denoised}
     if case.train is not None:
-        rows["E[x_0 | x] to memory's"] = way.deviation(Empirical(case.train, case.model.sde)).mean(1)
+        rows["to memory"] = way.deviation(Empirical(case.train, case.model.sde)).mean(1)
     figures: dict[str, Any] = {
         "bend": pair(mean_of(way.bend())),
         "plane": float(way.components(2)[:, 1].mean()),
@@ -271,7 +271,7 @@ def _trajectory(case: Case) -> Chapter:
     told = "See whether the score is calibrated and a gradient: ways of an exact one bend little."
     advice = "" if verdict == "good" else told
     rule = "A bend of 10 % of the way on average, or 10 % of the steps away from the end: watch; 50 %, or 30 %: act. "
-    rule += "Distances are root mean squares over entries; memory is the exact model of the training items."
+    rule += "Distances to the end of x, and of E[x_0 | x] to that of the exact model of the training items, its memory."
     lines: dict[str, Points] = {
         name: list(zip((-2 * torch.log(way.sigma)).tolist(), row.tolist(), strict=True)) for name, row in rows.items()
     }

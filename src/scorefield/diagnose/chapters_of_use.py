@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from scorefield.diagnose.chapter import FEWEST, SMALL, SURE, Case, Chapter, Verdict, judge, pair
-from scorefield.diagnose.trust import EARLIER, EXACT_TRACE, LOOSER, LikelihoodTrust, likelihood_trust, posterior_trust
+from scorefield.diagnose.trust import EARLIER, EXACT_TRACE, LikelihoodTrust, likelihood_trust, posterior_trust
 from scorefield.evaluation.metrics import Estimate
 from scorefield.inverse.posterior import MISFIT
 from scorefield.report import Points
@@ -78,8 +78,8 @@ def _by_item(found: LikelihoodTrust) -> dict[str, Points]:
     order = torch.argsort(found.nats).tolist()
     rows = {
         "as it is": found.nats,
-        f"{LOOSER:g} times the tolerance": found.looser,
-        f"and t_min / {EARLIER:g}": found.earlier,
+        "looser": found.looser,
+        f"looser, t_min / {EARLIER:g}": found.earlier,
     }
     return {name: [(float(i), -found.bits(float(row[k]))) for i, k in enumerate(order)] for name, row in rows.items()}
 
