@@ -1,6 +1,6 @@
 """Small trained flow maps beside the exact one: consistency distillation, TrigFlow distillation and training from data alone.
 
-    python benchmarks/consistency.py [--runs cd scm ct] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/consistency.py --runs cd [--seed 0]      # scm, ct: 90 seconds of one core each
 
 A mixture of three Gaussians in the plane, a perceptron of three layers of 128, batches of 256. The exact map is the mixture's
 own probability flow (Dopri5). Printed: sliced W2 of one jump and of two, in units of the data's standard deviation, beside that

@@ -1,6 +1,6 @@
 """The bundled digits tuned towards more ink, beside guidance at the same KL and the best that any method could do.
 
-    OMP_NUM_THREADS=1 python benchmarks/reward_digits.py --out docs/pictures         # 130 seconds of one core
+    OMP_NUM_THREADS=1 python benchmarks/reward_digits.py --out docs/pictures         # 150 seconds of one core
     OMP_NUM_THREADS=1 python benchmarks/reward_digits.py --updates 2 --samples 8     # a quick look
 
 The reward is the mean ink of a picture in percent (paper 0, ink 100); the chain is DDIM(1) on a grid in log-SNR. Guidance
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import scorefield as sf
+from scorefield.charts import curves, save_figure
 from scorefield.evaluation import digit_classifier
 from scorefield.plot import image_grid, save_image
 from scorefield.reward import AdjointMatching, Chain, Paths, finetune, follow
@@ -63,6 +64,11 @@ def tilts(value: Tensor, temperatures: list[float]) -> list[dict[str, float]]:
     return rows
 
 
+def column(rows: list[dict[str, float]], name: str) -> list[float]:
+    """One entry of each row."""
+    return [row[name] for row in rows]
+
+
 def guided(base: sf.ScoreModel, temperature: float, scale: float) -> sf.ScoreModel:
     """The base, guided by the reward of its denoised picture."""
 
@@ -82,7 +88,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=2.0, help="in percent of ink")
     parser.add_argument("--samples", type=int, default=48, help="that each figure is measured on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the picture")
+    parser.add_argument("--out", type=Path, help="folder for the pictures")
     args = parser.parse_args()
     torch.set_num_threads(1)
     begin, reader = time.process_time(), digit_classifier()
@@ -106,10 +112,20 @@ def main() -> None:
     for _ in range(2):  # the KL is about quadratic in the scale
         trial = paths_of(guided(base, args.temperature, scale), base, chain, few, 7)
         scale *= math.sqrt(float(tuned.step_kl.sum(0).mean() / trial.step_kl.sum(0).mean()))
-    beside = paths_of(guided(base, args.temperature, scale), base, chain, args.samples, 7)
-    print(json.dumps({"guided": figures(beside, reader), "scale": round(scale, 3)}), flush=True)
+    by_scale = {
+        s: paths_of(guided(base, args.temperature, s), base, chain, args.samples, 7) for s in (scale / 2, scale)
+    }
+    beside = by_scale[scale]
+    for at, found in by_scale.items():
+        print(json.dumps({"guided": figures(found, reader), "scale": round(at, 3)}), flush=True)
     print(json.dumps({"seconds": round(time.process_time() - begin)}), flush=True)
     if args.out:
+        rows = tilts(ink(plain.states[-1]), [float(t) for t in torch.logspace(3, 0, 40)])
+        lines = {"most reward at its KL (base, re-weighted)": (column(rows, "KL"), column(rows, "ink"))}
+        for name, drawn in (("guided", [plain, *by_scale.values()]), ("tuned", [plain, tuned])):
+            found = [figures(p, reader) for p in drawn]
+            lines[name] = (column(found, "KL"), column(found, "ink"))
+        save_figure(curves(lines, "KL to the base, nats", "ink, %"), args.out / "reward-kl.png")
         shown = torch.cat([p.states[-1][:16] for p in (plain, tuned, beside)])
         save_image(image_grid(shown, 16, zoom=2), args.out / "reward.png")
 
