@@ -52,8 +52,8 @@ def after_sde(start: float, steps: int) -> tuple[float, float]:
     return m, math.sqrt(v)
 
 
-def kl_and_w2(m: float, std: float) -> tuple[float, float]:
-    (mean,), ((cov,),) = (x.tolist() for x in moments(LINE, 1e-3))
+def kl_and_w2(m: float, std: float, data: sf.GaussianMixture = LINE) -> tuple[float, float]:
+    (mean,), ((cov,),) = (x.tolist() for x in moments(data, 1e-3))
     return 0.5 * (cov / std**2 + (mean - m) ** 2 / std**2 - 1 + math.log(std**2 / cov)), math.hypot(
         mean - m, math.sqrt(cov) - std
     )
@@ -86,6 +86,16 @@ def test_the_flow_keeps_the_divergence_of_a_short_start_and_the_sde_contracts_it
     kl, w2 = kl_and_w2(*(2 * b - a for a, b in zip(coarse, fine, strict=True)))  # without the error of first order
     assert kl == pytest.approx(sde_kl, rel=0.01)
     assert w2 == pytest.approx(sde_w2, rel=0.01)
+
+
+@pytest.mark.parametrize(("start", "wanted"), [(1.0, 2.6e-10), (0.5, 9.2e-4), (0.35, 0.0134), (0.25, 0.0530)])
+def test_the_flow_of_data_without_a_mean_keeps_the_divergence_of_its_variance(start, wanted):
+    centred = sf.GaussianMixture(torch.zeros(1, 1, dtype=F64), 0.25, None, SDE)
+    points = torch.tensor([[0.0], [1.0]], dtype=F64)
+    at = {"x_init": points, "t_start": start, "t_min": 1e-3, "denoise": False}
+    ends = sf.sample(centred, 2, sf.Dopri5(1e-11, 1e-11), **at)
+    kl, _ = kl_and_w2(float(ends[0]), float(ends[1] - ends[0]), centred)
+    assert kl == pytest.approx(wanted, rel=0.02)  # of two or three digits
 
 
 @pytest.mark.parametrize(("t", "constant"), [(0.25, 0.6013), (0.5, 0.5116), (0.75, 0.5005), (1.0, 0.50001)])
@@ -138,4 +148,18 @@ def test_heuns_rule_is_a_difference_of_denoisers():
     wanted = euler - h / (2 * r) * (cloud.denoise(euler, r) - d)
     grid = torch.tensor([s, r], dtype=F64)
     found = sf.sample(cloud, 16, sf.Heun(), grid=grid, x_init=x, denoise=False, t_start=s)
+    assert torch.allclose(found, wanted, atol=1e-12)
+
+
+def test_the_midpoint_rule_is_a_difference_of_denoisers():
+    """x' = x + h d - h / sigma_m (D(x_m, sigma_m) - D(x, sigma)), sigma_m = (sigma sigma')^(1/2), by one evaluation there."""
+    cloud = sf.Empirical(torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=F64), Plain())
+    x = 5 * torch.randn(16, 8, generator=torch.Generator().manual_seed(1), dtype=F64)
+    s, r = 5.0, 3.0
+    m, h = math.sqrt(s * r), r - s
+    slope = cloud.velocity(x, s)
+    middle = x + (m - s) * slope
+    wanted = x + h * cloud.velocity(middle, m)
+    # (x_m - D_m) / sigma_m = (x + (sigma_m - sigma) d - D_m) / sigma_m, and x = D + sigma d
+    found = x + h * slope - h / m * (cloud.denoise(middle, m) - cloud.denoise(x, s))
     assert torch.allclose(found, wanted, atol=1e-12)
