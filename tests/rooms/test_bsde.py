@@ -59,6 +59,11 @@ def test_the_deep_solver_of_a_flow_comes_to_the_scheme():
     assert exact > 1.8  # it began at 1.3
 
 
+def test_the_deep_solver_begins_without_a_control():
+    found = bsde.solve(linear, target, steps=5, paths=4, method="deep", train_steps=1, lr=1e-6, progress=False)
+    assert float(found.z.abs().max()) < 1e-4  # a step of Adam moves each weight by its rate
+
+
 def test_a_start_that_the_end_forgets_is_warned_of():
     """The reverse driver contracts by about (c + s_0^2) / (c + s_tau^2), .03: a small miss, and a start that is far off."""
     with pytest.warns(ScorefieldWarning, match=r"the end moves by 0\.0\d+ of what the start does"):
