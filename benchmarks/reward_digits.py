@@ -1,6 +1,6 @@
 """The bundled digits tuned towards more ink, beside guidance at the same KL and the best that any method could do.
 
-    OMP_NUM_THREADS=1 python benchmarks/reward_digits.py --out docs/pictures         # 150 seconds of one core
+    OMP_NUM_THREADS=1 python benchmarks/reward_digits.py --out docs/pictures         # 130 seconds of one core
     OMP_NUM_THREADS=1 python benchmarks/reward_digits.py --updates 2 --samples 8     # a quick look
 
 The reward is the mean ink of a picture in percent (paper 0, ink 100); the chain is DDIM(1) on a grid in log-SNR. Guidance
