@@ -16,9 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from scorefield.density import ScoreDensity
-from scorefield.density.columns import Columns, _bend, _unbend
 from scorefield.density.corrected import Corrected, Ensemble, Plan, correct
+from scorefield.density.estimator import ScoreDensity
 from scorefield.sdes import VE
 
 QUICK = {"steps": 0, "members": 2, "random_state": 0}
@@ -42,35 +41,6 @@ def half_moon(n, seed):
     rng = np.random.default_rng(seed)
     angle = rng.uniform(0, np.pi, n)
     return np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * rng.normal(size=(n, 2))
-
-
-@pytest.mark.parametrize("power", [0.0, 0.3, 1.0, 1.7, 2.0])
-def test_powers_are_inverted_and_their_slope_is_known(power):
-    u = np.linspace(-4, 4, 41)[:, None]
-    y = _bend(u, np.array([power]))
-    assert np.allclose(_unbend(y, np.array([power])), u)
-    h = 1e-6
-    slope = (_bend(u + h, np.array([power])) - _bend(u - h, np.array([power]))) / (2 * h)
-    log_slope = (power - 1) * np.sign(u) * np.log1p(np.abs(u))
-    away = np.abs(u) > h  # the curvature jumps at 0
-    assert np.allclose(np.log(slope)[away], log_slope[away], atol=1e-5)
-
-
-@pytest.mark.parametrize("shrinkage", [None, 0.0, 0.2])
-def test_the_volume_of_the_columns_is_that_of_their_jacobian(shrinkage):
-    x = bent()
-    columns = Columns.fit(x, shrinkage)
-    z, stretch = columns.forward(x[:5])
-    assert np.allclose(columns.inverse(z), x[:5])
-    for i in range(5):
-        steps = 1e-6 * x.std(0)
-        rows = [
-            (columns.forward(x[i : i + 1] + e)[0] - columns.forward(x[i : i + 1] - e)[0])[0] / 2 for e in np.diag(steps)
-        ]
-        jacobian = np.stack(rows) / steps[:, None]
-        assert np.linalg.slogdet(jacobian)[1] == pytest.approx(stretch[i], abs=1e-4)
-    if shrinkage == 0.0:
-        assert np.allclose(np.cov(columns.forward(x)[0].T, bias=True), np.eye(3))
 
 
 def test_a_density_integrates_to_one():
@@ -149,9 +119,9 @@ def test_the_flow_of_a_silent_correction_has_the_density_of_the_mixture():
     train, test = half_moon(200, 0), half_moon(50, 1)
     base = ScoreDensity(**QUICK, tolerance=1e-5).fit(train)
     base.model_ = Corrected(base.mixture_, Ensemble(2, 2, 8, 1, torch.Generator()))
-    z, stretch = base.columns_.forward(test)
-    exact = base.mixture_.log_prob(torch.from_numpy(z)).numpy() + stretch
-    assert np.allclose(base.score_samples(test), exact, atol=0.01)
+    rows = torch.from_numpy(test)
+    exact = base.mixture_.log_prob(base.scale_.forward(rows)) - base.scale_.log_volume(rows)
+    assert np.allclose(base.score_samples(test), exact.numpy(), atol=0.01)
 
 
 def test_a_normal_table_has_the_density_of_its_law():

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from scorefield.em import fit_gaussians
 
 Density = Callable[[Tensor], Tensor]
 """log p of rows, (N, D) -> (N,), float64."""
 FULL = 3072
 """Entries up to which a Gaussian has a full covariance."""
-SMALL = 64
-"""Entries up to which mixtures and kernels mean anything."""
 KERNELS = 5000
 """Items of a kernel density at most."""
 LOG_2PI = math.log(2 * math.pi)
@@ -33,44 +32,21 @@ def gaussian(x: Tensor) -> Density:
     return lambda y: _normal(y.double(), mean, factor)
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """A Gaussian mixture: weights (K,), means (K, D), Cholesky factors of the covariances (K, D, D), float64."""
-
-    weights: Tensor
-    means: Tensor
-    factors: Tensor
-
-    def logs(self, y: Tensor) -> Tensor:
-        """log of weight times density of each component, (N, K)."""
-        each = [_normal(y, m, f) for m, f in zip(self.means, self.factors, strict=True)]
-        return torch.stack(each, 1) + self.weights.log()
-
-    def __call__(self, y: Tensor) -> Tensor:
-        return torch.logsumexp(self.logs(y.double()), 1)
-
-    @property
-    def covs(self) -> Tensor:
-        """Covariances, (K, D, D)."""
-        return self.factors @ self.factors.mT
-
-
-def mixture(x: Tensor, seed: int = 0) -> Mixture:
+def mixture(x: Tensor, seed: int = 0) -> Density:
     """A Gaussian mixture by expectation maximisation; the number of components by the Bayesian information criterion."""
     x = x.double()
-    n, d = x.shape
-    best, least = _expectation_maximisation(x, 1, seed), math.inf
+    floor = 1e-3 * float(x.var(0, correction=0).mean())
+    best, least = fit_gaussians(x, 1, seed, floor=floor), math.inf
     for k in (1, 2, 4, 8, 16, 32):
-        if n < 10 * k:
+        if len(x) < 10 * k:
             break
-        density = _expectation_maximisation(x, k, seed)
-        parameters = k * (1 + d + d * (d + 1) / 2) - 1
-        criterion = parameters * math.log(n) - 2 * float(density(x).sum())
+        found = fit_gaussians(x, k, seed, floor=floor)
+        criterion = found.parameters * math.log(len(x)) - 2 * float(found.log_prob(x).sum())
         if criterion < least:
-            best, least = density, criterion
+            best, least = found, criterion
         elif k > 2:
             break
-    return best
+    return best.log_prob
 
 
 def kernel(x: Tensor) -> Density:
@@ -110,21 +86,3 @@ def _normal(y: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     z: Tensor = torch.linalg.solve_triangular(factor, (y - mean).T, upper=False)
     result: Tensor = -0.5 * z.square().sum(0) - factor.diagonal().log().sum() - 0.5 * len(mean) * LOG_2PI
     return result
-
-
-def _expectation_maximisation(x: Tensor, k: int, seed: int, rounds: int = 60) -> Mixture:
-    n, d = x.shape
-    draws = torch.Generator().manual_seed(seed)
-    means = x[torch.randperm(n, generator=draws)[:k]]
-    floor = 1e-3 * x.var(0, correction=0).mean() * torch.eye(d, dtype=torch.float64)
-    whole = torch.cov(x.T, correction=0).reshape(d, d)
-    factors = torch.linalg.cholesky(whole / k + floor).expand(k, d, d)
-    found = Mixture(torch.full((k,), 1 / k, dtype=torch.float64), means, factors)
-    for _ in range(rounds):
-        share = torch.softmax(found.logs(x), 1)
-        mass = share.sum(0).clamp(min=1e-6)
-        means = (share.T @ x) / mass[:, None]
-        centred = [x - m for m in means]
-        covs = [(share[:, i : i + 1] * c).T @ c / mass[i] + floor for i, c in enumerate(centred)]
-        found = Mixture(mass / mass.sum(), means, torch.linalg.cholesky(torch.stack(covs)))
-    return found

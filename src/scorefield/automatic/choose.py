@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scorefield.automatic.baselines import KERNELS, SMALL, mixture
-from scorefield.automatic.findings import Findings, levels_of, spread_over
+from scorefield.automatic.findings import Findings, levels_of
 from scorefield.data.dataset import Dataset, to_range
 from scorefield.discrete import JumpModel
 from scorefield.discrete.habits import own_loss
@@ -128,27 +127,21 @@ def build(found: Findings, width: int, seed: int) -> ScoreModel:
             options: dict[str, Any] = {"dims": dims, "dropout": drop, "time_scale": SMOOTH, "num_classes": classes}
             net = UNet(data.shape[0], width, mult, 1, attn, **options)
     model = ScoreModel(net, VP(), "edm", shape=data.shape, sigma_data=round(found.sigma_data, 4))
-    if isinstance(net, MLP) and not classes and data.levels is None and _has_mixture(data):
+    if found.mixture is not None:
         model.net = BesideMixture(net, 1, model.sigma_data)
-        return with_mixture(model, found, seed)
+        return with_mixture(model, found)
     return model
 
 
-def with_mixture(model: ScoreModel, found: Findings, seed: int) -> ScoreModel:
+def with_mixture(model: ScoreModel, found: Findings) -> ScoreModel:
     """The model, its network beside the mixture of the data where it is one of that kind."""
-    if isinstance(model.net, BesideMixture):
-        some = found.data.read(spread_over(found.data.size, KERNELS))
-        fitted = mixture(to_range(some, found.data, model.sde.range), seed)
+    if isinstance(model.net, BesideMixture) and found.mixture is not None:
+        fitted = found.mixture
         if len(fitted.weights) != len(model.net.logs):
             model.net = BesideMixture(model.net.net, len(fitted.weights), model.net.sigma_data)
-        model.net.begin(fitted.weights, fitted.means, fitted.covs)
+        covs = torch.diag_embed(fitted.covs) if fitted.covs.ndim == 2 else fitted.covs
+        model.net.begin(fitted.weights, fitted.means, covs)
     return model
-
-
-def _has_mixture(data: Dataset) -> bool:
-    """Whether there are few entries, and items enough for their covariances."""
-    entries = math.prod(data.shape)
-    return entries <= SMALL and data.size >= 5 * entries
 
 
 def configured(found: Findings, steps: float, seed: int) -> TrainConfig:
@@ -158,7 +151,7 @@ def configured(found: Findings, steps: float, seed: int) -> TrainConfig:
     # Where the noise is about as large as the data is where it is learned; densities need the small noise levels too.
     middle = math.log(found.sigma_data) - (0.5 if vectors else 0.6)
     # Beside a mixture the first checkpoints are nearly the mixture, so that a network that does not help is not kept.
-    warmup = 200 if vectors and _has_mixture(found.data) else 30 if vectors else 70
+    warmup = 200 if found.mixture is not None else 30 if vectors else 70
     # On eight Gaussians 400 steps of Muon left 0.2 nats to the best density, those of Adam 0.8 to 1.
     rate = OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=warmup, schedule="cooldown")
     return TrainConfig(

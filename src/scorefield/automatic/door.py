@@ -87,8 +87,8 @@ class Fitted:
         if self._scale is None:
             return log_prob(self.model, items, **options)
         lp = log_prob(self.model, self._scale.to_model(items).to(self.model.device), **options)
-        shift = self._scale.log_volume(lp.dims)
-        return replace(lp, nats=lp.nats - shift, draws=lp.draws - shift)
+        shift = self._scale.log_volume(items).to(lp.nats.device)
+        return replace(lp, nats=lp.nats - shift, draws=lp.draws - shift.unsqueeze(1))
 
     def plot(self) -> Chart:
         """A figure of samples beside held-out data, in its units (needs matplotlib)."""
@@ -166,7 +166,7 @@ def fit(
         tell(_why(choice, minutes))
     else:
         model, config = _recorded(source, seed)
-        with_mixture(model, found, seed)
+        with_mixture(model, found)
         tell(f"choices of {source}")
     if minutes is not None:
         length["minutes"] = max(TRAINED * minutes - (time.monotonic() - begin) / 60, minutes / 3)

@@ -21,6 +21,9 @@ from scorefield.data.pixels import has_colour, quiet_pillow
 from scorefield.data.scale import Scale
 from scorefield.data.states import BINS, categories
 from scorefield.data.tables import holds_words
+from scorefield.density.mixture import choose
+from scorefield.em import Kind as Covariances
+from scorefield.em import Mixture
 from scorefield.errors import InputError
 from scorefield.training.batches import step_generator
 
@@ -36,6 +39,12 @@ MOST_HELD_OUT = 2000
 """Items held out at most."""
 WHITENED = 512
 """Entries of vectors that are whitened at most."""
+MANY = 1_000_000
+"""Rows times squared columns above which a mixture is judged on two folds in place of four."""
+SMALL = 64
+"""Entries of vectors up to which mixtures and kernels mean anything."""
+WORTH = 0.01
+"""Held-out nats a row above which kernels on the rows join the mixture, as every row is a component then."""
 SMOOTH = 0.6
 """Correlation of neighbouring entries from which on long vectors are taken for signals."""
 
@@ -50,6 +59,7 @@ class Findings:
         kind: what it is taken for. sigma_data: standard deviation of its entries in the model's units.
         constant: entries that are the same in every item that was looked at.
         notes: what was changed, in words.
+        mixture: of short vectors, the Gaussian mixture of `data` in the model's units, chosen by cross-validation.
     """
 
     data: Dataset
@@ -58,6 +68,7 @@ class Findings:
     sigma_data: float
     constant: int
     notes: tuple[str, ...] = ()
+    mixture: Mixture | None = None
 
     def __str__(self) -> str:
         d = self.data
@@ -112,14 +123,15 @@ def find(
     raw = data.read(spread_over(data.size))
     if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
         raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
+    mixture = None
     if data.levels is None:
-        data = replace(data, scale=_scale(data, raw, kind))
-        held_out = replace(held_out, scale=data.scale)
+        scale, mixture = _scaled(data, raw, kind, seed)
+        data, held_out = replace(data, scale=scale), replace(held_out, scale=scale)
     x = to_range(raw, data, (-1.0, 1.0))
     constant = int((raw.amax(0) == raw.amin(0)).sum())
     if constant == entries:
         raise InputError(f"all items of {data.name} are the same; give data that varies")
-    return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes)
+    return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes, mixture)
 
 
 def _parted(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -295,11 +307,14 @@ def _mapped(data: Dataset, shape: tuple[int, ...], change: Any) -> Dataset:
     return replace(data, shape=shape, read=lambda index: change(read(index)).contiguous())
 
 
-def _scale(data: Dataset, raw: Tensor, kind: Kind) -> Scale:
-    """Vectors are whitened where there are enough of them, else standardised entry by entry; all else by two numbers."""
+def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, Mixture | None]:
+    """Columns of vectors are straightened, and whitened where that is best; all else is brought to unit spread.
+
+    Vectors of few entries, without classes, have a mixture as well, in the units of the scale.
+    """
     x = raw.double()
     if kind not in ("vector", "table"):
-        return Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
+        return Scale(x.mean(), x.std(correction=0).clamp(min=1e-12)), None
     mean, std = x.mean(0), x.std(0, correction=0)
     dead = (std <= 1e-9 * mean.abs().clamp(min=1e-30)).nonzero().flatten().tolist()
     if dead:
@@ -309,8 +324,18 @@ def _scale(data: Dataset, raw: Tensor, kind: Kind) -> Scale:
         raise InputError(
             f"{len(dead)} entries of {data.name} never change ({some}), so they have no density; leave them out"
         )
-    if 1 < x.shape[1] <= WHITENED and len(x) >= 5 * x.shape[1]:
-        least = float(torch.linalg.eigvalsh(torch.corrcoef(x.T)).min())
-        if least > 1e-6:
-            return Scale.whitening(x)
-    return Scale(mean, std)
+    n, d = x.shape
+    if d > WHITENED:
+        return Scale(mean, std), None
+    alone, enough = Scale.of_columns(x, whiten=False), n >= 5 * d
+    short = data.labels is None and d <= SMALL and enough
+    apart = d > 1 and enough and float(torch.linalg.eigvalsh(torch.corrcoef(x.T)).min()) > 1e-6
+    together = Scale.of_columns(x, shrink=short) if apart else alone
+    if not short:
+        return together, None
+    folds = torch.randperm(n, generator=step_generator(seed, "folds", 0)).chunk(2 if n * d * d > MANY else 4)
+    spaces: dict[Covariances, Scale] = {"full": together, "tied": together, "diag": alone}
+    if apart and n * d * d > MANY:
+        spaces["diag"] = together
+    chosen = choose(x, folds, spaces, seed)
+    return chosen.scale, chosen.with_kernels if chosen.kernel_gain > WORTH else chosen.mixture

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.automatic.baselines import SMALL, Density, gaussian, histograms, kernel, mixture
-from scorefield.automatic.findings import Findings
+from scorefield.automatic.baselines import Density, gaussian, histograms, kernel, mixture
+from scorefield.automatic.findings import SMALL, Findings
 from scorefield.data.dataset import Dataset, Range, to_range
+from scorefield.data.scale import Scale
 from scorefield.discrete import JumpModel, bound
 from scorefield.evaluation.bits import item_likelihoods, model_input
 from scorefield.likelihood import levels_width
@@ -189,22 +190,36 @@ def _baselines(
     found: Findings, train: list[int], held: list[int], interval: Range | None, seed: int
 ) -> dict[str, Tensor]:
     """log p of the held-out items under each simple density, in the units of the data."""
-    data, other = found.data, found.held_out
-    x, y = (model_input(d, i, interval, seed).flatten(1) for d, i in ((data, train), (other, held)))
+    data, x, y, shift = found.data, *_comparable(found, train, held, interval, seed)
     d = x.shape[1]
-    shift = -data.scale.log_volume(d) if data.scale is not None else 0.0
-    if data.levels is not None and interval is not None:
-        shift = -d * math.log(levels_width(data.levels, *interval))
-    elif data.range is not None and interval is not None:
-        shift = d * math.log((interval[1] - interval[0]) / (data.range[1] - data.range[0]))
     densities: dict[str, Density] = {"Gaussian": gaussian(x)}
     if d <= SMALL:
         densities |= {"mixture": mixture(x, seed), "kernels": kernel(x)}
     result = {name: density(y) + shift for name, density in densities.items()}
     if data.levels is not None:
         counts = histograms(data.read(train).flatten(1), data.levels)
-        result["pixel histogram"] = counts(other.read(held).flatten(1))
+        result["pixel histogram"] = counts(found.held_out.read(held).flatten(1))
     return result
+
+
+def _comparable(
+    found: Findings, train: list[int], held: list[int], interval: Range | None, seed: int
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Rows (N, D) of either part in units of about 1, and what a log-density of them falls short of one of the data."""
+    data, other = found.data, found.held_out
+    if data.scale is not None:
+        # Simple densities of vectors are those of the columns as they are, standardised, as everybody fits them.
+        x, y = data.read(train), other.read(held)
+        vectors = found.kind in ("vector", "table")
+        scale = Scale.of_columns(x, whiten=False, straighten=False) if vectors else data.scale
+        return scale.forward(x).flatten(1), scale.forward(y).flatten(1), -scale.log_volume(y)
+    x, y = (model_input(d, i, interval, seed).flatten(1) for d, i in ((data, train), (other, held)))
+    d = x.shape[1]
+    if data.levels is not None and interval is not None:
+        return x, y, -d * math.log(levels_width(data.levels, *interval))
+    if data.range is not None and interval is not None:
+        return x, y, d * math.log((interval[1] - interval[0]) / (data.range[1] - data.range[0]))
+    return x, y, 0.0
 
 
 def _samples(

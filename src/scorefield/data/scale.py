@@ -1,4 +1,4 @@
-"""The affine map between the units of data and those of a model."""
+"""The map between the units of data and those of a model, and its volume."""
 
 from __future__ import annotations
 
@@ -9,57 +9,95 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.data.powers import Powers
+
 
 @dataclass(frozen=True)
 class Scale:
-    """x = mean + factor z for items x in the units of the data and z in those of the model, in float64 on the CPU.
+    """x = psi^-1(mean + factor z) for items x in the units of the data and z in those of the model, in float64 on the CPU.
 
     Main arguments:
         mean: one number, or like an item.
         factor: one number, or like an item: standard deviations; or of vectors (D, D), lower triangular: a Cholesky factor
             of the covariance, which whitens them.
+        powers: psi, which straightens the columns of vectors; the identity where there is none.
     """
 
     mean: Tensor
     factor: Tensor
+    powers: Powers | None = None
 
     @classmethod
-    def whitening(cls, x: Tensor) -> Scale:
-        """The scale in which the vectors x, (N, D), have no mean and the unit covariance."""
+    def of_columns(cls, x: Tensor, *, whiten: bool = True, straighten: bool = True, shrink: bool = True) -> Scale:
+        """The scale in which the vectors x, (N, D), have no mean and unit variances, and where `whiten` no correlation.
+
+        `straighten` bends columns that a power makes more nearly normal. `shrink` draws the covariance towards its diagonal
+        by the share of Ledoit & Wolf 2004, which few rows need. No column may be constant.
+        """
         x = x.cpu().double()
-        return cls(x.mean(0), torch.linalg.cholesky(torch.cov(x.T, correction=0).reshape(x.shape[1], -1)))
+        powers = Powers.fitted(x) if straighten else None
+        y = x if powers is None else powers.bend(x)
+        mean, std = y.mean(0), y.std(0, correction=0)
+        if not whiten:
+            return cls(mean, std, powers)
+        u = (y - mean) / std
+        correlation = u.T @ u / len(u)
+        share = _shrinkage(u, correlation) if shrink else 0.0
+        correlation = (1 - share) * correlation + share * torch.eye(x.shape[1], dtype=x.dtype)
+        values, basis = torch.linalg.eigh(correlation)
+        least = 1e-10 * float(values.max())
+        if float(values.min()) < least:
+            correlation = (basis * values.clamp_min(least)) @ basis.T
+        return cls(mean, std[:, None] * torch.linalg.cholesky(correlation), powers)
 
     @property
     def whitens(self) -> bool:
         """Whether the factor is a matrix."""
         return self.mean.ndim == 1 and self.factor.ndim == 2
 
+    def forward(self, x: Tensor) -> Tensor:
+        """z of items x (B, *), float64."""
+        wide = x.cpu().double()
+        centred = (wide if self.powers is None else self.powers.bend(wide)) - self.mean
+        if not self.whitens:
+            return centred / self.factor
+        z: Tensor = torch.linalg.solve_triangular(self.factor, centred.T, upper=False).T
+        return z
+
     def to_model(self, x: Tensor) -> Tensor:
         """Items (B, *) in the units of the model, float32, on the device of x."""
-        centred = x.cpu().double() - self.mean
-        if self.whitens:
-            z: Tensor = torch.linalg.solve_triangular(self.factor, centred.T, upper=False).T
-        else:
-            z = centred / self.factor
-        near: Tensor = z.float().to(x.device)
-        return near
+        return self.forward(x).float().to(x.device)
 
     def to_units(self, z: Tensor) -> Tensor:
         """What a model returns, (B, *), in the units of the data, in the dtype and on the device of z."""
         wide = z.cpu().double()
         x = self.mean + (wide @ self.factor.T if self.whitens else wide * self.factor)
+        x = x if self.powers is None else self.powers.unbend(x)
         return x.to(z.dtype).to(z.device)
 
-    def log_volume(self, dims: int) -> float:
-        """log |det dx / dz| of items of so many entries: what a log-density in the units of the model exceeds that of x by."""
+    def log_volume(self, x: Tensor) -> Tensor:
+        """log |det dx / dz| at items x (B, *), (B,): what a log-density of z exceeds that of x by."""
         logs = (self.factor.diagonal() if self.whitens else self.factor).log()
-        return float(logs.sum()) if logs.ndim else dims * float(logs)
+        constant = logs.expand(x.shape[1:]).sum() if x.ndim > 1 else logs
+        slope = 0.0 if self.powers is None else self.powers.log_slope(x.cpu().double()).sum(1)
+        return (constant - slope).expand(len(x)).to(x.device)
 
     def to_json(self) -> dict[str, Any]:
         """Lists of numbers, of which `from_json` makes the same scale."""
-        return {"mean": self.mean.tolist(), "factor": self.factor.tolist()}
+        known = {"mean": self.mean.tolist(), "factor": self.factor.tolist()}
+        return known if self.powers is None else known | {"powers": self.powers.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scale:
         """The scale of `to_json`."""
-        return cls(*(torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "factor")))
+        mean, factor = (torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "factor"))
+        return cls(mean, factor, Powers.from_json(content["powers"]) if "powers" in content else None)
+
+
+def _shrinkage(u: Tensor, correlation: Tensor) -> float:
+    """The share of the identity in the best estimate of a covariance from rows u (N, D) (Ledoit & Wolf 2004, eq. 14)."""
+    n, d = u.shape
+    level = correlation.diagonal().mean()
+    away = (correlation - level * torch.eye(d, dtype=u.dtype)).square().sum()
+    noise = (u.square().sum(1).square().mean() - correlation.square().sum()) / n
+    return float((torch.minimum(noise, away) / away).clamp(0, 1)) if float(away) > 0 else 0.0

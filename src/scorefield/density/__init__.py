@@ -1,5 +1,1 @@
-"""Densities of tables and vectors, by the habits of scikit-learn: a mixture corrected by a small score network."""
-
-from scorefield.density.estimator import ScoreDensity
-
-__all__ = ["ScoreDensity"]
+"""Densities of tables and vectors: a mixture, chosen by cross-validation, corrected by a small score network."""

@@ -16,7 +16,8 @@ try:
 except ImportError as error:
     raise ImportError("ScoreDensity needs scikit-learn 1.6 or later: pip install 'scorefield[sklearn]'") from error
 
-from scorefield.density.columns import Array
+from scorefield.analytic import GaussianMixture
+from scorefield.data.scale import Scale
 from scorefield.density.corrected import Plan, correct
 from scorefield.density.mixture import choose
 from scorefield.likelihood import log_prob
@@ -25,6 +26,7 @@ from scorefield.sampling import sample
 from scorefield.sdes import VE
 from scorefield.solve.ode import Dopri5
 
+Array = np.ndarray
 NOISE = (0.01, 10.0)
 """Least and greatest noise, in standard deviations of the columns."""
 
@@ -60,8 +62,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         verbose: show progress.
 
     Attributes:
-        model_: the score model of the straightened columns, a `GaussianMixture` where no network helped most; columns_: the
-            map to these columns.
+        model_: the score model of the straightened columns, a `GaussianMixture` where no network helped most; scale_: the
+            map to these columns, a `scorefield.data.scale.Scale`.
         gain_: mean held-out nats of a row that networks or kernels gained; n_steps_: training steps of the networks.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
     """
@@ -107,9 +109,11 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         order = torch.randperm(len(x), generator=draws)
         folds = order[: len(x) // members * members].reshape(members, -1)
         seed, seconds = int(torch.randint(2**31 - 100, (), generator=draws)), 60 * self.minutes
-        chosen = choose(x, list(folds.numpy()), TableNoise(), seed, seconds / 3)
-        self.columns_ = chosen.columns
-        z = torch.from_numpy(self.columns_.forward(x)[0]).float()
+        rows = torch.tensor(x)  # which may be read-only
+        apart, together = Scale.of_columns(rows, whiten=False), Scale.of_columns(rows)
+        chosen = choose(rows, list(folds), {"full": together, "tied": together, "diag": apart}, seed, seconds / 3)
+        self.scale_ = chosen.scale
+        mixture = GaussianMixture(*chosen.mixture, TableNoise())
         plan = Plan(
             self.width,
             self.depth,
@@ -120,11 +124,11 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
             seconds,
         )
         with Bar("fitting the density", None if self.verbose else False) as bar:
-            found = correct(chosen.mixture, z, folds, plan, draws, bar)
-        self.mixture_, self.model_ = chosen.mixture, found.model
+            found = correct(mixture, self.scale_.to_model(rows), folds, plan, draws, bar)
+        self.mixture_, self.model_ = mixture, found.model
         self.gain_, self.n_steps_ = float(found.gains.mean()), found.steps
         if chosen.kernel_gain > self.gain_:
-            self.mixture_ = self.model_ = chosen.with_kernels
+            self.mixture_ = self.model_ = GaussianMixture(*chosen.with_kernels, TableNoise())
             self.gain_ = chosen.kernel_gain
         return self
 
@@ -132,14 +136,14 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Log-density of each row of X (N, D), in nats and in the units of the table, (N,)."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
-        z, stretch = self.columns_.forward(x)
-        rows = torch.from_numpy(z)
+        table = torch.tensor(x)
+        rows = self.scale_.forward(table)
         if self.model_ is self.mixture_:
             nats = self.mixture_.log_prob(rows, 0.0)
         else:
             found = log_prob(self.model_, rows, "exact", batch_size=512, prior=self._prior(), **self._flow())
             nats = found.nats
-        result: Array = nats.numpy() + stretch
+        result: Array = (nats - self.scale_.log_volume(table)).numpy()
         return result
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -156,7 +160,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         else:
             options = {"shape": shape, "prior": self._prior(), "seed": seed, "batch_size": min(n_samples, 4096)}
             z = sample(self.model_, n_samples, progress=self.verbose, **options, **self._flow())
-        return self.columns_.inverse(z.double().numpy())
+        x: Array = self.scale_.to_units(z.double()).numpy()
+        return x
 
     def _flow(self) -> dict[str, Any]:
         return {"solver": Dopri5(self.tolerance, self.tolerance), "t_min": 0.0}

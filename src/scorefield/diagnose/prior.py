@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scorefield.analytic import GaussianMixture, Marginal
 from scorefield.dtypes import exact
+from scorefield.em import fit_gaussians
 from scorefield.inputs import as_tensor, whole
 from scorefield.sde import GaussianSDE
 from scorefield.sdes import VP
@@ -58,46 +59,7 @@ def fit_prior(sde: GaussianSDE, data: Tensor, t: float, components: int = 1, see
         rows = alpha * flat.repeat(often, 1)
         rows = rows + sigma * torch.randn(rows.shape, generator=draws, dtype=torch.float64)
         # Every component of noised data is at least as wide as the noise; a tenth of it keeps EM from single rows.
-        means, covs, weights = _expectation_maximisation(rows, components, 0.1 * sigma**2 * eye, draws)
+        fitted = fit_gaussians(rows, components, seed, floor=0.1 * sigma**2, settled=SETTLED, sweeps=SWEEPS)
+        means, covs, weights = fitted
     # Read at time 0 of a process that has no noise there, it is the mixture itself.
     return GaussianMixture(means.reshape(-1, *data.shape[1:]), covs, weights, VP()).marginal(0.0)
-
-
-def _expectation_maximisation(
-    x: Tensor, k: int, floor: Tensor, draws: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (K, D), covariances (K, D, D) that are at least `floor`, and weights (K,) of rows x (N, D)."""
-    means = _spread_centres(x, k, draws)
-    shares = torch.nn.functional.one_hot(torch.cdist(x, means).argmin(1), k).double()
-    last = -torch.inf
-    for _ in range(SWEEPS):
-        count = shares.sum(0).clamp_min(1e-9)
-        means = shares.T @ x / count[:, None]
-        away = x - means[:, None]
-        covs = torch.einsum("nk,kni,knj->kij", shares, away, away) / count[:, None, None] + 1e-9 * floor
-        factors = torch.linalg.cholesky(_at_least(covs, floor))
-        white = torch.linalg.solve_triangular(factors, away.mT, upper=False)
-        log_det = torch.log(factors.diagonal(dim1=1, dim2=2)).sum(1)
-        logits = (torch.log(count / len(x)) - log_det)[:, None] - 0.5 * torch.square(white).sum(1)
-        level = float(torch.logsumexp(logits, 0).mean())
-        shares = torch.softmax(logits, 0).T
-        if level - last < SETTLED:
-            break
-        last = level
-    return means, factors @ factors.mT, count / count.sum()
-
-
-def _at_least(covs: Tensor, floor: Tensor) -> Tensor:
-    """Symmetric matrices (K, D, D) with no eigenvalue below that of `floor`, a multiple of the identity."""
-    values, basis = torch.linalg.eigh(covs)
-    raised: Tensor = (basis * values.clamp_min(float(floor[0, 0])).unsqueeze(1)) @ basis.mT
-    return raised
-
-
-def _spread_centres(x: Tensor, k: int, draws: torch.Generator) -> Tensor:
-    """Rows of x far from each other (k-means++; Arthur & Vassilvitskii 2007)."""
-    picked = [int(torch.randint(len(x), (), generator=draws))]
-    for _ in range(k - 1):
-        nearest = torch.square(torch.cdist(x, x[picked])).amin(1)
-        picked.append(int(torch.multinomial(nearest, 1, generator=draws)))
-    return x[picked].clone()

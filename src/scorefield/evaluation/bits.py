@@ -54,7 +54,7 @@ def item_likelihoods(
     if data.range is not None and interval is not None:
         return lp, lp.nats + lp.dims * math.log((high - low) / (data.range[1] - data.range[0]))
     if data.scale is not None:
-        return lp, lp.nats - data.scale.log_volume(lp.dims)
+        return lp, lp.nats - data.scale.log_volume(data.read(index)).to(lp.nats.device)
     return lp, lp.nats
 
 

@@ -1,0 +1,102 @@
+"""Gaussian mixtures fitted to rows by expectation maximisation (Dempster, Laird & Rubin 1977)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Kind: TypeAlias = Literal["full", "tied", "diag"]
+"""Covariances of the components: one each, one for all, or variances alone."""
+
+
+class Mixture(NamedTuple):
+    """Weights (K,), means (K, D) and covariances (K, D, D), or of "diag" (K, D), float64."""
+
+    means: Tensor
+    covs: Tensor
+    weights: Tensor
+
+    def logs(self, y: Tensor) -> Tensor:
+        """log of weight times density of each component at rows y (N, D), (N, K)."""
+        away = y.double() - self.means[:, None]
+        if self.covs.ndim == 2:
+            white, log_det = away / self.covs.sqrt()[:, None], 0.5 * self.covs.log().sum(1)
+        else:
+            factors = torch.linalg.cholesky(self.covs)
+            white = torch.linalg.solve_triangular(factors, away.mT, upper=False).mT
+            log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        constant = self.weights.log() - log_det - 0.5 * y.shape[1] * math.log(2 * math.pi)
+        return (constant[:, None] - 0.5 * white.square().sum(2)).T
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """log-density of rows y (N, D), (N,)."""
+        return torch.logsumexp(self.logs(y), 1)
+
+    @property
+    def parameters(self) -> int:
+        """Free numbers of a mixture whose components have covariances of their own."""
+        k, d = self.means.shape
+        return k * (1 + d + (d if self.covs.ndim == 2 else d * (d + 1) // 2)) - 1
+
+
+def fit_gaussians(
+    x: Tensor, k: int, seed: int, kind: Kind = "full", *, floor: float = 0.0, settled: float = 1e-3, sweeps: int = 200
+) -> Mixture:
+    """The mixture of k components to which rows x (N, D) climb from centres spread as by k-means++.
+
+    Main arguments:
+        seed: of the first centres. kind: of the covariances.
+
+    Other arguments:
+        floor: least eigenvalue of every covariance, which keeps components off single rows.
+        settled: gain in nats a row below which it stops. sweeps: at most so many.
+    """
+    x = x.double()
+    means = _centres(x, k, torch.Generator().manual_seed(seed))
+    shares = torch.nn.functional.one_hot(torch.cdist(x, means).argmin(1), k).double()
+    last = -math.inf
+    for _ in range(sweeps):
+        found = _maximised(x, shares, kind, floor)
+        logs = found.logs(x)
+        level, shares = float(torch.logsumexp(logs, 1).mean()), torch.softmax(logs, 1)
+        if level - last < settled:
+            break
+        last = level
+    return found
+
+
+def _maximised(x: Tensor, shares: Tensor, kind: Kind, floor: float) -> Mixture:
+    count = shares.sum(0).clamp_min(1e-9)
+    means = shares.T @ x / count[:, None]
+    weights = count / count.sum()
+    if kind == "diag":
+        squares = shares.T @ x.square() / count[:, None] - means.square()
+        return Mixture(means, squares.clamp_min(max(floor, 1e-12)), weights)
+    away = (x - means[:, None]) * shares.T.sqrt()[:, :, None]
+    if kind == "tied":
+        flat = away.flatten(0, 1)
+        return Mixture(means, _at_least(flat.T @ flat / len(x), floor).expand(len(means), -1, -1), weights)
+    return Mixture(means, _at_least(away.mT @ away / count[:, None, None], floor), weights)
+
+
+def _at_least(covs: Tensor, floor: float) -> Tensor:
+    """Symmetric matrices (..., D, D) with no eigenvalue below floor."""
+    floor = max(floor, 1e-12)
+    lowered = covs - floor * torch.eye(covs.shape[-1], dtype=covs.dtype)
+    if not bool(torch.linalg.cholesky_ex(lowered).info.any()):
+        return covs
+    values, basis = torch.linalg.eigh(covs)
+    raised: Tensor = (basis * values.clamp_min(floor).unsqueeze(-2)) @ basis.mT
+    return raised
+
+
+def _centres(x: Tensor, k: int, draws: torch.Generator) -> Tensor:
+    """Rows of x far from each other (k-means++; Arthur & Vassilvitskii 2007)."""
+    picked = [int(torch.randint(len(x), (), generator=draws))]
+    for _ in range(k - 1):
+        nearest = torch.square(torch.cdist(x, x[picked])).amin(1)
+        picked.append(int(torch.multinomial(nearest.clamp_min(1e-30), 1, generator=draws)))
+    return x[picked].clone()

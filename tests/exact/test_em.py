@@ -1,0 +1,58 @@
+"""Expectation maximisation: its densities are those of torch, it climbs, and it finds clusters that are apart."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from scorefield.em import fit_gaussians
+
+MEANS = torch.tensor([[3.0, -2.0, 0.0], [-4.0, 1.0, 2.0]], dtype=torch.float64)
+FACTORS = torch.tensor([[[1.0, 0, 0], [0.6, 0.5, 0], [0, 0.2, 0.3]], [[0.4, 0, 0], [-0.3, 0.8, 0], [0, 0, 1]]]).double()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    draws = torch.Generator().manual_seed(0)
+    which = (torch.rand(6000, generator=draws) < 0.3).long()
+    noise = torch.randn(6000, 3, 1, generator=draws, dtype=torch.float64)
+    return MEANS[which] + (FACTORS[which] @ noise)[:, :, 0]
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+def test_the_density_is_that_of_torch(rows, kind):
+    found = fit_gaussians(rows, 3, 0, kind)
+    covs = torch.diag_embed(found.covs) if kind == "diag" else found.covs
+    law = MixtureSameFamily(Categorical(found.weights), MultivariateNormal(found.means, covs))
+    torch.testing.assert_close(found.log_prob(rows[:50]), law.log_prob(rows[:50]))
+    assert float(found.weights.sum()) == pytest.approx(1)
+    if kind == "tied":
+        assert torch.equal(found.covs[0], found.covs[2])
+
+
+def test_clusters_that_are_apart_are_found(rows):
+    found = fit_gaussians(rows, 2, 0, settled=1e-7)
+    order = found.means[:, 0].argsort(descending=True)
+    n = len(rows)
+    torch.testing.assert_close(found.means[order], MEANS, atol=4 * 1.2 / (0.3 * n) ** 0.5, rtol=0)
+    torch.testing.assert_close(found.covs[order], FACTORS @ FACTORS.mT, atol=4 * 1.5 / (0.3 * n) ** 0.5, rtol=0)
+    assert float(found.weights[order][1]) == pytest.approx(0.3, abs=4 * (0.21 / n) ** 0.5)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+def test_more_sweeps_never_lose(rows, kind):
+    levels = [
+        float(fit_gaussians(rows[:500], 4, 1, kind, settled=-1.0, sweeps=s).log_prob(rows[:500]).mean())
+        for s in (1, 2, 4, 8, 16, 32)
+    ]
+    assert all(b >= a - 1e-12 for a, b in zip(levels, levels[1:], strict=False))
+    assert levels[-1] > levels[0] + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+def test_no_component_is_narrower_than_the_floor(kind):
+    """Twenty rows and eight components, which would shrink to single rows."""
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = fit_gaussians(x, 8, 0, kind, floor=0.01)
+    widths = found.covs if kind == "diag" else torch.linalg.eigvalsh(found.covs)
+    assert float(widths.min()) >= 0.01 * (1 - 1e-9)
+    assert bool(torch.isfinite(found.log_prob(x)).all())
