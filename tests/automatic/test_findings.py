@@ -59,7 +59,7 @@ def test_vectors_have_no_mean_and_the_unit_covariance_of_what_is_trained_on():
     rows = DRAWS.normal(size=(400, 2)) @ mix.T + np.array([100.0, -7.0])
     # Of classes there is no mixture, which may like other units better.
     found = find(array(rows, labels=[0, 1] * 200), labels=True)
-    assert found.mixture is None
+    assert found.law is None
     x = found.data.tensor().double()
     torch.testing.assert_close(x.mean(0), torch.zeros(2).double(), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.cov(x.T, correction=0), torch.eye(2).double(), atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scorefield.em import fit_gaussians
+from scorefield.gaussians import fit_gaussians
 
 Density = Callable[[Tensor], Tensor]
 """log p of rows, (N, D) -> (N,), float64."""

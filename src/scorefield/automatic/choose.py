@@ -15,8 +15,10 @@ from scorefield.automatic.findings import Findings, levels_of
 from scorefield.data.dataset import Dataset, to_range
 from scorefield.discrete import JumpModel
 from scorefield.discrete.habits import own_loss
+from scorefield.gaussians import Mixture, Principal
 from scorefield.model import ScoreModel
-from scorefield.nn import MLP, BesideMixture, UNet
+from scorefield.nn import MLP, BesideGaussian, BesideMixture, UNet
+from scorefield.nn.beside import Beside
 from scorefield.objective import dsm_loss
 from scorefield.sdes import VP
 from scorefield.times import LogNormalTimes
@@ -59,6 +61,8 @@ class Choice:
         beside = ""
         if isinstance(net, BesideMixture):
             beside, net = f" beside a Gaussian mixture of {len(net.logs)}", net.net
+        elif isinstance(net, BesideGaussian):
+            beside, net = f" beside a Gaussian of {len(net.spectrum)} directions", net.net
         width = getattr(net, "config", {}).get("nf") or getattr(net, "config", {}).get("width")
         if isinstance(self.model, JumpModel):
             how = f"masked states ({self.model.process!r})"
@@ -127,20 +131,21 @@ def build(found: Findings, width: int, seed: int) -> ScoreModel:
             options: dict[str, Any] = {"dims": dims, "dropout": drop, "time_scale": SMOOTH, "num_classes": classes}
             net = UNet(data.shape[0], width, mult, 1, attn, **options)
     model = ScoreModel(net, VP(), "edm", shape=data.shape, sigma_data=round(found.sigma_data, 4))
-    if found.mixture is not None:
-        model.net = BesideMixture(net, 1, model.sigma_data)
-        return with_mixture(model, found)
-    return model
+    return with_law(model, found)
 
 
-def with_mixture(model: ScoreModel, found: Findings) -> ScoreModel:
-    """The model, its network beside the mixture of the data where it is one of that kind."""
-    if isinstance(model.net, BesideMixture) and found.mixture is not None:
-        fitted = found.mixture
-        if len(fitted.weights) != len(model.net.logs):
-            model.net = BesideMixture(model.net.net, len(fitted.weights), model.net.sigma_data)
-        covs = torch.diag_embed(fitted.covs) if fitted.covs.ndim == 2 else fitted.covs
-        model.net.begin(fitted.weights, fitted.means, covs)
+def with_law(model: ScoreModel, found: Findings) -> ScoreModel:
+    """The model, its network beside the law of the data where there is one."""
+    law = found.law
+    net: Any = model.net.net if isinstance(model.net, Beside) else model.net
+    if isinstance(law, Mixture):
+        mixture = BesideMixture(net, len(law.weights), model.sigma_data)
+        mixture.begin(law.weights, law.means, torch.diag_embed(law.covs) if law.covs.ndim == 2 else law.covs)
+        model.net = mixture
+    elif isinstance(law, Principal):
+        gaussian = BesideGaussian(net, found.data.shape, len(law.spectrum), model.sigma_data)
+        gaussian.begin(*law)
+        model.net = gaussian
     return model
 
 
@@ -150,8 +155,8 @@ def configured(found: Findings, steps: float, seed: int) -> TrainConfig:
     horizon = min(max(steps / 25, 20), 5000)
     # Where the noise is about as large as the data is where it is learned; densities need the small noise levels too.
     middle = math.log(found.sigma_data) - (0.5 if vectors else 0.6)
-    # Beside a mixture the first checkpoints are nearly the mixture, so that a network that does not help is not kept.
-    warmup = 200 if found.mixture is not None else 30 if vectors else 70
+    # Beside a law the first checkpoints are nearly that law, so that a network that does not help is not kept.
+    warmup = 200 if found.law is not None else 30 if vectors else 70
     # On eight Gaussians 400 steps of Muon left 0.2 nats to the best density, those of Adam 0.8 to 1.
     rate = OptimConfig(name="muon", lr=2e-3, beta2=0.99, warmup=warmup, schedule="cooldown")
     return TrainConfig(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scorefield.automatic.choose import Choice, choose, with_mixture
+from scorefield.automatic.choose import Choice, choose, with_law
 from scorefield.automatic.findings import Findings, Kind, find
 from scorefield.automatic.judge import Judgement, judge
 from scorefield.data.dataset import to_range
@@ -23,6 +23,7 @@ from scorefield.errors import CheckpointError, InputError
 from scorefield.files import atomic_file
 from scorefield.likelihood import LogProb, log_prob
 from scorefield.model import ScoreModel
+from scorefield.nn.beside import Beside
 from scorefield.sampling import sample
 from scorefield.training.config import TrainConfig
 from scorefield.training.describe import build_model, from_json
@@ -166,7 +167,8 @@ def fit(
         tell(_why(choice, minutes))
     else:
         model, config = _recorded(source, seed)
-        with_mixture(model, found)
+        if isinstance(model.net, Beside):
+            with_law(model, found)
         tell(f"choices of {source}")
     if minutes is not None:
         length["minutes"] = max(TRAINED * minutes - (time.monotonic() - begin) / 60, minutes / 3)

@@ -22,9 +22,9 @@ from scorefield.data.scale import Scale
 from scorefield.data.states import BINS, categories
 from scorefield.data.tables import holds_words
 from scorefield.density.mixture import choose
-from scorefield.em import Kind as Covariances
-from scorefield.em import Mixture
 from scorefield.errors import InputError
+from scorefield.gaussians import Kind as Covariances
+from scorefield.gaussians import Mixture, Principal, fit_principal
 from scorefield.training.batches import step_generator
 
 Kind = Literal["picture", "vector", "signal", "volume", "table", "states"]
@@ -43,6 +43,8 @@ MANY = 1_000_000
 """Rows times squared columns above which a mixture is judged on two folds in place of four."""
 SMALL = 64
 """Entries of vectors up to which mixtures and kernels mean anything."""
+DIRECTED, DIRECTED_ROWS, DIRECTIONS = 2**14, 2048, 512
+"""Entries of signals and volumes that have a Gaussian at most, the rows it is fitted to, and its directions."""
 WORTH = 0.01
 """Held-out nats a row above which kernels on the rows join the mixture, as every row is a component then."""
 SMOOTH = 0.6
@@ -59,7 +61,8 @@ class Findings:
         kind: what it is taken for. sigma_data: standard deviation of its entries in the model's units.
         constant: entries that are the same in every item that was looked at.
         notes: what was changed, in words.
-        mixture: of short vectors, the Gaussian mixture of `data` in the model's units, chosen by cross-validation.
+        law: what the network stands beside, fitted to `data` in the model's units: of short vectors a Gaussian mixture, of
+            signals and volumes a Gaussian of few directions.
     """
 
     data: Dataset
@@ -68,7 +71,7 @@ class Findings:
     sigma_data: float
     constant: int
     notes: tuple[str, ...] = ()
-    mixture: Mixture | None = None
+    law: Mixture | Principal | None = None
 
     def __str__(self) -> str:
         d = self.data
@@ -123,15 +126,15 @@ def find(
     raw = data.read(spread_over(data.size))
     if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
         raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
-    mixture = None
+    law: Mixture | Principal | None = None
     if data.levels is None:
-        scale, mixture = _scaled(data, raw, kind, seed)
+        scale, law = _scaled(data, raw, kind, seed)
         data, held_out = replace(data, scale=scale), replace(held_out, scale=scale)
     x = to_range(raw, data, (-1.0, 1.0))
     constant = int((raw.amax(0) == raw.amin(0)).sum())
     if constant == entries:
         raise InputError(f"all items of {data.name} are the same; give data that varies")
-    return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes, mixture)
+    return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes, law)
 
 
 def _parted(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -307,14 +310,18 @@ def _mapped(data: Dataset, shape: tuple[int, ...], change: Any) -> Dataset:
     return replace(data, shape=shape, read=lambda index: change(read(index)).contiguous())
 
 
-def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, Mixture | None]:
+def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, Mixture | Principal | None]:
     """Columns of vectors are straightened, and whitened where that is best; all else is brought to unit spread.
 
-    Vectors of few entries, without classes, have a mixture as well, in the units of the scale.
+    Vectors of few entries, without classes, have a mixture as well, in the units of the scale; signals and volumes a
+    Gaussian.
     """
     x = raw.double()
     if kind not in ("vector", "table"):
-        return Scale(x.mean(), x.std(correction=0).clamp(min=1e-12)), None
+        scale = Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
+        if kind == "picture" or x[0].numel() > DIRECTED:
+            return scale, None
+        return scale, fit_principal(scale.forward(x[:DIRECTED_ROWS]).flatten(1), DIRECTIONS, seed)
     mean, std = x.mean(0), x.std(0, correction=0)
     dead = (std <= 1e-9 * mean.abs().clamp(min=1e-30)).nonzero().flatten().tolist()
     if dead:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data.scale import Scale
-from scorefield.em import Kind, Mixture, fit_gaussians
+from scorefield.gaussians import Kind, Mixture, fit_gaussians
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 RIDGE = 1e-3

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scorefield.analytic import GaussianMixture, Marginal
 from scorefield.dtypes import exact
-from scorefield.em import fit_gaussians
+from scorefield.gaussians import fit_gaussians
 from scorefield.inputs import as_tensor, whole
 from scorefield.sde import GaussianSDE
 from scorefield.sdes import VP

@@ -1,12 +1,12 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
 from scorefield.nn.adm import ADM
+from scorefield.nn.beside import BesideGaussian, BesideMixture
 from scorefield.nn.classifier import VectorClassifier, WideResNet
 from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
 from scorefield.nn.frames import FrameMLP
 from scorefield.nn.histogram import HistogramUNet, cell_edges
-from scorefield.nn.mixture import BesideMixture
 from scorefield.nn.mlp import MLP
 from scorefield.nn.paired import Paired
 from scorefield.nn.patches import DiT, dit
@@ -21,6 +21,7 @@ __all__ = [
     "ADM",
     "MLP",
     "NCSN",
+    "BesideGaussian",
     "BesideMixture",
     "DiT",
     "FourierFeatures",

@@ -1,4 +1,4 @@
-"""Gaussian mixtures fitted to rows by expectation maximisation (Dempster, Laird & Rubin 1977)."""
+"""Gaussians of few directions, and mixtures of Gaussians, fitted to rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Mixture(NamedTuple):
 def fit_gaussians(
     x: Tensor, k: int, seed: int, kind: Kind = "full", *, floor: float = 0.0, settled: float = 1e-3, sweeps: int = 200
 ) -> Mixture:
-    """The mixture of k components to which rows x (N, D) climb from centres spread as by k-means++.
+    """The mixture of k components to which rows x (N, D) climb from centres spread as by k-means++ (Dempster et al. 1977).
 
     Main arguments:
         seed: of the first centres. kind: of the covariances.
@@ -100,3 +100,58 @@ def _centres(x: Tensor, k: int, draws: torch.Generator) -> Tensor:
         nearest = torch.square(torch.cdist(x, x[picked])).amin(1)
         picked.append(int(torch.multinomial(nearest.clamp_min(1e-30), 1, generator=draws)))
     return x[picked].clone()
+
+
+class Principal(NamedTuple):
+    """A Gaussian of mean (D,), variances (k,) along the columns of a basis (D, k), and one variance in all other directions."""
+
+    mean: Tensor
+    basis: Tensor
+    spectrum: Tensor
+    rest: Tensor
+
+
+def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> Principal:
+    """Probabilistic principal components (Tipping & Bishop 1999, sec. 3) of rows x (N, D).
+
+    The number of directions is the least under which a random half of the rows is as probable to the fit of the other half
+    as under any, but for a standard error.
+
+    Main arguments:
+        most: directions at most. seed: of the halves.
+
+    Other arguments:
+        floor: least variance, as a share of the mean variance of an entry.
+    """
+    x = x.double()
+    n, d = x.shape
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    seen, other = x[order[: n // 2]], x[order[n // 2 :]]
+    mean, basis, spectrum = _directions(seen, most)
+    least = floor * float((x - x.mean(0)).square().mean())
+    total = float((seen - mean).square().sum()) / len(seen)
+    along = (other - mean) @ basis
+    left = (other - mean).square().sum(1, keepdim=True) - along.square().cumsum(1)
+    counts = torch.arange(1, len(spectrum) + 1)
+    rest = ((total - spectrum.cumsum(0)).clamp_min(0) / (d - counts).clamp_min(1)).clamp_min(least)
+    inside = (along.square() / spectrum.clamp_min(least)).cumsum(1) + spectrum.clamp_min(least).log().cumsum(0)
+    nats = -0.5 * (inside + left.clamp_min(0) / rest + (d - counts) * rest.log())
+    behind = nats[:, [int(nats.mean(0).argmax())]] - nats
+    k = int((behind.mean(0) <= behind.std(0) / len(other) ** 0.5 + 1e-6 * d).nonzero()[0]) + 1
+    mean, basis, spectrum = _directions(x, k)
+    total = float((x - mean).square().sum()) / n
+    rest = torch.tensor(max((total - float(spectrum.sum())) / max(d - k, 1), least), dtype=x.dtype)
+    return Principal(mean, basis, spectrum.clamp_min(least), rest)
+
+
+def _directions(x: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (D,), leading eigenvectors (D, k) and eigenvalues (k,) of the covariance of rows x (N, D), k at most `most`."""
+    mean = x.mean(0)
+    away = (x - mean) / math.sqrt(len(x))
+    few = len(x) < x.shape[1]
+    values, vectors = torch.linalg.eigh(away @ away.T if few else away.T @ away)
+    k = min(most, *x.shape, len(x) - 1)
+    values, vectors = values.flip(0)[:k].clamp_min(0), vectors.flip(1)[:, :k]
+    if few:  # of the smaller matrix of products of rows; where the eigenvalue is next to nothing the direction is noise
+        vectors = torch.linalg.qr(away.T @ vectors).Q
+    return mean, vectors, values

@@ -1,10 +1,10 @@
-"""Expectation maximisation: its densities are those of torch, it climbs, and it finds clusters that are apart."""
+"""Fits of Gaussians: densities are those of torch, expectation maximisation climbs, clusters and directions are found."""
 
 import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from scorefield.em import fit_gaussians
+from scorefield.gaussians import fit_gaussians, fit_principal
 
 MEANS = torch.tensor([[3.0, -2.0, 0.0], [-4.0, 1.0, 2.0]], dtype=torch.float64)
 FACTORS = torch.tensor([[[1.0, 0, 0], [0.6, 0.5, 0], [0, 0.2, 0.3]], [[0.4, 0, 0], [-0.3, 0.8, 0], [0, 0, 1]]]).double()
@@ -56,3 +56,28 @@ def test_no_component_is_narrower_than_the_floor(kind):
     widths = found.covs if kind == "diag" else torch.linalg.eigvalsh(found.covs)
     assert float(widths.min()) >= 0.01 * (1 - 1e-9)
     assert bool(torch.isfinite(found.log_prob(x)).all())
+
+
+@pytest.mark.parametrize(("n", "d"), [(4000, 12), (60, 200)])
+def test_the_directions_of_a_gaussian_are_found(n, d):
+    """Three directions of variances 9, 4 and 1 above a rest of 0.01, in more rows than entries and in fewer."""
+    draws = torch.Generator().manual_seed(1)
+    basis = torch.linalg.qr(torch.randn(d, 3, generator=draws, dtype=torch.float64)).Q
+    widths = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    x = torch.randn(n, 3, generator=draws, dtype=torch.float64) * widths @ basis.T
+    x = 5 + x + 0.1 * torch.randn(n, d, generator=draws, dtype=torch.float64)
+    found = fit_principal(x, 10, 0)
+    assert len(found.spectrum) == 3
+    torch.testing.assert_close(found.basis.T @ found.basis, torch.eye(3).double())
+    # A variance of n rows is known to a share of sqrt(2 / n); the rest is what the directions leave, over D - 3 entries.
+    assert torch.allclose(found.spectrum, widths.square(), rtol=4 * (2 / n) ** 0.5 + 0.01 * d / n)
+    assert float(found.rest) == pytest.approx(0.01, rel=4 * (2 / n / d) ** 0.5 + 4 / n)
+    assert float(torch.linalg.matrix_norm(found.basis.T @ basis, 2)) > 0.99
+
+
+def test_two_directions_and_the_rest_have_the_covariance_of_rows_of_three():
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ FACTORS[0].mT
+    found = fit_principal(x, 3, 0)
+    assert len(found.spectrum) == 2
+    cov = found.basis * (found.spectrum - found.rest) @ found.basis.T + found.rest * torch.eye(3)
+    torch.testing.assert_close(cov, torch.cov(x.T, correction=0))
