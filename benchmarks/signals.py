@@ -4,8 +4,9 @@
 
 Laws: a Gaussian process on a circle with covariance exp(-d^2 / 2 l^2), l = 20 of 1,000 entries; chirps that rise or fall by
 chance, of random phase, in noise of 0.05; volumes of a Gaussian process with l = 2. 2,000 items are given. As many samples as
-fresh draws are compared: their spread; the power in those of 20 bands of frequency that hold a thousandth of it or more, as the
-largest difference in standard errors of the two means; the share of the power in the other bands; and the entries themselves, one of each item, by the Kolmogorov-Smirnov distance (95 % bound 1.36 sqrt(2 / n)).
+fresh draws are compared: their spread; the power in those of 20 bands of frequency that hold a thousandth of it or more, as
+the largest difference in standard errors of the two means; the share of the power in the other bands; and the entries
+themselves, one of each item, by the Kolmogorov-Smirnov distance (95 % bound 1.36 sqrt(2 / n)).
 """
 
 from __future__ import annotations
