@@ -111,10 +111,34 @@ class Principal(NamedTuple):
     rest: Tensor
 
 
-def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> Principal:
+class Stationary(NamedTuple):
+    """A Gaussian the same everywhere on a periodic grid: mean () and variances (C, *) of unitary Fourier coefficients."""
+
+    mean: Tensor
+    spectrum: Tensor
+
+
+def fit_stationary(x: Tensor, seed: int, *, floor: float = 1e-8) -> tuple[Stationary, float]:
+    """The stationary Gaussian of items x (N, C, *), channels apart, and what half of them gives the other half in nats.
+
+    Its spectrum is the mean periodogram. Nats leave out D / 2 log(2 pi), as in `fit_principal`.
+    """
+    x = x.double()
+    mean = x.mean()
+    power = torch.fft.fftn(x - mean, dim=tuple(range(2, x.ndim)), norm="ortho").abs().square()
+    least = floor * float((x - mean).square().mean())
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    seen, other = order[: len(x) // 2], order[len(x) // 2 :]
+    half = power[seen].mean(0).clamp_min(least)
+    nats = -0.5 * (power[other].mean(0) / half + half.log()).sum()
+    return Stationary(mean, power.mean(0).clamp_min(least)), float(nats)
+
+
+def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> tuple[Principal, float]:
     """Probabilistic principal components (Tipping & Bishop 1999, sec. 3) of rows x (N, D).
 
-    The number of directions is the least under which a random half of the rows is as probable to the fit of the other half
+    Also returned are the nats that half of the rows gives the other half, without D / 2 log(2 pi). The number of directions is
+    the least under which a random half of the rows is as probable to the fit of the other half
     as under any, but for a standard error.
 
     Main arguments:
@@ -137,11 +161,12 @@ def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> Pr
     inside = (along.square() / spectrum.clamp_min(least)).cumsum(1) + spectrum.clamp_min(least).log().cumsum(0)
     nats = -0.5 * (inside + left.clamp_min(0) / rest + (d - counts) * rest.log())
     behind = nats[:, [int(nats.mean(0).argmax())]] - nats
-    k = int((behind.mean(0) <= behind.std(0) / len(other) ** 0.5 + 1e-6 * d).nonzero()[0]) + 1
+    k = 1 + int((behind.mean(0) <= behind.std(0) / len(other) ** 0.5 + 1e-6 * d).nonzero()[0])
+    held_out = float(nats[:, k - 1].mean())
     mean, basis, spectrum = _directions(x, k)
     total = float((x - mean).square().sum()) / n
     rest = torch.tensor(max((total - float(spectrum.sum())) / max(d - k, 1), least), dtype=x.dtype)
-    return Principal(mean, basis, spectrum.clamp_min(least), rest)
+    return Principal(mean, basis, spectrum.clamp_min(least), rest), held_out
 
 
 def _directions(x: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:

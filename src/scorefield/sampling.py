@@ -291,7 +291,10 @@ def decode(
 
 
 def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
-    """n points on the great circle from a to b, both of shape (*), ends included: (n, *). Norms are interpolated linearly."""
+    """n points on the great circle from a to b, both of shape (*), ends included: (n, *). Norms are interpolated linearly.
+
+    a and b are one item each, whatever their shape; of batches take pair after pair.
+    """
     for end, name in ((a, "a"), (b, "b")):
         check_real(end, name)
     u = torch.linspace(0, 1, n, dtype=torch.float64, device="cpu").reshape(-1, *[1] * a.ndim)

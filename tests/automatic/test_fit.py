@@ -97,7 +97,7 @@ def test_every_kind_trains(go, tmp_path, data):
     fitted = go(data=data, steps=3)
     assert fitted.run.finished
     net = fitted.model.net
-    assert isinstance(net.net if isinstance(net, sf.nn.BesideGaussian) else net, sf.nn.UNet)
+    assert isinstance(getattr(net, "net", net), sf.nn.UNet)
     assert fitted.sample(2, sf.Euler(), steps=2, seed=0).shape == (2, *data.shape[1:])
     assert read_run(tmp_path / "run").shape == data.shape[1:]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from scorefield.gaussians import fit_gaussians, fit_principal
+from scorefield.gaussians import fit_gaussians, fit_principal, fit_stationary
 
 MEANS = torch.tensor([[3.0, -2.0, 0.0], [-4.0, 1.0, 2.0]], dtype=torch.float64)
 FACTORS = torch.tensor([[[1.0, 0, 0], [0.6, 0.5, 0], [0, 0.2, 0.3]], [[0.4, 0, 0], [-0.3, 0.8, 0], [0, 0, 1]]]).double()
@@ -66,7 +66,7 @@ def test_the_directions_of_a_gaussian_are_found(n, d):
     widths = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
     x = torch.randn(n, 3, generator=draws, dtype=torch.float64) * widths @ basis.T
     x = 5 + x + 0.1 * torch.randn(n, d, generator=draws, dtype=torch.float64)
-    found = fit_principal(x, 10, 0)
+    found, _ = fit_principal(x, 10, 0)
     assert len(found.spectrum) == 3
     torch.testing.assert_close(found.basis.T @ found.basis, torch.eye(3).double())
     # A variance of n rows is known to a share of sqrt(2 / n); the rest is what the directions leave, over D - 3 entries.
@@ -77,7 +77,23 @@ def test_the_directions_of_a_gaussian_are_found(n, d):
 
 def test_two_directions_and_the_rest_have_the_covariance_of_rows_of_three():
     x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ FACTORS[0].mT
-    found = fit_principal(x, 3, 0)
+    found, _ = fit_principal(x, 3, 0)
     assert len(found.spectrum) == 2
     cov = found.basis * (found.spectrum - found.rest) @ found.basis.T + found.rest * torch.eye(3)
     torch.testing.assert_close(cov, torch.cov(x.T, correction=0))
+
+
+def test_the_spectrum_of_a_stationary_gaussian_is_found_and_it_is_told_from_directions():
+    """Nats of halves: the spectrum beats directions on a periodic field, and loses on one that is the same nowhere."""
+    draws = torch.Generator().manual_seed(0)
+    power = torch.tensor([1.0, 4, 2, 0.5, 0.1, 0.5, 2, 4]).double()
+    z = torch.fft.fft(torch.randn(3000, 2, 8, generator=draws, dtype=torch.float64), norm="ortho")
+    x = 3 + torch.fft.ifft(z * power.sqrt(), norm="ortho").real
+    found, nats = fit_stationary(x, 0)
+    torch.testing.assert_close(found.spectrum, power.expand(2, 8), rtol=4 * (2 / 3000) ** 0.5, atol=0)
+    assert float(found.mean) == pytest.approx(3, abs=4 * (1.0 / 6000) ** 0.5)
+    # Entropy of the law, but for D / 2 log(2 pi): -sum (1 + log P) / 2.
+    assert nats == pytest.approx(-float(1 + power.log().mean()) * 8, abs=4 * (8 / 1500) ** 0.5)
+    assert nats > fit_principal(x.flatten(1), 16, 0)[1]
+    uneven = x * torch.linspace(0.1, 3, 8)
+    assert fit_stationary(uneven, 0)[1] < fit_principal(uneven.flatten(1), 16, 0)[1]

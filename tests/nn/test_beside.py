@@ -7,7 +7,7 @@ import torch
 import scorefield as sf
 from scorefield.automatic.choose import choose
 from scorefield.automatic.findings import find
-from scorefield.nn import MLP, BesideGaussian, BesideMixture
+from scorefield.nn import MLP, BesideGaussian, BesideMixture, BesideStationary
 from scorefield.training.describe import build_model, describe_model
 
 MEANS = torch.tensor([[1.0, -2.0], [-1.5, 0.5], [0.0, 1.0]], dtype=torch.float64)
@@ -54,7 +54,32 @@ def test_without_the_network_it_is_the_gaussian(t):
     torch.testing.assert_close(model.double().denoise(x, t), exact.denoise(x, t), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", [silent(0.5), silent_gaussian()[0]], ids=["mixture", "gaussian"])
+def silent_stationary():
+    """A spectrum of two channels over a grid of 2 x 3, and the covariance that it means."""
+    power = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 0.01
+    power[:, :, 2] = power[:, :, 1]  # that of a real field: the same at opposite frequencies
+    waves = torch.fft.fftn(torch.eye(12, dtype=torch.float64).reshape(12, 2, 2, 3), dim=(2, 3))
+    cov = torch.fft.ifftn(waves * power, dim=(2, 3)).real.reshape(12, 12)
+    net = MLP(12, 8)
+    torch.nn.init.zeros_(net.exit.weight)
+    beside = BesideStationary(net, (2, 2, 3), 0.9)
+    beside.begin(torch.tensor(0.4), power)
+    return sf.ScoreModel(beside, sf.VP(), "edm", shape=(2, 2, 3), sigma_data=0.9), cov
+
+
+@pytest.mark.parametrize("t", [1e-4, 0.05, 0.4, 1.0])
+def test_without_the_network_it_is_the_stationary_gaussian(t):
+    model, cov = silent_stationary()
+    exact = sf.GaussianMixture(torch.full((1, 2, 2, 3), 0.4).double(), cov[None], None, sf.VP())
+    x = exact.sample(200, t, seed=0).double()
+    torch.testing.assert_close(model.double().denoise(x, t), exact.denoise(x, t), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [silent(0.5), silent_gaussian()[0], silent_stationary()[0]],
+    ids=["mixture", "gaussian", "stationary"],
+)
 def test_a_description_and_weights_make_it_again(model):
     again = build_model(describe_model(model))
     again.load_state_dict(model.state_dict())
@@ -87,7 +112,7 @@ def test_signals_begin_with_their_gaussian():
     x = 3 * np.fft.ifft(z * np.sqrt(power)).real[:, None]
     found = find(x)
     model = choose(found, 1.0, 10, torch.device("cpu"), 0).model.eval()
-    assert len(model.net.spectrum) == 8  # a cosine and a sine of each of four frequencies
+    assert isinstance(model.net, BesideStationary)
     made = found.data.scale.to_units(sf.sample(model, 600, sf.DPMSolver(2), steps=20, seed=0, progress=False)).numpy()
     own, law = (np.abs(np.fft.fft(y[:, 0])[:, :33]) ** 2 for y in (made, x))
     error = np.sqrt((own.var(0) + law.var(0)) / 600)[1:5]

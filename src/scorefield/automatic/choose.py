@@ -15,9 +15,9 @@ from scorefield.automatic.findings import Findings, levels_of
 from scorefield.data.dataset import Dataset, to_range
 from scorefield.discrete import JumpModel
 from scorefield.discrete.habits import own_loss
-from scorefield.gaussians import Mixture, Principal
+from scorefield.gaussians import Mixture, Principal, Stationary
 from scorefield.model import ScoreModel
-from scorefield.nn import MLP, BesideGaussian, BesideMixture, UNet
+from scorefield.nn import MLP, BesideGaussian, BesideMixture, BesideStationary, UNet
 from scorefield.nn.beside import Beside
 from scorefield.objective import dsm_loss
 from scorefield.sdes import VP
@@ -63,6 +63,8 @@ class Choice:
             beside, net = f" beside a Gaussian mixture of {len(net.logs)}", net.net
         elif isinstance(net, BesideGaussian):
             beside, net = f" beside a Gaussian of {len(net.spectrum)} directions", net.net
+        elif isinstance(net, BesideStationary):
+            beside, net = " beside a stationary Gaussian", net.net
         width = getattr(net, "config", {}).get("nf") or getattr(net, "config", {}).get("width")
         if isinstance(self.model, JumpModel):
             how = f"masked states ({self.model.process!r})"
@@ -146,6 +148,10 @@ def with_law(model: ScoreModel, found: Findings) -> ScoreModel:
         gaussian = BesideGaussian(net, found.data.shape, len(law.spectrum), model.sigma_data)
         gaussian.begin(*law)
         model.net = gaussian
+    elif isinstance(law, Stationary):
+        stationary = BesideStationary(net, found.data.shape, model.sigma_data)
+        stationary.begin(*law)
+        model.net = stationary
     return model
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -24,11 +24,12 @@ from scorefield.data.tables import holds_words
 from scorefield.density.mixture import choose
 from scorefield.errors import InputError
 from scorefield.gaussians import Kind as Covariances
-from scorefield.gaussians import Mixture, Principal, fit_principal
+from scorefield.gaussians import Mixture, Principal, Stationary, fit_principal, fit_stationary
 from scorefield.training.batches import step_generator
 
 Kind = Literal["picture", "vector", "signal", "volume", "table", "states"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Law: TypeAlias = "Mixture | Principal | Stationary"
 FEWEST = 20
 """Items below which nothing can be learned and held out."""
 LOOKED_AT = 4096
@@ -62,7 +63,7 @@ class Findings:
         constant: entries that are the same in every item that was looked at.
         notes: what was changed, in words.
         law: what the network stands beside, fitted to `data` in the model's units: of short vectors a Gaussian mixture, of
-            signals and volumes a Gaussian of few directions.
+            signals and volumes a Gaussian, stationary or of few directions.
     """
 
     data: Dataset
@@ -71,7 +72,7 @@ class Findings:
     sigma_data: float
     constant: int
     notes: tuple[str, ...] = ()
-    law: Mixture | Principal | None = None
+    law: Law | None = None
 
     def __str__(self) -> str:
         d = self.data
@@ -126,7 +127,7 @@ def find(
     raw = data.read(spread_over(data.size))
     if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
         raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
-    law: Mixture | Principal | None = None
+    law: Law | None = None
     if data.levels is None:
         scale, law = _scaled(data, raw, kind, seed)
         data, held_out = replace(data, scale=scale), replace(held_out, scale=scale)
@@ -310,7 +311,7 @@ def _mapped(data: Dataset, shape: tuple[int, ...], change: Any) -> Dataset:
     return replace(data, shape=shape, read=lambda index: change(read(index)).contiguous())
 
 
-def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, Mixture | Principal | None]:
+def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, Law | None]:
     """Columns of vectors are straightened, and whitened where that is best; all else is brought to unit spread.
 
     Vectors of few entries, without classes, have a mixture as well, in the units of the scale; signals and volumes a
@@ -321,7 +322,9 @@ def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, M
         scale = Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
         if kind == "picture" or x[0].numel() > DIRECTED:
             return scale, None
-        return scale, fit_principal(scale.forward(x[:DIRECTED_ROWS]).flatten(1), DIRECTIONS, seed)
+        z = scale.forward(x[:DIRECTED_ROWS])
+        one, two = fit_principal(z.flatten(1), DIRECTIONS, seed), fit_stationary(z, seed)
+        return scale, one[0] if one[1] > two[1] else two[0]
     mean, std = x.mean(0), x.std(0, correction=0)
     dead = (std <= 1e-9 * mean.abs().clamp(min=1e-30)).nonzero().flatten().tolist()
     if dead:

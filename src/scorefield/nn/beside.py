@@ -1,4 +1,4 @@
-"""Networks that say only what a Gaussian, or a mixture of them, does not know."""
+"""Networks that say only what a Gaussian, or a mixture of Gaussians, does not know."""
 
 from __future__ import annotations
 
@@ -82,6 +82,38 @@ class BesideMixture(Beside):
         likely = self.logs.unsqueeze(1) - 0.5 * (u * u / width + torch.log(width)).sum(2)
         share = torch.softmax(likely, 0).unsqueeze(2)
         return (share * torch.matmul(u / width, self.bases.transpose(1, 2))).sum(0)
+
+
+class BesideStationary(Beside):
+    """A network beside one Gaussian that is the same everywhere on a periodic grid, channel by channel.
+
+    Main arguments:
+        net: of items (B, *shape), shape = (C, *grid).
+        shape: of an item.
+        sigma_data: that of the model.
+    """
+
+    mean: Tensor
+    spectrum: Tensor
+
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], sigma_data: float) -> None:
+        super().__init__(net, sigma_data)
+        self.config = arguments(locals())
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("spectrum", torch.ones(shape))
+
+    @torch.no_grad()
+    def begin(self, mean: Tensor, spectrum: Tensor) -> None:
+        """Take a Gaussian: mean () and variances (C, *grid) of unitary Fourier coefficients, those of `torch.fft.fftn`."""
+        self.mean.copy_(mean)
+        self.spectrum.copy_(spectrum)
+
+    def pull(self, y: Tensor, square: Tensor) -> Tensor:
+        axes = tuple(range(2, self.spectrum.ndim + 1))
+        waves = torch.fft.fftn((y - self.mean).reshape(-1, *self.spectrum.shape), dim=axes)
+        width = self.spectrum + square.reshape(-1, *[1] * self.spectrum.ndim)
+        back: Tensor = torch.fft.ifftn(waves / width, dim=axes).real
+        return back.flatten(1)
 
 
 class BesideGaussian(Beside):
