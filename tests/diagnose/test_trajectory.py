@@ -63,6 +63,24 @@ def test_euler_costs_one_evaluation_a_step_and_one_at_the_end(cloud):
     assert len(calls) == len(GRID)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "chosen", "far"),
+    [(5.4, (0.02, 0.33), (2.2, 13.4)), (1.8, (0.12, 0.60), (1.6, 3.8)), (1.07, (0.60, 0.76), (1.2, 2.4))],
+)
+def test_the_denoiser_leads_in_distance_and_not_in_choice(cloud, ways, sigma, chosen, far):
+    """Chen et al. 2024: far from the data D is nearer to the end than x, yet nearest to the final point less often."""
+    k = int((ways.sigma - sigma).abs().argmin())
+    end = ways.denoised[-1]
+    final = torch.cdist(end, cloud.points).argmin(1)
+    for states, share, distance in zip((ways.denoised[k], ways.x[k]), chosen, far, strict=True):
+        right = (torch.cdist(states, cloud.points).argmin(1) == final).double()
+        # Both are shares and means of other draws of 200 points and of fewer starts than these.
+        assert float(right.mean()) == pytest.approx(share, abs=4 * (max(share * (1 - share), 0.05) / 64) ** 0.5)
+        assert float((states - end).norm(dim=1).mean()) == pytest.approx(distance, rel=0.2)
+    ahead = [float((v[k] - end).norm(dim=1).mean()) for v in (ways.denoised, ways.x)]
+    assert ahead[0] < 0.6 * ahead[1]
+
+
 def test_likelihood_rises_along_the_denoiser_and_along_euler_as_the_inequalities_say(cloud, ways):
     broken = 0
     for k in range(len(GRID) - 1):

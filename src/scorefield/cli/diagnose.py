@@ -23,7 +23,7 @@ class Options(OfRun):
     data: Annotated[str, Name("DATA")] = "digits"
     """digits (the held-out ones), a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME."""
     only: Annotated[str | None, Unset("NAME[,NAME...]")] = None
-    """Chapters: start, calibration, precision, curl, gap, memory, samplers, trajectory, likelihood, posterior, width;
+    """Chapters: start, calibration, precision, averages, curl, gap, memory, samplers, trajectory, likelihood, posterior, width;
     those that suit the run unless given."""
     n: Annotated[int | None, Unset("INT", "-n"), COUNT] = None
     """Samples to draw; 2000 of up to 64 entries, 64 of larger ones unless given."""

@@ -81,7 +81,7 @@ def calibration(
     draws, signs = (torch.Generator().manual_seed(k) for k in (seed, seed + 1))
     found = []
     for t in noise_levels(model, levels):
-        x, noise, own = _noised(model, held_out, t, draws)
+        x, noise, own = noised(model, held_out, t, draws)
         sigma = float(model.sde.sigma(t))
         rest = noise - own
         loss = mean_of(torch.square(rest).mean(1))
@@ -95,7 +95,7 @@ def calibration(
             best = _in_parts(oracle.noise, x.reshape(held_out.shape).to(held_out), t)
             excess = mean_of(torch.square(own - best).mean(1))
         if seen is not None:
-            _, other, known = _noised(model, seen, t, draws)
+            _, other, known = noised(model, seen, t, draws)
             of_train = mean_of(torch.square(other - known).mean(1))
             spread = math.hypot(loss.stderr, of_train.stderr)
             gap = Estimate(loss.value - of_train.value, spread, len(held_out), "standard errors of two means")
@@ -203,7 +203,7 @@ def _items(data: Tensor, name: str) -> Tensor:
     return items
 
 
-def _noised(model: ScoreModel, x0: Tensor, t: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def noised(model: ScoreModel, x0: Tensor, t: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, eps and the model's E[eps | x_t], all (N, D) float64."""
     noise = torch.randn(x0.shape, generator=draws, dtype=torch.float64).to(x0)
     x = model.sde.perturb(x0, t, noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,13 +50,14 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Case:
-    """What is asked about: a model, items it has not seen and has, how many samples to draw."""
+    """What is asked about: a model, items it has not seen and has, how many samples to draw, other averages of its run."""
 
     model: ScoreModel
     data: Tensor | None
     train: Tensor | None
     n: int
     seed: int
+    others: Mapping[str, Callable[[], ScoreModel]] | None = None
 
 
 def judge(size: float, watch: float, act: float, sure: bool = True) -> Verdict:

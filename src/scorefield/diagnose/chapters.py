@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.diagnose.averages import averages
 from scorefield.diagnose.calibration import Level, calibration, curl, memory
 from scorefield.diagnose.chapter import ITEMS, SHOWN, SMALL, SURE, Case, Chapter, Verdict, judge, pair
 from scorefield.diagnose.chapters_of_use import likelihood, posterior
@@ -320,6 +321,7 @@ CHAPTERS: dict[str, tuple[Callable[[Case], Chapter], tuple[str, ...]]] = {
     "start": (_start, ("data",)),
     "calibration": (_calibration, ("data",)),
     "precision": (_precision, ("data",)),
+    "averages": (averages, ("data", "others")),
     "curl": (_curl, ("data",)),
     "gap": (_gap, ()),
     "memory": (_memory, ("data", "train")),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset
 from scorefield.data.open import open_data
+from scorefield.diagnose.averages import other_averages
 from scorefield.diagnose.chapter import FEWEST, ITEMS, LARGE_ITEMS, SMALL, TRAINING, Case, Chapter
 from scorefield.diagnose.chapters import CHAPTERS, CHAPTERS_OF_MAPS
 from scorefield.diagnose.kept import Kept
@@ -69,6 +70,14 @@ def _rows(chapter: Chapter) -> str:
     return f"<table><tbody>{rows}</tbody></table>" if rows else ""
 
 
+WANTED = {
+    "data": "held-out data",
+    "train": "the training data",
+    "others": "a run that keeps more than its average of the weights",
+}
+"""What a chapter may lack, in words."""
+
+
 def report(
     source: ScoreModel | str | Path,
     data: Any = None,
@@ -89,8 +98,8 @@ def report(
         data: held-out items in the model's range, (N, *); for a run also the name of data as on the command line, whose
             part for training is then compared with the held-out one, where the two are apart.
         train: items that a model was trained on, (M, *).
-        only: names of chapters, of start, calibration, precision, curl, gap, memory, samplers, trajectory, likelihood,
-            posterior, width; all but the last by default. Of a flow map, which has no score, start and width.
+        only: names of chapters, of start, calibration, precision, averages, curl, gap, memory, samplers, trajectory,
+            likelihood, posterior, width; all but the last by default. Of a flow map, which has no score, start and width.
 
     Other arguments:
         n: samples that are drawn; by default 2000 of up to 64 entries, else 64. seed: of everything.
@@ -123,7 +132,7 @@ def _why_not(case: Case, name: str) -> str:
     if isinstance(case.model, FlowMap) and name not in CHAPTERS_OF_MAPS:
         return "it needs a score, and a flow map has none"
     if missing:
-        return f"it needs {'held-out data' if 'data' in missing else 'the training data'}"
+        return f"it needs {WANTED[missing[0]]}"
     return ""
 
 
@@ -141,7 +150,8 @@ def _case(
     event = _event(model, [x for x in (items, seen) if x is not None])
     small = math.prod(event) <= SMALL
     items = None if items is None else items[: ITEMS if small else LARGE_ITEMS]
-    return Case(model, items, None if seen is None else seen[:TRAINING], n or (2000 if small else 64), seed)
+    others = None if isinstance(source, ScoreModel) else other_averages(source, device)
+    return Case(model, items, None if seen is None else seen[:TRAINING], n or (2000 if small else 64), seed, others)
 
 
 def _event(model: ScoreModel, sets: Sequence[Tensor]) -> tuple[int, ...]:
