@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.consistency import scm_loss as scm_loss
     from scorefield.data import digits as digits
     from scorefield.data import images as images
-    from scorefield.density.estimator import ScoreDensity as ScoreDensity
+    from scorefield.density import ScoreDensity as ScoreDensity
     from scorefield.empirical import Empirical as Empirical
     from scorefield.evaluation.evaluate import evaluate as evaluate
     from scorefield.flowmap import FlowMap as FlowMap
@@ -103,7 +103,7 @@ _NAMES = {
     "consistency": "consistency_loss scm_loss",
     "automatic": "fit",
     "data": "digits images",
-    "density.estimator": "ScoreDensity",
+    "density": "ScoreDensity",
     "empirical": "Empirical",
     "evaluation": "evaluate",
     "flowmap": "FlowMap Jump",

@@ -318,15 +318,20 @@ def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, L
     Gaussian.
     """
     x = raw.double()
-    if kind not in ("vector", "table"):
-        scale = Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
-        if kind == "picture" or x[0].numel() > DIRECTED:
-            return scale, None
-        z = scale.forward(x[:DIRECTED_ROWS])
-        one, two = fit_principal(z.flatten(1), DIRECTIONS, seed), fit_stationary(z, seed)
-        return scale, one[0] if one[1] > two[1] else two[0]
-    mean, std = x.mean(0), x.std(0, correction=0)
-    dead = (std <= 1e-9 * mean.abs().clamp(min=1e-30)).nonzero().flatten().tolist()
+    if kind in ("vector", "table"):
+        _refuse_dead(data, x)
+        return _of_columns(x, data.labels is None, seed)
+    scale = Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
+    if kind == "picture" or x[0].numel() > DIRECTED:
+        return scale, None
+    z = scale.forward(x[:DIRECTED_ROWS])
+    one, two = fit_principal(z.flatten(1), DIRECTIONS, seed), fit_stationary(z, seed)
+    return scale, one[0] if one[1] > two[1] else two[0]
+
+
+def _refuse_dead(data: Dataset, x: Tensor) -> None:
+    """Refuse columns of x (N, D) that never change."""
+    dead = (x.std(0, correction=0) <= 1e-9 * x.mean(0).abs().clamp(min=1e-30)).nonzero().flatten().tolist()
     if dead:
         some = ", ".join(data.columns[i] if data.columns else str(i) for i in dead[:3]) + (
             ", ..." if len(dead) > 3 else ""
@@ -334,18 +339,21 @@ def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, L
         raise InputError(
             f"{len(dead)} entries of {data.name} never change ({some}), so they have no density; leave them out"
         )
+
+
+def _of_columns(x: Tensor, alike: bool, seed: int) -> tuple[Scale, Law | None]:
+    """The scale of rows x (N, D), and their mixture where they are short and `alike`, of no classes."""
     n, d = x.shape
     if d > WHITENED:
-        return Scale(mean, std), None
+        return Scale(x.mean(0), x.std(0, correction=0)), None
     alone, enough = Scale.of_columns(x, whiten=False), n >= 5 * d
-    short = data.labels is None and d <= SMALL and enough
+    short = alike and d <= SMALL and enough
     apart = d > 1 and enough and float(torch.linalg.eigvalsh(torch.corrcoef(x.T)).min()) > 1e-6
     together = Scale.of_columns(x, shrink=short) if apart else alone
     if not short:
         return together, None
-    folds = torch.randperm(n, generator=step_generator(seed, "folds", 0)).chunk(2 if n * d * d > MANY else 4)
-    spaces: dict[Covariances, Scale] = {"full": together, "tied": together, "diag": alone}
-    if apart and n * d * d > MANY:
-        spaces["diag"] = together
+    many = n * d * d > MANY
+    folds = torch.randperm(n, generator=step_generator(seed, "folds", 0)).chunk(2 if many else 4)
+    spaces: dict[Covariances, Scale] = {"full": together, "tied": together, "diag": together if many else alone}
     chosen = choose(x, folds, spaces, seed)
     return chosen.scale, chosen.with_kernels if chosen.kernel_gain > WORTH else chosen.mixture

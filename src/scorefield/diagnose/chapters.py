@@ -62,13 +62,8 @@ def _start(case: Case) -> Chapter:
     figures: dict[str, Any] = {"kl": kl, "enough": enough}
     lines: dict[str, Points] = {"nominal, by moments": list(zip(at, values, strict=True))}
     if flat.shape[1] <= EXACT_TRACE and not isinstance(case.model, FlowMap):
-        found = diffusion_time(
-            case.model, case.data[:FLOWN], [share * sde.T for share in (0.3, 0.5, 0.7)], seed=case.seed
-        )
-        for name, row in (("nominal", found.nominal), ("fitted", found.fitted)):
-            lines[f"{name}, by the flow"] = [(t, *pair(e)) for t, e in zip(found.times, row, strict=True)]
-        early = (t for t, e in zip(found.times, found.fitted, strict=True) if e.value + 2 * e.stderr < 0.05)
-        figures["enough_fitted"] = next(early, None)
+        more, figures["enough_fitted"] = _by_the_flow(case)
+        lines |= more
         if figures["enough_fitted"] is not None and verdict == "good":
             words += f" With a fitted Gaussian {figures['enough_fitted']:.2g} would."
     rule = (
@@ -76,6 +71,18 @@ def _start(case: Case) -> Chapter:
     )
     rule += "steps alone. The curves are of processes that end at t."
     return Chapter("start", "Is T long enough?", verdict, words, advice, rule, figures, lines, ("t", "nats"), True)
+
+
+def _by_the_flow(case: Case) -> tuple[dict[str, Points], float | None]:
+    """Nats that either prior costs at some times, by the flow, and the first time at which a fitted one is good."""
+    assert case.data is not None
+    times = [share * case.model.sde.T for share in (0.3, 0.5, 0.7)]
+    found = diffusion_time(case.model, case.data[:FLOWN], times, seed=case.seed)
+    lines: dict[str, Points] = {}
+    for name, row in (("nominal", found.nominal), ("fitted", found.fitted)):
+        lines[f"{name}, by the flow"] = [(t, *pair(e)) for t, e in zip(found.times, row, strict=True)]
+    early = (t for t, e in zip(found.times, found.fitted, strict=True) if e.value + 2 * e.stderr < 0.05)
+    return lines, next(early, None)
 
 
 def _std(prior: Any) -> float:

@@ -84,11 +84,14 @@ def _by_item(found: LikelihoodTrust) -> dict[str, Points]:
     return {name: [(float(i), -found.bits(float(row[k]))) for i, k in enumerate(order)] for name, row in rows.items()}
 
 
+def _is_small(case: Case) -> bool:
+    shapes = [case.model.shape, None if case.data is None else case.data.shape[1:]]
+    return any(shape is not None and math.prod(shape) <= SMALL for shape in shapes)
+
+
 def posterior(case: Case) -> Chapter:
     """Coverage of posterior intervals for one measured number, of held-out items or else of the model's own draws."""
-    small = (case.model.shape is not None and math.prod(case.model.shape) <= SMALL) or (
-        case.data is not None and case.data[0].numel() <= SMALL
-    )
+    small = _is_small(case)
     count = TRUTHS if small else TRUTHS_LARGE
     truths = case.data
     if truths is None:

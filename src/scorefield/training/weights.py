@@ -41,12 +41,7 @@ class Weights:
     def __init__(self, model: ScoreModel, config: TrainConfig, loss: Loss | None, accelerator: Any) -> None:
         self.config, self.accelerator = config, accelerator
         self.sharded: bool = config.shard and accelerator.num_processes > 1
-        self._staged: Any = loss if hasattr(loss, "before") else None
-        self._memory = loss if isinstance(loss, nn.Module) and loss.state_dict() else None
-        if self._staged is not None and config.minutes is not None:
-            raise InputError("minutes and a loss that changes with the steps do not go together; give steps=")
-        if self._memory is not None and self.sharded:
-            raise InputError("a loss with weights of its own cannot be spread over processes; leave out shard=True")
+        self._take_loss(loss)
         self._given = model
         if self.sharded:
             check_shardable(config)
@@ -69,6 +64,15 @@ class Weights:
         self._objective = objective if self.sharded else accelerator.prepare(objective)
         self.ema = EMA(self.model, config.ema)
         self.power = {width: EMA(self.model, power_function(width)) for width in config.power_ema}
+
+    def _take_loss(self, loss: Loss | None) -> None:
+        """Note whether a loss wants to know the step, and whether it has weights."""
+        self._staged: Any = loss if hasattr(loss, "before") else None
+        self._memory = loss if isinstance(loss, nn.Module) and loss.state_dict() else None
+        if self._staged is not None and self.config.minutes is not None:
+            raise InputError("minutes and a loss that changes with the steps do not go together; give steps=")
+        if self._memory is not None and self.sharded:
+            raise InputError("a loss with weights of its own cannot be spread over processes; leave out shard=True")
 
     def tell(self, step: int, steps: int) -> None:
         """Tell a loss that wants to know how many steps are done, and of how many."""
