@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from scorefield.data import images, open_data
+from scorefield.data.images import read_image
 from scorefield.errors import InputError, ScorefieldWarning
 
 
@@ -137,3 +138,14 @@ def test_second_reading_does_not_need_the_files(folder):
         if file.is_file():
             file.unlink()
     assert torch.equal(data.tensor(), first)
+
+
+def test_memory_that_runs_out_is_not_a_damaged_file(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def full(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(MemoryError):
+        read_image(tmp_path / "a.png", 3)

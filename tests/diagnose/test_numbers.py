@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import scorefield as sf
+from map_oracles import EDM
 from oracles import moments
 from scorefield.diagnose import fit_prior
 from scorefield.solve.integrate import Field
@@ -125,22 +126,9 @@ def sliced_w1(x, y, directions=24):
     return float(((x @ along).sort(0).values - (y @ along).sort(0).values).abs().mean())
 
 
-class Plain(sf.GaussianSDE):
-    """alpha = 1, sigma = t: time is the noise level."""
-
-    T = 80.0
-    t_min = 0.002
-
-    def alpha(self, t):
-        return torch.ones_like(t)
-
-    def sigma(self, t):
-        return t
-
-
 def test_heuns_rule_is_a_difference_of_denoisers():
     """x' = x + h d - h / (2 sigma') (D(x + h d, sigma') - D(x, sigma)): the curvature is -D' / sigma."""
-    cloud = sf.Empirical(torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=F64), Plain())
+    cloud = sf.Empirical(torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=F64), EDM())
     x = 5 * torch.randn(16, 8, generator=torch.Generator().manual_seed(1), dtype=F64)
     s, r = 5.0, 3.0
     d, h = cloud.denoise(x, s), r - s
@@ -153,7 +141,7 @@ def test_heuns_rule_is_a_difference_of_denoisers():
 
 def test_the_midpoint_rule_is_a_difference_of_denoisers():
     """x' = x + h d - h / sigma_m (D(x_m, sigma_m) - D(x, sigma)), sigma_m = (sigma sigma')^(1/2), by one evaluation there."""
-    cloud = sf.Empirical(torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=F64), Plain())
+    cloud = sf.Empirical(torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=F64), EDM())
     x = 5 * torch.randn(16, 8, generator=torch.Generator().manual_seed(1), dtype=F64)
     s, r = 5.0, 3.0
     m, h = math.sqrt(s * r), r - s

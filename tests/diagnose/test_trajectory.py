@@ -10,24 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import scorefield as sf
+from map_oracles import EDM
 from oracles import mixture, power, rotated
 from scorefield.diagnose import report, trajectory
 
-
-class Plain(sf.GaussianSDE):
-    """alpha = 1, sigma = t: time is the noise level."""
-
-    T = 80.0
-    t_min = 0.002
-
-    def alpha(self, t):
-        return torch.ones_like(t)
-
-    def sigma(self, t):
-        return t
-
-
-SDE = Plain()
+SDE = EDM()
 GRID = sf.times.sampling_grid(SDE, 40, 80.0, 0.002, "karras")
 
 

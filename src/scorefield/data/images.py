@@ -97,7 +97,7 @@ def read_image(
             return image_tensor(opened, channels, size, convert, str(path), span)
     except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
         raise cannot_read(path, error) from error
-    except BrokenImage:
+    except (BrokenImage, MemoryError):  # the file is not to blame where memory runs out
         raise
     except Exception as error:  # a damaged file can raise anything from within a decoder
         raise BrokenImage(f"{path} {_fault(file, error)}") from error
@@ -161,6 +161,8 @@ def _header(path: Path) -> tuple[str, bool, int]:
     try:
         with quiet_pillow(), Image.open(path) as opened:
             return "", is_deep(opened), getattr(opened, "n_frames", 1) if opened.format == "TIFF" else 1
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file can raise anything from within a decoder
         return _fault(path, error), False, 1
 
@@ -170,6 +172,8 @@ def _common_span(root: Path, deep: list[Path]) -> Span:
         try:
             with quiet_pillow(), Image.open(path) as opened:
                 return extremes(opened)
+        except MemoryError:
+            raise
         except Exception:  # it is told when the item is read
             return None
 

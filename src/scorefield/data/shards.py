@@ -324,7 +324,7 @@ def _picture(channels: int, size: tuple[int, int], convert: bool) -> Callable[[b
         try:
             with quiet_pillow(), Image.open(io.BytesIO(content)) as opened:
                 return image_tensor(opened, channels, size, convert, name)
-        except BrokenImage:
+        except (BrokenImage, MemoryError):
             raise
         except Exception as error:  # a damaged file can raise anything from within a decoder
             fault = " ".join(str(error).split()) or type(error).__name__

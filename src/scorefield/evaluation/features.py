@@ -188,6 +188,8 @@ def _inception(path: str | None, device: str | torch.device) -> FeatureNetwork:
         torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise cannot_read(path, error) from error
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"cannot read {path}: it does not hold plain weights; give torch-fidelity's file") from error
     names = ["2048", "logits_unbiased"]

@@ -43,6 +43,8 @@ def from_data_url(text: str, channels: int) -> Tensor:
             raise ValueError
         with Image.open(io.BytesIO(base64.b64decode(text[len(HEAD) :]))) as opened:
             pixels = np.array(opened.convert({1: "L", 3: "RGB"}[channels]), np.uint8)
+    except MemoryError:
+        raise
     except Exception:
         raise InputError("there is no picture yet; draw or upload one") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()
