@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scorefield.sde import expand
+from scorefield.coefficients import expand
 
 
 def in_x(base, y, scale=2**-0.5):

@@ -56,6 +56,9 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.inverse import Mask as Mask
     from scorefield.inverse import Posterior as Posterior
     from scorefield.inverse import Replace as Replace
+    from scorefield.latent import decode as decode
+    from scorefield.latent import encode as encode
+    from scorefield.latent import slerp as slerp
     from scorefield.likelihood import as_distribution as as_distribution
     from scorefield.likelihood import log_prob as log_prob
     from scorefield.model import ScoreModel as ScoreModel
@@ -65,10 +68,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; tests/test_imports.py 
     from scorefield.polynomial import polynomial_score as polynomial_score
     from scorefield.publish import from_pretrained as from_pretrained
     from scorefield.reflected import ReflectedVE as ReflectedVE
-    from scorefield.sampling import decode as decode
-    from scorefield.sampling import encode as encode
     from scorefield.sampling import sample as sample
-    from scorefield.sampling import slerp as slerp
     from scorefield.sde import SDE as SDE
     from scorefield.sde import GaussianSDE as GaussianSDE
     from scorefield.sdes import CVP as CVP
@@ -111,6 +111,7 @@ _NAMES = {
     "guide": "ClassifierFree ClassifierGuidance",
     "implicit": "ssm_loss",
     "inverse": "Blur Downsample Grayscale Mask Posterior Replace",
+    "latent": "decode encode slerp",
     "likelihood": "as_distribution log_prob",
     "model": "ScoreModel",
     "objective": "dsm_loss",
@@ -118,7 +119,7 @@ _NAMES = {
     "polynomial": "Residual polynomial_score",
     "publish": "from_pretrained",
     "reflected": "ReflectedVE",
-    "sampling": "decode encode sample slerp",
+    "sampling": "sample",
     "sde": "SDE GaussianSDE",
     "sdes": "CSubVP CVP OU OUVE RectifiedFlow SubVP VE VP VPIDM",
     "solve": "Ancestral DDIM DPMSolver Dopri5 Euler EulerMaruyama Heun Langevin PC ReverseDiffusion Solver UniPC",

@@ -11,12 +11,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, batch_time, expand
 from scorefield.differentiate import differentiation
 from scorefield.dtypes import exact, onto, wide
 from scorefield.inputs import as_tensor, tensor_of
-from scorefield.model import ScoreModel, View
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
-from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
+from scorefield.sde import GaussianSDE
+from scorefield.views import View
 
 
 class GaussianMixture(ScoreModel):

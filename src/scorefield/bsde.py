@@ -16,10 +16,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from scorefield.coefficients import expand
 from scorefield.errors import ScorefieldWarning
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
-from scorefield.sde import expand
 
 Driver: TypeAlias = "Callable[[float, Tensor, Tensor], Tensor]"
 Terminal: TypeAlias = "Callable[[Tensor], Tensor]"

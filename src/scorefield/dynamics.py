@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.coefficients import Time, batch_time
 from scorefield.empirical import neighbours, posterior_mean
 from scorefield.errors import ScorefieldWarning
 from scorefield.minimize import minimize
-from scorefield.model import ScoreModel, View, convert
+from scorefield.model import ScoreModel
 from scorefield.randomness import generator
 from scorefield.sampling import sample
-from scorefield.sde import Time, batch_time
 from scorefield.sdes import VP
 from scorefield.solve import Dopri5
+from scorefield.views import View, convert
 
 END = 1e-3
 """Where the flow of the labels stops, with E[x_0 | x_t]: noise of a hundredth of the standardised increments."""

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.model import ScoreModel, View, convert
+from scorefield.coefficients import Time, batch_time, expand
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
-from scorefield.sde import GaussianSDE, Time, batch_time, expand
+from scorefield.sde import GaussianSDE
+from scorefield.views import View, convert
 
 TOGETHER = 2**24
 """Distances that are held at a time."""

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.dtypes import check_real
 from scorefield.model import ScoreModel
 from scorefield.objective import draw, dsm_loss
 from scorefield.randomness import Noise, generator, source
 from scorefield.sampling import sample
-from scorefield.sde import GaussianSDE, Time
+from scorefield.sde import GaussianSDE
 from scorefield.solve.integrate import Solver
 from scorefield.solve.ode import RK4, Dopri5
 from scorefield.times import Proposal, UniformTimes

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from scorefield.model import ScoreModel, View
+from scorefield.coefficients import Time, as_time, batch_time, expand
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise
-from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
+from scorefield.sde import GaussianSDE
 from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
+from scorefield.views import View
 
 Kind: TypeAlias = Literal["consistency", "trig", "average"]
 ROUNDING = 1e-9

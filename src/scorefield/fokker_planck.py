@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, batch_time, expand
 from scorefield.differentiate import differentiation_twice
 from scorefield.model import ScoreModel
 from scorefield.nn.potential import Potential
 from scorefield.randomness import generator
-from scorefield.sde import GaussianSDE, Time, batch_time, expand
+from scorefield.sde import GaussianSDE
 from scorefield.times import Proposal, UniformTimes, low_discrepancy
 
 Vectors: TypeAlias = "Tensor | None"

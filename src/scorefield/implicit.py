@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, batch_time
 from scorefield.dtypes import check_real, onto
 from scorefield.model import ScoreModel
 from scorefield.objective import Weighting
 from scorefield.randomness import generator
-from scorefield.sde import SDE, GaussianSDE, Time, batch_time
+from scorefield.sde import SDE, GaussianSDE
 from scorefield.times import Proposal, UniformTimes, low_discrepancy
 
 Trace: TypeAlias = Literal["sliced", "plain", "exact", "finite"]

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.dtypes import onto
 from scorefield.model import ScoreModel
 from scorefield.objective import draw
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, batch_time, expand
 from scorefield.dtypes import check_real, onto
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
-from scorefield.sde import GaussianSDE, Time, batch_time, expand
+from scorefield.sde import GaussianSDE
 from scorefield.times import Proposal, UniformTimes, low_discrepancy, uniform
 
 Weighting: TypeAlias = "Literal['noise', 'likelihood', 'none', 'edm', 'velocity'] | Callable[[Tensor], Tensor]"

@@ -22,9 +22,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, source
-from scorefield.sde import GaussianSDE, expand
+from scorefield.sde import GaussianSDE
 from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.integrate import Field
 from scorefield.solve.ode import Dopri5

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, batch_time, expand
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, generator, source
-from scorefield.sde import SDE, Time, as_time, batch_time, expand
+from scorefield.sde import SDE
 from scorefield.solve.integrate import Field, Solver
 
 Weighting: TypeAlias = Literal["noise", "diffusion", "likelihood"]

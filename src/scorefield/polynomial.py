@@ -11,8 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from scorefield.model import Guided, ScoreModel, View, convert
-from scorefield.sde import GaussianSDE, Time, batch_time
+from scorefield.coefficients import Time, batch_time
+from scorefield.model import Guided, ScoreModel
+from scorefield.sde import GaussianSDE
+from scorefield.views import View, convert
 
 LARGEST = 400
 """Basis functions beyond which the matrix of the fit would not be small."""

@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, batch_time, expand
 from scorefield.randomness import Noise, Seed, source
-from scorefield.sde import SDE, Time, as_time, batch_time, expand
+from scorefield.sde import SDE
 
 IMAGES = 3
 """Mirror images on either side that the kernel sums below `SWITCH`; ten of them agree to 1e-13 there."""

@@ -1,8 +1,7 @@
-"""The user's door: sample, encode, decode, slerp."""
+"""The user's door: sample."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, overload
@@ -11,24 +10,21 @@ import torch
 from torch import Tensor
 
 from scorefield.conditions import warn_of_dropout
-from scorefield.dtypes import check_real, exact, onto, warn_of_units
 from scorefield.inputs import as_tensor, whole
 from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike, SamplePrior
 from scorefield.progress import Bar
-from scorefield.randomness import Noise, NoiseFn, NoNoise, Seed, chunks
+from scorefield.randomness import Noise, NoiseFn, Seed, chunks
 from scorefield.rows import bound, held, take
-from scorefield.sde import SDE, GaussianSDE
+from scorefield.sde import GaussianSDE
 from scorefield.solve.fitted import Fitted
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Hook, Solution, Solver, Task, Tick
-from scorefield.solve.ode import Dopri5
 from scorefield.times import GridFn, GridName, as_grid
 
 LIKELIHOOD_T_MIN = 1e-5
 """Where likelihoods and codes start (Song et al. 2021, App. C)."""
 
 
-EVERY_ENTRY = Dopri5(1e-6, 1e-6, norm="max")
 Grid: TypeAlias = "GridName | GridFn | Tensor | None"
 
 
@@ -131,7 +127,7 @@ def sample(
             ticks = bar.part(rows, n)
             parts.append(_solved(task, solver, hooks, start.states(rows, draws), (rows, draws), final, full, ticks))
     result = start.finished(Solution.joined(parts))
-    result.warn(lambda: _cause(model, start.x_init, span))
+    result.warn(lambda: cause_of_loss(model, start.x_init, span))
     if span[1] <= model.sde.t_min:
         model.inspect(result.x, 0.0 if final else span[1])
     return result if full else result.x
@@ -170,7 +166,7 @@ class _Start:
         if x is not None:
             model.check(x, "x_init")
         event = _event_shape(model, shape, x, n)
-        outer, inner = _dtypes(model, x)
+        outer, inner = state_dtypes(model, x)
         first = SamplePrior(x) if x is not None else resolve_prior(model, prior, (n, *event), begin)
         return cls(event, x, first, outer, inner, model.device if x is None else x.device)
 
@@ -219,140 +215,6 @@ def _solved(
     return _denoised(solution, field, task.span[1], own, full) if final else solution
 
 
-@overload
-def encode(
-    model: ScoreModel, x: Tensor, solver: Solver | None = ..., *, full: Literal[True], **rest: Any
-) -> Solution: ...
-@overload
-def encode(
-    model: ScoreModel, x: Tensor, solver: Solver | None = ..., *, full: Literal[False] = ..., **rest: Any
-) -> Tensor: ...
-def encode(
-    model: ScoreModel,
-    x: Tensor,
-    solver: Solver | None = None,
-    *,
-    steps: int | None = None,
-    grid: Grid = None,
-    t_min: float = LIKELIHOOD_T_MIN,
-    t_end: float | None = None,
-    full: bool = False,
-    grad: bool = False,
-    progress: bool | None = None,
-    **cond: Any,
-) -> Tensor | Solution:
-    """Latent code of each sample: the probability flow from x at t_min to t_end (Song et al. 2021, sec. 4.3).
-
-    Main arguments:
-        x: data in the model's range, (B, *). solver: Dopri5(1e-6, 1e-6, norm="max") by default, which holds every entry to
-            the tolerance: one pixel of many would be free to err, and a code is there to be decoded.
-        steps, grid: fixed steps, as in `sample`.
-        t_end: T by default; a code at an earlier time keeps more of x.
-
-    Returns:
-        Codes at t_end, like x; a `Solution` with full=True.
-
-    Raises:
-        ValueError: a solver with noise, or one that does not follow the probability flow in both directions.
-    """
-    end = model.sde.T if t_end is None else t_end
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-        result = _flow(model, x, solver, (t_min, end), (steps, grid), cond, full, progress)
-    return result if full else result.x
-
-
-@overload
-def decode(
-    model: ScoreModel, z: Tensor, solver: Solver | None = ..., *, full: Literal[True], **rest: Any
-) -> Solution: ...
-@overload
-def decode(
-    model: ScoreModel, z: Tensor, solver: Solver | None = ..., *, full: Literal[False] = ..., **rest: Any
-) -> Tensor: ...
-def decode(
-    model: ScoreModel,
-    z: Tensor,
-    solver: Solver | None = None,
-    *,
-    steps: int | None = None,
-    grid: Grid = None,
-    t_min: float = LIKELIHOOD_T_MIN,
-    t_end: float | None = None,
-    full: bool = False,
-    grad: bool = False,
-    progress: bool | None = None,
-    **cond: Any,
-) -> Tensor | Solution:
-    """The inverse of `encode`, with the same arguments: the probability flow from z at t_end to t_min, without denoising."""
-    start = model.sde.T if t_end is None else t_end
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-        result = _flow(model, z, solver, (start, t_min), (steps, grid), cond, full, progress)
-    return result if full else result.x
-
-
-def slerp(a: Tensor, b: Tensor, n: int) -> Tensor:
-    """n points on the great circle from a to b, both of shape (*), ends included: (n, *). Norms are interpolated linearly.
-
-    a and b are one item each, whatever their shape; of batches take pair after pair.
-    """
-    for end, name in ((a, "a"), (b, "b")):
-        check_real(end, name)
-    u = torch.linspace(0, 1, n, dtype=torch.float64, device="cpu").reshape(-1, *[1] * a.ndim)
-    x, y = exact(a), exact(b)
-    length_x, length_y = torch.linalg.vector_norm(x), torch.linalg.vector_norm(y)
-    if not (length_x > 0 and length_y > 0):
-        return onto((1 - u) * x + u * y, a)
-    along, to = x / length_x, y / length_y
-    cosine = (along * to).sum()
-    aside = to - cosine * along
-    if float(cosine) < 0 and float(torch.linalg.vector_norm(aside)) < 1e-9:
-        # Opposite ends lie on many great circles; this one goes by the axis that is most nearly square to both.
-        axis = torch.zeros_like(along).flatten()
-        axis[along.flatten().abs().argmin()] = 1.0
-        aside = axis.reshape(along.shape) - (axis.reshape(along.shape) * along).sum() * along
-        aside, angle = aside / torch.linalg.vector_norm(aside), torch.tensor(math.pi, dtype=torch.float64)
-    else:
-        angle = torch.atan2(torch.linalg.vector_norm(aside), cosine)
-        aside = aside / torch.linalg.vector_norm(aside).clamp_min(1e-300)
-    direction = torch.cos(u * angle) * along + torch.sin(u * angle) * aside
-    return onto(((1 - u) * length_x + u * length_y) * direction, a)
-
-
-def _flow(
-    model: ScoreModel,
-    x: Tensor,
-    solver: Solver | None,
-    span: tuple[float, float],
-    along: tuple[int | None, Grid],
-    cond: dict[str, Any],
-    full: bool,
-    progress: bool | None,
-) -> Solution:
-    solver = EVERY_ENTRY if solver is None else solver
-    if not solver.flow:
-        raise ValueError(
-            f"solver={solver!r}: codes follow the probability flow in both directions; give a solver without noise, as Dopri5()"
-        )
-    x = as_tensor(x)
-    _refuse_vmap(x)
-    check_real(x)
-    if span[0] < span[1]:
-        warn_of_units(x, *model.sde.range)
-        if isinstance(model.sde, SDE):
-            model.sde.check(x, "x")
-    warn_of_dropout(model)
-    times = solver.plan(model.sde, span, *along)
-    if times is not None and len(set(torch.sign(times.diff()).tolist())) > 1:
-        raise ValueError("grid turns round: codes need times that only rise or only fall")
-    outer, inner = _dtypes(model, x)
-    x = x.to(inner)
-    field = Field.of(model, cond, x.shape[0], torch.zeros_like(x[:1]) if times is None else None)
-    with Bar("following the flow", progress) as bar:
-        result = solver.solve(field, x, span, NoNoise(x.shape[0]), grid=times, save=full, tick=bar).to(outer)
-    result.warn(lambda: _cause(model, x, span))
-    return result
-
-
 def _denoised(solution: Solution, field: Field, t: float, hooks: Sequence[Hook], full: bool) -> Solution:
     """With the final denoising step, which the path has at time 0."""
     x = field.denoise(solution.x, torch.tensor(t, dtype=torch.float64))
@@ -377,22 +239,22 @@ def _check(n: int, solver: Solver | None, batch_size: int | None, pilots: int | 
         if value is not None:
             whole(value, name, "a number of samples")
     if x_init is not None:
-        _refuse_vmap(x_init)
+        refuse_vmap(x_init)
     return n
 
 
-def _refuse_vmap(x: Tensor) -> None:
+def refuse_vmap(x: Tensor) -> None:
     if torch._C._functorch.is_batchedtensor(x):
         raise ValueError("torch.func.vmap over a sampler: it takes batches itself; give all states at once, (n, *)")
 
 
-def _dtypes(model: ScoreModel, x: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
+def state_dtypes(model: ScoreModel, x: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
     """(of the result, of the state): a state in half precision would lose what small steps add to it."""
     outer = model.dtype if x is None else x.dtype
     return outer, torch.promote_types(outer, torch.float32) if outer.is_floating_point else outer
 
 
-def _cause(model: ScoreModel, x: Tensor | None, span: tuple[float, float]) -> str:
+def cause_of_loss(model: ScoreModel, x: Tensor | None, span: tuple[float, float]) -> str:
     """What may be why samples left the finite numbers."""
     if x is not None and not bool(torch.isfinite(x).all()):
         return "the states to start from are not finite"

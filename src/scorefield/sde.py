@@ -1,53 +1,21 @@
-"""Gaussian forward processes: two functions alpha(t) and sigma(t), and everything derived from them."""
+"""Forward processes: drift and diffusion, or two functions alpha(t) and sigma(t), and everything derived from them."""
 
 from __future__ import annotations
 
-import functools
-import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from scorefield.dtypes import check_real, onto
+from scorefield.coefficients import Time, as_time, batch_time, derivative, expand, of_time
+from scorefield.diffusion import acts_by_entry, checked_diffusion, checked_drift, noise_shape, outer, spread_by, tame
+from scorefield.dtypes import check_real
 from scorefield.errors import ScorefieldWarning
 from scorefield.prior import Prior
 from scorefield.randomness import Noise, Seed, source
-
-Time: TypeAlias = "float | Tensor"
-
-
-def as_time(t: Time) -> Tensor:
-    """t as a float64 tensor on the CPU, where all coefficients are computed; one on another device is read back."""
-    if isinstance(t, Tensor):
-        return t if t.dtype is torch.float64 and t.is_cpu else t.cpu().to(torch.float64)
-    return torch.tensor(float(t), dtype=torch.float64, device="cpu")
-
-
-def batch_time(t: Time, x: Tensor) -> Tensor:
-    """t for a batch of states x of shape (B, *): float64 on the CPU, of shape () or (B,).
-
-    Raises:
-        ValueError: any other shape, or states that are not real floating-point numbers.
-    """
-    check_real(x)
-    time = as_time(t)
-    if time.ndim > 1 or (time.ndim == 1 and time.shape[0] != x.shape[0]):
-        raise ValueError(f"t has shape {tuple(time.shape)} but x has batch size {x.shape[0]}; give a float or (B,)")
-    return time
-
-
-def expand(c: Tensor, x: Tensor) -> Tensor:
-    """Coefficient of shape () or (B,) in the dtype of x, shaped to multiply x of shape (B, *).
-
-    One of shape () stays where it is: on the CPU it mixes with tensors of every device.
-    """
-    if c.ndim == 0:
-        return c.to(x.dtype)
-    return onto(c, x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class SDE(ABC):
@@ -219,93 +187,10 @@ class SDE(ABC):
         z = noise.normal(noise_shape(g, x), x.dtype, x.device)
         moved = ahead + expand(torch.sqrt(h), x) * spread_by(g, z, x)
         if milstein:
-            if not _like(g, x):
+            if not acts_by_entry(g, x):
                 raise ValueError("milstein=True needs a diffusion that is a number or like x, not a matrix")
             moved = moved + expand(0.25 * h, x) * self.divergence(x, t) * (torch.square(z) - 1)
         return moved
-
-
-def tame(move: Tensor, reach: float = 1.0) -> Tensor:
-    """What a drift does in one step, like x, made shorter than `reach`: move / (1 + |move| / reach).
-
-    |move| is that of one entry, the root mean square of a sample's, so that `reach` means the same in all dimensions
-    (Hutzenthaler, Jentzen & Kloeden 2012, sec. 1, where `reach` is 1 over the Euclidean norm).
-    """
-    size = move.flatten(1).square().mean(1).sqrt() / reach
-    return move / (1 + size).reshape(-1, *[1] * (move.ndim - 1))
-
-
-def _like(g: float | Tensor, x: Tensor) -> bool:
-    """Whether a diffusion acts on every entry of x by itself."""
-    return not isinstance(g, Tensor) or g.ndim < 2 or g.shape == x.shape
-
-
-def noise_shape(g: float | Tensor, x: Tensor) -> tuple[int, ...]:
-    """Shape of the noise that a diffusion spreads: that of x, or (B, M) for matrices (B, D, M)."""
-    return tuple(x.shape) if _like(g, x) or not isinstance(g, Tensor) else (x.shape[0], g.shape[2])
-
-
-def spread_by(g: float | Tensor, z: Tensor, x: Tensor) -> Tensor:
-    """G z, like x, for a diffusion as `SDE.diffusion` returns it and noise like x, or (B, M) for matrices (B, D, M)."""
-    if not isinstance(g, Tensor):
-        return g * z
-    if g.shape == x.shape:
-        return g * z
-    if g.ndim < 2:
-        return expand(g, x) * z
-    return torch.einsum("bdm,bm->bd", g, z.flatten(1)).reshape(x.shape)
-
-
-def outer(g: float | Tensor, v: Tensor) -> Tensor:
-    """G G^T v, like v (B, *)."""
-    if not isinstance(g, Tensor):
-        return g**2 * v
-    if g.shape == v.shape:
-        return torch.square(g) * v
-    if g.ndim < 2:
-        return expand(torch.square(g), v) * v
-    return torch.einsum("bdm,bem,be->bd", g, g, v.flatten(1)).reshape(v.shape)
-
-
-def checked_drift(sde: SDE, x: Tensor, t: Time) -> Tensor:
-    """The drift, like x.
-
-    Raises:
-        ValueError: the process returns another shape, or something else than real floating-point numbers.
-    """
-    f = sde.drift(x, t)
-    if isinstance(f, Tensor) and not f.is_floating_point():
-        raise ValueError(f"{type(sde).__name__}.drift returned {f.dtype}; return real floating-point numbers")
-    if not isinstance(f, Tensor) or f.shape != x.shape:
-        got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(
-            f"{type(sde).__name__}.drift returned {got} for x of shape {tuple(x.shape)}; return a tensor like x"
-        )
-    return f
-
-
-def checked_diffusion(sde: SDE, x: Tensor, t: Time) -> float | Tensor:
-    """The diffusion: a number, (B,), like x, or (B, D, M).
-
-    Raises:
-        ValueError: the process returns another shape, a number that is negative or not finite, or complex numbers.
-    """
-    g = sde.diffusion(x, t)
-    if not isinstance(g, Tensor):
-        if not isinstance(g, (int, float)):
-            raise ValueError(f"{type(sde).__name__}.diffusion returned {type(g).__name__}; return a number or a tensor")
-        if not 0 <= g < math.inf:
-            raise ValueError(f"{type(sde).__name__}.diffusion returned {g}; return 0 or a positive number, or a tensor")
-        return float(g)
-    if not g.is_floating_point():
-        raise ValueError(f"{type(sde).__name__}.diffusion returned {g.dtype}; return real floating-point numbers")
-    b, d = len(x), math.prod(x.shape[1:])
-    if g.shape in ((), (b,), x.shape) or (g.ndim == 3 and g.shape[:2] == (b, d)):
-        return g
-    raise ValueError(
-        f"{type(sde).__name__}.diffusion returned shape {tuple(g.shape)} for x of shape {tuple(x.shape)}; return a number, "
-        f"({b},), {tuple(x.shape)} or ({b}, {d}, M)"
-    )
 
 
 class GaussianSDE(SDE):
@@ -332,7 +217,7 @@ class GaussianSDE(SDE):
         super().__init_subclass__(**kwargs)
         for name in ("alpha", "sigma"):
             if name in cls.__dict__:
-                setattr(cls, name, _of_time(cls.__dict__[name]))
+                setattr(cls, name, of_time(cls.__dict__[name]))
 
     @abstractmethod
     def alpha(self, t: Time) -> Tensor:
@@ -345,19 +230,19 @@ class GaussianSDE(SDE):
     def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
         """(alpha'(t), sigma'(t)), per unit of time."""
         time = as_time(t)
-        return _derivative(self.alpha, time), _derivative(self.sigma, time)
+        return derivative(self.alpha, time), derivative(self.sigma, time)
 
     def f(self, t: Time) -> Tensor:
         """Drift rate f = alpha' / alpha, so that the drift is f(t) x; -inf where alpha = 0."""
         time = as_time(t)
         alpha = self.alpha(time)
-        return torch.where(alpha == 0, -torch.inf, _derivative(self.alpha, time) / alpha)
+        return torch.where(alpha == 0, -torch.inf, derivative(self.alpha, time) / alpha)
 
     def g2(self, t: Time) -> Tensor:
         """Squared diffusion coefficient g^2 = (sigma^2)' - 2 f sigma^2."""
         time = as_time(t)
         sigma = self.sigma(time)
-        return 2 * sigma * (_derivative(self.sigma, time) - self.f(time) * sigma)
+        return 2 * sigma * (derivative(self.sigma, time) - self.f(time) * sigma)
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """f(t) x, like x."""
@@ -447,56 +332,3 @@ class GaussianSDE(SDE):
     def prior(self, shape: Sequence[int]) -> Prior:
         """The nominal prior N(0, sigma(T)^2 I) for a batch of shape (B, *)."""
         return Prior(tuple(shape), float(self.sigma(self.T)))
-
-
-END = 4 * torch.finfo(torch.float64).eps
-"""Share of T within which a time counts as an end of [0, T]."""
-
-
-def _of_time(formula: Callable[[Any, Tensor], Any]) -> Callable[[Any, Time], Tensor]:
-    """A user's formula as a function from any time to a float64 tensor of its shape, exactly zero where it vanishes."""
-
-    @functools.wraps(formula)
-    def method(self: Any, t: Time) -> Tensor:
-        time = as_time(t)
-        value = _evaluate(formula, self, time)
-        low, high = END * self.T, (1 - END) * self.T
-        if self._ends_exactly or _inside(time, low, high):
-            return value
-        # Numerical zero is zero: what changes by half of itself over some roundings of t is nothing but rounding. Its
-        # slope is kept. The test is relative, so that a small constant and the tail of an exponential stay as they are.
-        size, inside = value.detach(), _evaluate(formula, self, time.detach().clamp(16 * low, self.T - 16 * low))
-        nothing = ((time <= low) | (time >= high)) & (size.abs() < 1e-6) & ((inside - size).abs() > 0.5 * size.abs())
-        return torch.where(nothing, value - size, value)
-
-    return method
-
-
-def _inside(time: Tensor, low: float, high: float) -> bool:
-    if time.ndim == 0:  # the common case, without two launches more
-        return low < float(time) < high
-    return time.numel() == 0 or low < float(time.min()) <= float(time.max()) < high
-
-
-def _evaluate(formula: Callable[[Any, Tensor], Any], sde: Any, time: Tensor) -> Tensor:
-    try:
-        value = formula(sde, time)
-        if isinstance(value, Tensor):
-            return (
-                value if value.shape == time.shape and value.dtype is time.dtype else value.to(time).expand(time.shape)
-            )
-        # A function of math turns a tensor of one entry into a number, which would pass for a constant.
-        formula(sde, torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu") * sde.T)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if not any(sign in str(error) for sign in ("to Python scalar", "to Scalar", "have storage")):
-            raise
-        name = f"{type(sde).__name__}.{getattr(formula, '__name__', 'alpha')}"
-        raise ValueError(f"{name}(t): t is a tensor; use functions of torch, as torch.cos(t) for math.cos(t)") from None
-    return torch.full_like(time, float(value))
-
-
-def _derivative(function: Callable[[Time], Tensor], t: Tensor) -> Tensor:
-    """d function / dt for an elementwise function; zero where it does not depend on t."""
-    t = t.contiguous()  # torch.func.jvp wants memory of its own for every entry
-    slope: Tensor = torch.func.jvp(lambda u: torch.as_tensor(function(u)) + 0 * u, (t,), (torch.ones_like(t),))[1]
-    return slope

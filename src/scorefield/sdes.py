@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.sde import GaussianSDE, Time, as_time
+from scorefield.coefficients import Time, as_time
+from scorefield.sde import GaussianSDE
 
 
 class _KnownRates(GaussianSDE):

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.dtypes import check_real
 from scorefield.inputs import as_tensor
 from scorefield.model import ScoreModel
 from scorefield.randomness import NoiseFn, Seed, source
-from scorefield.sde import GaussianSDE, expand
+from scorefield.sde import GaussianSDE
 
 
 def near(

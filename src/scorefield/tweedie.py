@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.differentiate import differentiation, variable
 from scorefield.dtypes import exact, wide
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE
 
 TOGETHER = 2**14
 """Products with the Jacobians of so many samples at a time."""

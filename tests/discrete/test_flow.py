@@ -10,8 +10,8 @@ from torch import Tensor
 
 import scorefield as sf
 from jump_oracles import joint, law_after, tv
+from scorefield.coefficients import as_time
 from scorefield.discrete import FlowMatching
-from scorefield.sde import as_time
 from scorefield.solve.integrate import Field
 
 F64 = torch.float64

@@ -11,8 +11,8 @@ import torch
 
 import scorefield as sf
 from jump_oracles import noise_to
+from scorefield.coefficients import as_time
 from scorefield.discrete.solve import add_jumps, reverse_rates
-from scorefield.sde import as_time
 from scorefield.solve.integrate import Field
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "parity"

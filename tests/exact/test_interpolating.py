@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import scorefield as sf
 from oracles import name
-from scorefield.sde import expand
+from scorefield.coefficients import expand
 
 BOTH = {"vpidm": sf.VPIDM(), "ouve": sf.OUVE()}
 VALUES = {  # t: alpha, shift, sigma, g

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import scorefield as sf
 from oracles import mixture, power, rotated
+from scorefield.coefficients import expand
 from scorefield.flow import flow_matching_loss, minibatch_ot, reflow, straightness
-from scorefield.sde import expand
 from scorefield.times import LogitNormalTimes, ShiftedGrid
 
 F64 = torch.float64

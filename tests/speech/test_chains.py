@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import scorefield as sf
-from scorefield.sde import expand
+from scorefield.coefficients import expand
 from scorefield.solve import AnnealedLangevin, Identity
 from speech_oracle import in_x
 

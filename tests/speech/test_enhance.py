@@ -12,9 +12,9 @@ import torch
 import scorefield as sf
 from cli_tools import assert_one_line
 from scorefield.cli import main
+from scorefield.coefficients import expand
 from scorefield.data import read_wave, si_sdr
 from scorefield.errors import InputError
-from scorefield.sde import expand
 from scorefield.speech import Enhancer
 from speech_files import folder, noisy, tones, write
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import scorefield as sf
 from oracles import name
-from scorefield.sde import expand
+from scorefield.coefficients import expand
 from scorefield.solve import AnnealedLangevin
 from scorefield.training.describe import build_model, describe_model
 from speech_oracle import in_x

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from scorefield.bridge.process import Bridge, end_of_path, same_shape
+from scorefield.coefficients import Time, batch_time, expand
 from scorefield.dtypes import check_real
-from scorefield.model import ScoreModel, View
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, generator
-from scorefield.sde import Time, batch_time, expand
 from scorefield.solve.integrate import Field, Solver
+from scorefield.views import View
 
 NEAREST = 1e-3
 """Least distance from an end at which the slope of the noise, which is infinite there, is taken."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from scorefield.bridge.process import Bridge, end_of_path, same_shape
-from scorefield.model import ScoreModel, View
+from scorefield.coefficients import Time, batch_time, expand
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, generator
-from scorefield.sde import Time, batch_time, expand
 from scorefield.solve.integrate import Field, Solver
+from scorefield.views import View
 
 
 class BridgeModel(ScoreModel):

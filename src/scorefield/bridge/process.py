@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.sde import SDE, Time, as_time, batch_time, expand
+from scorefield.coefficients import Time, as_time, batch_time, expand
+from scorefield.sde import SDE
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.bridge.process import Bridge, same_shape
+from scorefield.coefficients import expand
 from scorefield.minimize import minimize
 from scorefield.randomness import FromGenerator, Noise, NoiseFn, Seed, source
-from scorefield.sde import expand
 
 Draw: TypeAlias = "Callable[[int, torch.Generator], Tensor]"
 

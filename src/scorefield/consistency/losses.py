@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, batch_time, expand
 from scorefield.consistency.mask import masked
 from scorefield.consistency.pairs import Karras, Pairs, ends
 from scorefield.dtypes import check_real, onto
 from scorefield.flowmap import FlowMap
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
-from scorefield.sde import Time, batch_time, expand
 
 
 def consistency_loss(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scorefield.analytic import GaussianMixture
+from scorefield.coefficients import Time, batch_time, expand
 from scorefield.model import Guided, ScoreModel
 from scorefield.objective import dsm_loss
-from scorefield.sde import Time, batch_time, expand
 from scorefield.times import LogSNRTimes
 
 _FREQUENCIES = (1.0, 2.0, 4.0)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.diagnose.prior import fit_prior
 from scorefield.evaluation.metrics import Estimate, mean_of
 from scorefield.inputs import as_tensor
 from scorefield.likelihood.log_prob import log_prob
 from scorefield.model import ScoreModel
 from scorefield.prior import Prior
-from scorefield.sde import GaussianSDE, expand
+from scorefield.sde import GaussianSDE
 
 NODES = 32
 """Noise levels, for each of the times, at which the score is compared."""

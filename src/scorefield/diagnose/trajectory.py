@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.dtypes import exact
-from scorefield.model import Guided, ScoreModel, View, convert
+from scorefield.model import Guided, ScoreModel
 from scorefield.randomness import Noise
 from scorefield.sampling import sample
-from scorefield.sde import GaussianSDE, Time
+from scorefield.sde import GaussianSDE
 from scorefield.solve.integrate import Solver
 from scorefield.solve.ode import Heun
+from scorefield.views import View, convert
 
 
 @dataclass(frozen=True)

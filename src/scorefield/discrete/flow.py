@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.discrete.process import Redraw
 from scorefield.discrete.solve import Independent, Tweedie, jump_model, with_rest
 from scorefield.dtypes import onto
-from scorefield.sde import expand
 from scorefield.solve.integrate import Field
 
 

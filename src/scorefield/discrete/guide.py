@@ -8,13 +8,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.solve import jump_model
 from scorefield.guide.classifier import ClassifierGuidance
 from scorefield.guide.classifier_free import Autoguidance, ClassifierFree
 from scorefield.model import Guided
 from scorefield.randomness import Noise
-from scorefield.sde import Time, as_time
 from scorefield.solve.integrate import Field
 
 CHUNK = 4096

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.discrete.process import JumpProcess, at_least_two
 from scorefield.discrete.schedule import Constant, Schedule
-from scorefield.sde import Time
 
 MIXED = 8.0
 """B(T) times the spectral gap of a rate matrix by default: what is left of the data at T is a factor exp(-8)."""

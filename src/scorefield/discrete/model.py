@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, batch_time
 from scorefield.discrete.process import JumpProcess
-from scorefield.model import Guided, ScoreModel, View
-from scorefield.sde import Time, batch_time
+from scorefield.model import Guided, ScoreModel
+from scorefield.views import View
 
 Predict: TypeAlias = Literal["data", "ratio", "marginal", "hollow"]
 Clock: TypeAlias = "Literal['t', 'total'] | Callable[[Tensor], Tensor] | None"

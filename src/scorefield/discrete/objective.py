@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, expand
 from scorefield.discrete.model import JumpModel, time_of
 from scorefield.dtypes import onto
 from scorefield.randomness import generator
-from scorefield.sde import Time, expand
 from scorefield.times import Proposal, low_discrepancy
 
 Draw: TypeAlias = "tuple[Tensor, Tensor, Tensor]"

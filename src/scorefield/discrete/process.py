@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.discrete.schedule import Constant, LogLinear, Schedule, bisect
 from scorefield.dtypes import onto
 from scorefield.randomness import Noise, Seed, source
-from scorefield.sde import Time, as_time, expand
 
 
 class JumpProcess(ABC):

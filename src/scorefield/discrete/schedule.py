@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.sde import Time, as_time
+from scorefield.coefficients import Time, as_time
 
 
 class Schedule(ABC):

@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.process import JumpProcess
 from scorefield.randomness import Seed, source
-from scorefield.sde import Time
 
 LARGEST = 2_000_000
 

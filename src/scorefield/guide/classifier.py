@@ -9,14 +9,16 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from scorefield.coefficients import Time, as_time, batch_time, expand
 from scorefield.differentiate import differentiation, variable
 from scorefield.dtypes import check_real, onto, wide_dtype
 from scorefield.guide.classifier_free import check_strength
 from scorefield.inputs import tensor_of
-from scorefield.model import Guided, ScoreModel, View
+from scorefield.model import Guided, ScoreModel
 from scorefield.randomness import generator
-from scorefield.sde import GaussianSDE, Time, as_time, batch_time, expand
+from scorefield.sde import GaussianSDE
 from scorefield.times import Proposal, UniformTimes, low_discrepancy
+from scorefield.views import View
 
 ClassifierFn: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 

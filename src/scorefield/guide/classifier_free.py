@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.model import Guided, ScoreModel, View
-from scorefield.sde import Time, as_time, expand
+from scorefield.coefficients import Time, as_time, expand
+from scorefield.model import Guided, ScoreModel
+from scorefield.views import View
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.model import Guided, ScoreModel
-from scorefield.sde import Time
 
 
 @dataclass(frozen=True)

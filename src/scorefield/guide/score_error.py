@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from scorefield.model import Guided, ScoreModel, View, convert
-from scorefield.sde import GaussianSDE, Time, batch_time
+from scorefield.coefficients import Time, batch_time
+from scorefield.model import Guided, ScoreModel
+from scorefield.sde import GaussianSDE
+from scorefield.views import View, convert
 
 
 @dataclass(frozen=True, eq=False)

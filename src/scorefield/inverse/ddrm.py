@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.dtypes import exact, onto, wide
 from scorefield.inputs import said
+from scorefield.inverse.filters import AlongAxes, along
 from scorefield.inverse.measurement import (
     Map,
     Measurement,
@@ -22,9 +24,8 @@ from scorefield.inverse.measurement import (
     real_rows,
     warn_of_foreign_units,
 )
-from scorefield.inverse.operators import AlongAxes, Mask, along
+from scorefield.inverse.operators import Mask
 from scorefield.randomness import Noise
-from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver
 
 

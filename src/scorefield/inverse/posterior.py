@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.differentiate import differentiation, ordinary
 from scorefield.dtypes import exact, onto
 from scorefield.inputs import said, tensor_of
@@ -30,7 +31,6 @@ from scorefield.inverse.measurement import (
     warn_of_foreign_units,
 )
 from scorefield.model import Guided, ScoreModel
-from scorefield.sde import Time, as_time, expand
 from scorefield.tweedie import Tweedie, tweedie
 
 Method: TypeAlias = Literal["dps", "pigdm", "tmpd", "mmps", "diffpir"]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.dtypes import full_precision
 from scorefield.inputs import said
 from scorefield.inverse.measurement import (
@@ -22,7 +23,7 @@ from scorefield.inverse.measurement import (
 )
 from scorefield.inverse.operators import Operator
 from scorefield.randomness import Noise
-from scorefield.sde import GaussianSDE, expand
+from scorefield.sde import GaussianSDE
 from scorefield.solve.integrate import Field
 from scorefield.times import GridFn, sampling_grid
 

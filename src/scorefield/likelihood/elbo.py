@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.dtypes import check_finite, check_real, onto, warn_of_units, wide
 from scorefield.likelihood.result import LogProb
 from scorefield.model import ScoreModel
@@ -16,7 +17,6 @@ from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, Seed, chunks
 from scorefield.rows import take
 from scorefield.sampling import LIKELIHOOD_T_MIN, resolve_prior
-from scorefield.sde import expand
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution
 from scorefield.times import ImportanceTimes, Proposal
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.dtypes import check_finite, check_real, warn_of_units, wide
 from scorefield.inputs import as_tensor
 from scorefield.likelihood.dequantize import levels_width
@@ -18,7 +19,6 @@ from scorefield.likelihood.trace import Function, Hutchinson, Linearizer, estima
 from scorefield.model import ScoreModel
 from scorefield.randomness import Seed, source
 from scorefield.sampling import LIKELIHOOD_T_MIN
-from scorefield.sde import Time
 from scorefield.solve.adaptive import Control, Flow
 from scorefield.solve.integrate import Field
 from scorefield.solve.ode import Dopri5

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.dtypes import check_finite, check_real, warn_of_units, wide
 from scorefield.inputs import as_tensor
 from scorefield.likelihood.moments import moments
@@ -20,7 +21,7 @@ from scorefield.progress import Bar
 from scorefield.randomness import NoiseFn, Seed, chunks, source
 from scorefield.rows import take
 from scorefield.sampling import LIKELIHOOD_T_MIN, Grid, resolve_prior
-from scorefield.sde import SDE, GaussianSDE, Time
+from scorefield.sde import SDE, GaussianSDE
 from scorefield.solve.integrate import NOT_FINITE, SUCCESS, Field, Solution, Solver
 from scorefield.solve.ode import Dopri5
 

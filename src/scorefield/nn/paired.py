@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scorefield.sde import Time, expand
+from scorefield.coefficients import Time, expand
 
 
 class Shifted(Protocol):

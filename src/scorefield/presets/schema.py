@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from scorefield.ladder import DDPMScore, SMLDLabels
-from scorefield.model import Clock, Predict, ScoreModel
+from scorefield.model import Clock, ScoreModel
 from scorefield.nn import NCSN, NCSNv2, NoiseScales, UNet, ddpm, levels_at
 from scorefield.presets.official import from_official
 from scorefield.sde import GaussianSDE
@@ -17,6 +17,7 @@ from scorefield.sdes import VE, VP, SubVP
 from scorefield.solve.integrate import Solver
 from scorefield.solve.pc import PC, AnnealedLangevin, Identity, Langevin
 from scorefield.solve.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
+from scorefield.views import Predict
 
 Sizes = tuple[int, ...]
 Nonlinearity = Literal["swish", "elu", "relu", "lrelu"]

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.coefficients import as_time
 from scorefield.errors import CheckpointError, InputError, cannot_read
 from scorefield.ladder import TableLabels, TableSDE
-from scorefield.model import Clock, Predict, ScoreModel
-from scorefield.sde import GaussianSDE, as_time
+from scorefield.model import Clock, ScoreModel
+from scorefield.sde import GaussianSDE
 from scorefield.sdes import VE, RectifiedFlow
+from scorefield.views import Predict
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, expand
 from scorefield.rows import take
-from scorefield.sde import Time, expand
 from scorefield.solve.integrate import NOT_FINITE, STEP_TOO_SMALL, SUCCESS, TOO_MANY_STEPS, Hook, Solution, Tick
 
 Norm = Literal["rms", "max"]

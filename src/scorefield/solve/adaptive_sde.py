@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.randomness import Noise
-from scorefield.sde import Time, as_time, expand
 from scorefield.solve.adaptive import Control, Flow, integrate_adaptive, refuse_hooks
 from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
 from scorefield.solve.reverse import Ancestral

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.dtypes import exact, onto, wide_dtype
 from scorefield.randomness import Noise
-from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
 from scorefield.tweedie import tweedie
 

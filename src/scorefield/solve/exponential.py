@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.randomness import Noise
-from scorefield.sde import GaussianSDE, expand
+from scorefield.sde import GaussianSDE
 from scorefield.solve.integrate import Field, Solver
 
 History: TypeAlias = "tuple[tuple[float, Tensor], ...]"

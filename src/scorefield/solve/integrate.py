@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time
 from scorefield.conditions import Where, complete, per_sample, split, with_rows
 from scorefield.dtypes import exact
 from scorefield.inputs import whole
@@ -18,7 +19,7 @@ from scorefield.model import ScoreModel
 from scorefield.prior import PriorLike
 from scorefield.randomness import Noise, generator, source
 from scorefield.rows import take
-from scorefield.sde import SDE, GaussianSDE, Time
+from scorefield.sde import SDE, GaussianSDE
 from scorefield.times import GridFn, GridName, sampling_grid
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.randomness import Noise
-from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver
 
 

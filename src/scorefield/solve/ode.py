@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.randomness import Noise
-from scorefield.sde import GaussianSDE, Time, as_time, expand
+from scorefield.sde import GaussianSDE
 from scorefield.solve.adaptive import Control, Flow, Norm, integrate_adaptive, refuse_hooks
 from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.dtypes import wide
 from scorefield.randomness import Noise
-from scorefield.sde import expand
 from scorefield.solve.integrate import Field, Solver, Task, Tick, integrate
 from scorefield.solve.reverse import ReverseDiffusion
 

@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
+from scorefield.diffusion import checked_diffusion, noise_shape, spread_by
 from scorefield.randomness import Noise
-from scorefield.sde import SDE, GaussianSDE, checked_diffusion, expand, noise_shape, spread_by
+from scorefield.sde import SDE, GaussianSDE
 from scorefield.solve.integrate import Field, Solver
 
 

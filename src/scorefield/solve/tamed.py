@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scorefield.sde import tame
+from scorefield.diffusion import tame
 from scorefield.solve.reverse import EulerMaruyama
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.data.dataset import Dataset
 from scorefield.errors import CheckpointError, InputError
 from scorefield.guide.classifier import Classifier
 from scorefield.model import ScoreModel
 from scorefield.nn.classifier import VectorClassifier, WideResNet
-from scorefield.sde import GaussianSDE, expand
+from scorefield.sde import GaussianSDE
 from scorefield.times import LogNormalTimes
 from scorefield.training.config import OptimConfig, TrainConfig
 from scorefield.training.run import load
