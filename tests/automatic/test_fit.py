@@ -1,6 +1,7 @@
 """The one door: it chooses, trains, judges, goes on, and repeats."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield.errors import InputError
+from scorefield.automatic import door, findings
+from scorefield.errors import CheckpointError, InputError
 from scorefield.training import read_run
 from scorefield.training.checkpoint import read_state
 
@@ -44,8 +46,6 @@ def test_choices_are_said_recorded_and_repeated_bitwise(go, tmp_path, capsys):
 
 
 def test_the_same_call_goes_on_within_the_same_total(go, tmp_path, monkeypatch):
-    from scorefield.automatic import door
-
     real = door._stops_rising
     monkeypatch.setattr(door, "_stops_rising", lambda run: lambda moment: moment.step == 2)
     assert go(minutes=0.05).run.stopped == "a callback"
@@ -54,6 +54,102 @@ def test_the_same_call_goes_on_within_the_same_total(go, tmp_path, monkeypatch):
     assert done.finished
     assert read_state(tmp_path / "run" / f"step-{done.step:06d}")["seconds"] < 2 * 0.05 * 60
     assert go(minutes=0.05).run.step == done.step
+
+
+SIGNALS = np.cumsum(DRAWS.normal(size=(40, 1, 32)), 2).astype(np.float32)
+
+
+def stops_at(monkeypatch, step):
+    """Training ends at a step, as by a signal."""
+    real = door.train
+    stop = [lambda moment: moment.step == step]
+    monkeypatch.setattr(door, "train", lambda *args, **options: real(*args, **options | {"callbacks": stop}))
+
+
+def fits_nothing(monkeypatch):
+    """Whatever would fit a law or a scale fails."""
+
+    def fail(*args, **options):
+        raise AssertionError("fitted anew")
+
+    for name in ("choose", "fit_principal", "fit_stationary", "_scaled"):
+        monkeypatch.setattr(findings, name, fail)
+
+
+def as_if_killed_at_once(run, *steps):
+    """Take these checkpoints and the log away."""
+    for step in steps:
+        shutil.rmtree(run / f"step-{step:06d}")
+    (run / "log.jsonl").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "stop"), [(VECTORS, 0), (VECTORS, 3), (SIGNALS, 3)], ids=["first step", "vectors", "signals"]
+)
+def test_a_run_goes_on_with_what_was_found_at_its_start(go, tmp_path, monkeypatch, data, stop):
+    whole = go("whole", data, steps=5)
+    with monkeypatch.context() as stopped:
+        stops_at(stopped, stop or 1)
+        assert go("run", data, steps=5, like=whole.path).run.stopped == "a callback"
+    if stop == 0:
+        as_if_killed_at_once(tmp_path / "run", 1)
+    fits_nothing(monkeypatch)
+    again = go("run", data, steps=5)
+    assert again.run.step == 5
+    assert weights(tmp_path / "run", 5) == weights(tmp_path / "whole", 5)
+    assert read_run(tmp_path / "run").data["scale"] == read_run(tmp_path / "whole").data["scale"]
+    assert torch.equal(again.found.data.scale.mean, whole.found.data.scale.mean)
+
+
+def test_a_run_that_failed_before_its_first_step_keeps_its_law(go, tmp_path, monkeypatch):
+    """Another number of steps begins it again, since its schedule ends there."""
+    whole = go("whole", steps=6)
+    go("run", steps=3)
+    as_if_killed_at_once(tmp_path / "run", 3)
+    fits_nothing(monkeypatch)
+    again = go("run", steps=6)
+    assert torch.equal(again.model.net.means, whole.model.net.means)
+    assert not torch.equal(again.model.net.means, torch.zeros_like(again.model.net.means))
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew(go, tmp_path):
+    """Its description says how many components the mixture has, not which."""
+    whole = go("whole", steps=3)
+    go("run", steps=3)
+    as_if_killed_at_once(tmp_path / "run", 0, 3)
+    assert torch.equal(go("run", steps=3).model.net.means, whole.model.net.means)
+    assert weights(tmp_path / "run", 3) == weights(tmp_path / "whole", 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: np.concatenate([x, x + 1]), r"was trained on other data \(.*data.npy, 180 items; now .*, 360 items"),
+        (lambda x: x[:, :1], r"180 items of \(2,\); now .*data.npy, 180 items of \(1,\)\); choose another --out"),
+        (lambda x: 2 * x, r"trained on other data \(.*data.npy held other values then\); choose another --out, or use"),
+    ],
+    ids=["more rows", "fewer columns", "other numbers"],
+)
+def test_changed_data_is_told_before_anything_is_fitted(go, tmp_path, monkeypatch, change, words):
+    path = tmp_path / "data.npy"
+    np.save(path, VECTORS)
+    go(data=str(path), steps=2)
+    np.save(path, change(VECTORS))
+    fits_nothing(monkeypatch)
+    with pytest.raises(CheckpointError, match=words):
+        go(data=str(path), steps=2)
+
+
+def test_another_seed_is_told(go):
+    go(steps=2)
+    with pytest.raises(CheckpointError, match=r"was trained with seed=0, not 1; choose another --out"):
+        go(steps=2, seed=1)
+
+
+def test_choices_taken_for_data_without_a_law_leave_the_law(go, tmp_path):
+    go(steps=2)
+    labelled = sf.data.array(VECTORS, labels=np.arange(200) % 3)
+    assert isinstance(go("like", labelled, steps=2, labels=True, like=tmp_path / "run").model.net, sf.nn.MLP)
 
 
 def test_samples_and_densities_are_in_the_units_of_the_data(go):

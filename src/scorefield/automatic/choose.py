@@ -143,15 +143,16 @@ def with_law(model: ScoreModel, found: Findings) -> ScoreModel:
     if isinstance(law, Mixture):
         mixture = BesideMixture(net, len(law.weights), model.sigma_data)
         mixture.begin(law.weights, law.means, torch.diag_embed(law.covs) if law.covs.ndim == 2 else law.covs)
-        model.net = mixture
+        net = mixture
     elif isinstance(law, Principal):
         gaussian = BesideGaussian(net, found.data.shape, len(law.spectrum), model.sigma_data)
         gaussian.begin(*law)
-        model.net = gaussian
+        net = gaussian
     elif isinstance(law, Stationary):
         stationary = BesideStationary(net, found.data.shape, model.sigma_data)
         stationary.begin(*law)
-        model.net = stationary
+        net = stationary
+    model.net = net
     return model
 
 

@@ -25,12 +25,13 @@ from scorefield.likelihood import LogProb, log_prob
 from scorefield.model import ScoreModel
 from scorefield.nn.beside import Beside
 from scorefield.sampling import sample
+from scorefield.training.checkpoint import list_checkpoints, read_checkpoint
 from scorefield.training.config import TrainConfig
 from scorefield.training.describe import build_model, from_json
 from scorefield.training.log import read_log
 from scorefield.training.monitor import Moment
 from scorefield.training.optimizer import make_accelerator
-from scorefield.training.run import RUN_FILE, read_run
+from scorefield.training.run import RunInfo, has_begun, load_weights, read_run
 from scorefield.training.trainer import Run, train
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ def fit(
 ) -> Fitted:
     """Train a model of one's own data; what the data is and what the machine can do decide how, and the result is judged.
 
-    The same call again goes on within the same total. Everything chosen is in run.json: the call with `like=` that run
-    and `steps=` its number of steps repeats it exactly.
+    The same call again goes on within the same total, with what was found at the start. Everything chosen is in run.json:
+    the call with `like=` that run and `steps=` its number of steps repeats it exactly.
 
     Main arguments:
         data: a folder of pictures, a file (.npy, .npz, .csv, .tar), an array, a table, or a data set of torch or Hugging
@@ -150,6 +151,7 @@ def fit(
 
     Raises:
         InputError: data that cannot be used, or an option out of range.
+        CheckpointError: the folder holds a run of other data or another seed, or no intact checkpoint.
     """
     if minutes is not None and steps is not None:
         raise InputError("give minutes or steps, not both")
@@ -157,17 +159,20 @@ def fit(
     length: dict[str, Any] = {"steps": steps} if minutes is None else {"minutes": TRAINED * minutes, "steps": 10**9}
     TrainConfig().updated(**length)  # refuses what is out of range before anything is read
     tell, begin = _teller(progress), time.monotonic()
-    found = find(data, kind, size, labels, skip_broken, seed)
+    found = find(data, kind, size, labels, skip_broken, seed, out)
     tell(str(found))
-    source = Path(out) if (Path(out) / RUN_FILE).exists() else like
+    source = out if found.known else like
     if source is None:
         seconds = None if minutes is None else 60 * TRAINED * minutes
         choice = choose(found, seconds, steps, make_accelerator(TrainConfig(), device).device, seed)
         model, config = choice.model, choice.config
         tell(_why(choice, minutes))
     else:
-        model, config = _recorded(source, seed)
-        if isinstance(model.net, Beside):
+        model, config = _recorded(found.known or read_run(source), seed)
+        if found.known and not has_begun(found.known.path):  # what fails before its first step may begin again
+            first = read_checkpoint(list_checkpoints(found.known.path)[0], ("model",))
+            load_weights(model, first.tensors["model"], str(first.path))
+        elif not found.known and isinstance(model.net, Beside):
             with_law(model, found)
         tell(f"choices of {source}")
     if minutes is not None:
@@ -225,15 +230,14 @@ def _why(choice: Choice, minutes: float | None) -> str:
     return f"{choice}{length}"
 
 
-def _recorded(run: str | Path, seed: int) -> tuple[ScoreModel, TrainConfig]:
+def _recorded(info: RunInfo, seed: int) -> tuple[ScoreModel, TrainConfig]:
     """The model of a run with fresh weights, and how it was trained."""
-    info = read_run(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(info.model, where=str(run))
+        model = build_model(info.model, where=str(info.path))
     config = from_json(info.config)
     if not isinstance(config, TrainConfig):
-        raise CheckpointError(f"{run} does not say how it was trained; choose another")
+        raise CheckpointError(f"{info.path} does not say how it was trained; choose another")
     return model, config.updated(minutes=None, seed=seed)
 
 

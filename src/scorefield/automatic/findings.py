@@ -26,6 +26,7 @@ from scorefield.errors import InputError
 from scorefield.gaussians import Kind as Covariances
 from scorefield.gaussians import Mixture, Principal, Stationary, fit_principal, fit_stationary
 from scorefield.training.batches import step_generator
+from scorefield.training.run import RunInfo, to_go_on
 
 Kind = Literal["picture", "vector", "signal", "volume", "table", "states"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -64,6 +65,7 @@ class Findings:
         notes: what was changed, in words.
         law: what the network stands beside, fitted to `data` in the model's units: of short vectors a Gaussian mixture, of
             signals and volumes a Gaussian, stationary or of few directions.
+        known: the run that goes on with this data. Its scale is taken, and its checkpoint holds the law: nothing is fitted.
     """
 
     data: Dataset
@@ -73,6 +75,7 @@ class Findings:
     constant: int
     notes: tuple[str, ...] = ()
     law: Law | None = None
+    known: RunInfo | None = None
 
     def __str__(self) -> str:
         d = self.data
@@ -96,6 +99,7 @@ def find(
     labels: bool = False,
     skip_broken: bool = False,
     seed: int = 0,
+    run: str | Path | None = None,
 ) -> Findings:
     """Open data and look at it.
 
@@ -105,15 +109,17 @@ def find(
         size: side of pictures of a folder; that of the smallest, at most 32, unless given.
         labels: whether the classes are wanted.
         seed: decides which items are held out: a tenth, at most 2,000.
+        run: a folder, whose run goes on where it holds one.
 
     Raises:
         InputError: data that cannot be read, too little of it, too large items, or entries that never change.
+        CheckpointError: the run has begun with other data.
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
     data = _enough(_opened(source, size, labels, skip_broken, kind), labels)
     if data.codec is not None:
-        return _states(data, kind, seed)
+        return _going_on(_states(data, kind, seed), seed, run)
     kind = kind or _kind(data)
     data = _with_channel(data, kind)
     entries = math.prod(data.shape)
@@ -124,18 +130,24 @@ def find(
         )
     data, notes = _cropped(data, kind)
     data, held_out = _parted(data, seed)
+    found = _going_on(Findings(data, held_out, kind, 1.0, 0, notes), seed, run)
     raw = data.read(spread_over(data.size))
     if raw.is_floating_point() and not bool(torch.isfinite(raw).all()):
         raise InputError(f"{data.name} holds values that are not finite; remove or repair them")
-    law: Law | None = None
     if data.levels is None:
-        scale, law = _scaled(data, raw, kind, seed)
+        known = None if found.known is None else found.known.scale
+        scale, law = _scaled(data, raw, kind, seed) if known is None else (known, None)
         data, held_out = replace(data, scale=scale), replace(held_out, scale=scale)
+        found = replace(found, data=data, held_out=held_out, law=law)
     x = to_range(raw, data, (-1.0, 1.0))
     constant = int((raw.amax(0) == raw.amin(0)).sum())
     if constant == entries:
         raise InputError(f"all items of {data.name} are the same; give data that varies")
-    return Findings(data, held_out, kind, max(float(x.std()), 1e-3), constant, notes, law)
+    return replace(found, sigma_data=max(float(x.std()), 1e-3), constant=constant)
+
+
+def _going_on(found: Findings, seed: int, run: str | Path | None) -> Findings:
+    return found if run is None else replace(found, known=to_go_on(Path(run), found.data, seed))
 
 
 def _parted(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:

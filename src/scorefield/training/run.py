@@ -22,12 +22,14 @@ from scorefield.sde import GaussianSDE
 from scorefield.training.checkpoint import (
     Checkpoint,
     best_checkpoint,
+    list_checkpoints,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
 from scorefield.training.config import MAY_CHANGE, TrainConfig
 from scorefield.training.describe import bare, build_model, describe_model, to_json
+from scorefield.training.log import LOG_FILE
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -252,11 +254,7 @@ def check_same_run(info: RunInfo, model: ScoreModel, data: Dataset, config: Trai
             raise CheckpointError(
                 f"{info.path} was trained with another {part} ({_short(before)}, now {_short(value)}); {REMEDY}"
             )
-    if info.data["fingerprint"] != data.fingerprint():
-        raise CheckpointError(
-            f"{info.path} was trained on other data ({info.data['name']}, {info.data['size']} items; now {data.name}, "
-            f"{data.size} items); {REMEDY}"
-        )
+    check_same_data(info, data)
     # A field that an earlier version did not have stands at its default, which does what that version did.
     fresh = _as_json(to_json(TrainConfig()))["arguments"]
     old, new = fresh | info.config["arguments"], _as_json(to_json(config))["arguments"]
@@ -270,6 +268,51 @@ def check_same_run(info: RunInfo, model: ScoreModel, data: Dataset, config: Trai
             f"{REMEDY}"
         )
     return bool(old != new)
+
+
+def check_same_data(info: RunInfo, data: Dataset) -> None:
+    """Compare what a run was trained on with what it is about to go on with.
+
+    Raises:
+        CheckpointError: it is other data.
+    """
+    if info.data["fingerprint"] == data.fingerprint():
+        return
+    before, now = (info.data["name"], info.data["size"], list(info.shape)), (data.name, data.size, list(data.shape))
+    if before == now:
+        raise CheckpointError(f"{info.path} was trained on other data ({data.name} held other values then); {REMEDY}")
+    shapes = (f" of {tuple(info.shape)}", f" of {data.shape}") if before[2] != now[2] else ("", "")
+    raise CheckpointError(
+        f"{info.path} was trained on other data ({before[0]}, {before[1]} items{shapes[0]}; "
+        f"now {now[0]}, {now[1]} items{shapes[1]}); {REMEDY}"
+    )
+
+
+def has_begun(run: Path) -> bool:
+    """Whether training in a folder came beyond its first step, as it does not with a network of the wrong channels."""
+    names, log = [path.name for path in list_checkpoints(run)], run / LOG_FILE
+    return names not in ([], [f"step-{0:06d}"]) or (log.exists() and log.stat().st_size > 0)
+
+
+def to_go_on(run: Path, data: Dataset, seed: int) -> RunInfo | None:
+    """The run in a folder that training on this data continues; None if there is none, or none that has begun with it.
+
+    Raises:
+        CheckpointError: it has begun with other data, or another seed.
+    """
+    if not (run / RUN_FILE).exists() or not list_checkpoints(run):
+        return None
+    info = read_run(run)
+    before = info.config.get("arguments", {}).get("seed", seed)
+    try:
+        if before != seed:
+            raise CheckpointError(f"{run} was trained with seed={before}, not {seed}; {REMEDY}")
+        check_same_data(info, data)
+    except CheckpointError:
+        if has_begun(run):
+            raise
+        return None
+    return info
 
 
 def _as_json(value: Any) -> Any:

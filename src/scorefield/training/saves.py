@@ -26,9 +26,8 @@ from scorefield.training.checkpoint import (
     save_checkpoint,
 )
 from scorefield.training.config import TrainConfig
-from scorefield.training.log import LOG_FILE
 from scorefield.training.progress import Progress
-from scorefield.training.run import RUN_FILE, check_same_run, read_run, write_run
+from scorefield.training.run import RUN_FILE, check_same_run, has_begun, read_run, write_run
 from scorefield.training.weights import Weights
 
 
@@ -79,11 +78,9 @@ class Saves:
 
     def _begin_again(self) -> bool:
         """Clear a folder in which another training failed before its first step, as with a network of the wrong channels."""
-        kept, log = list_checkpoints(self.folder), self.folder / LOG_FILE
-        begun = len(kept) != 1 or kept[0].name != f"step-{0:06d}" or (log.exists() and log.stat().st_size > 0)
-        untouched = bool(read_run(self.folder).config) and not begun  # a model from elsewhere has no configuration
-        if untouched:
-            shutil.rmtree(kept[0])
+        untouched = bool(read_run(self.folder).config) and not has_begun(self.folder)  # models from elsewhere have none
+        for path in list_checkpoints(self.folder) if untouched else ():
+            shutil.rmtree(path)
         return untouched
 
     def describe(self) -> None:
