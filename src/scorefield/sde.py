@@ -15,7 +15,7 @@ from scorefield.diffusion import acts_by_entry, checked_diffusion, checked_drift
 from scorefield.dtypes import check_real
 from scorefield.errors import ScorefieldWarning
 from scorefield.prior import Prior
-from scorefield.randomness import Noise, Seed, source
+from scorefield.randomness import Noise, NoiseFn, Seed, source
 
 
 class SDE(ABC):
@@ -55,6 +55,7 @@ class SDE(ABC):
         steps: int = 400,
         seed: Seed = None,
         *,
+        noise: NoiseFn | None = None,
         path: bool = False,
         milstein: bool = False,
         tamed: bool = False,
@@ -63,7 +64,7 @@ class SDE(ABC):
 
         Main arguments:
             t: end, T by default; a float, or one for each sample (B,).
-            seed: as in `scorefield.sample`. path: all states, (steps + 1, B, *), the first being x0.
+            seed, noise: as in `scorefield.sample`. path: all states, (steps + 1, B, *), the first being x0.
 
         Other arguments:
             milstein: add 1/2 G G' (dW^2 - h), of strong order 1 (Kloeden & Platen 1992, eq. 10.3.1); for a diffusion that is a
@@ -77,9 +78,9 @@ class SDE(ABC):
         end = batch_time(self.T if t is None else t, x0)
         if steps < 1 or not bool(((end >= 0) & (end <= self.T)).all()):
             raise ValueError(f"simulate to t={t} in {steps} steps: give at least one step and times in [0, {self.T}]")
-        noise, h, x, states = source(seed, len(x0)), end / steps, x0, [x0]
+        draws, h, x, states = source(seed, len(x0), noise), end / steps, x0, [x0]
         for i in range(steps):
-            x = self._forward_step(x, i * h, h, noise, milstein, tamed)
+            x = self._forward_step(x, i * h, h, draws, milstein, tamed)
             if path:
                 states.append(x)
         lost = int((~torch.isfinite(x.flatten(1)).all(1)).sum()) if not x.is_meta else 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -12,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.bridge.process import Bridge, same_shape
-from scorefield.coefficients import expand
+from scorefield.coefficients import Time, as_time, expand
 from scorefield.minimize import minimize
-from scorefield.randomness import FromGenerator, Noise, NoiseFn, Seed, source
+from scorefield.randomness import NoiseFn, Seed
+from scorefield.sde import SDE
 
 Draw: TypeAlias = "Callable[[int, torch.Generator], Tensor]"
+Direction: TypeAlias = Literal["forward", "backward"]
 
 
 def gaussian_bridge(a: Tensor, b: Tensor, sigma: float = 1.0) -> Tensor:
@@ -92,7 +92,7 @@ class SchrodingerBridge:
     def transport(
         self,
         x: Tensor,
-        direction: Literal["forward", "backward"] = "forward",
+        direction: Direction = "forward",
         steps: int = 30,
         seed: Seed = None,
         *,
@@ -112,24 +112,25 @@ class SchrodingerBridge:
             raise ValueError(
                 f"direction={direction!r}, steps={steps}: choose forward or backward, and at least one step"
             )
-        net = self.forward if direction == "forward" else self.backward
-        states = [x]
-        for y in _simulate(net, x, self.bridge.sigma, steps, source(seed, len(x), noise), direction == "backward"):
-            states = [*states, y] if path else [y]
-        return torch.stack(states) if path else states[0]
+        way = _Learned(self.forward if direction == "forward" else self.backward, self.bridge.sigma, direction)
+        return way.simulate(x, None, steps, seed, noise=noise, path=path)
 
 
-def _simulate(net: nn.Module, x: Tensor, sigma: float, steps: int, noise: Noise, backward: bool) -> Iterator[Tensor]:
-    """The states after each step of Euler-Maruyama on the unit interval."""
-    h = 1.0 / steps
-    for i in range(steps):
-        t = 1 - i * h if backward else i * h
-        x = x + h * net(x, x.new_full((len(x),), t)) + sigma * math.sqrt(h) * noise.like(x)
-        yield x
+@dataclass(frozen=True)
+class _Learned(SDE):
+    """The process of a drift network on [0, 1], in its own running time; the network reads that of the bridge."""
 
+    net: nn.Module
+    sigma: float
+    direction: Direction
 
-def _end(states: Iterator[Tensor]) -> Tensor:
-    return deque(states, maxlen=1)[0]
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        time = as_time(t)
+        drift: Tensor = self.net(x, (time if self.direction == "forward" else 1 - time).to(x).expand(len(x)))
+        return drift
+
+    def diffusion(self, x: Tensor, t: Time) -> float:
+        return self.sigma
 
 
 def schrodinger_bridge(
@@ -188,15 +189,12 @@ def schrodinger_bridge(
             return _drift_loss(net, bridge, ends, batch, draws, back)
 
         losses = minimize(loss, net.parameters(), train_steps, lr=lr, average=0.99, progress=progress, name="bridge")
+        direction: Direction = "backward" if back else "forward"
         with torch.no_grad():
-            if back:
-                x1 = sample1(pairs, draws)
-                x0 = _end(_simulate(net, x1, sigma, steps, FromGenerator(pairs, draws), True))
-            else:
-                x0 = sample0(pairs, draws)
-                x1 = _end(_simulate(net, x0, sigma, steps, FromGenerator(pairs, draws), False))
-        result.pairs = (x0, x1)
-        result.history.append(("backward" if back else "forward", sum(losses[-100:]) / len(losses[-100:])))
+            begin = sample1(pairs, draws) if back else sample0(pairs, draws)
+        end = result.transport(begin, direction, steps, draws)
+        result.pairs = (end, begin) if back else (begin, end)
+        result.history.append((direction, sum(losses[-100:]) / len(losses[-100:])))
         if watch is not None:
             watch(result)
     return result
