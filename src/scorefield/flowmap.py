@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
@@ -15,7 +15,7 @@ from scorefield.coefficients import Time, as_time, batch_time, expand
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE
-from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
+from scorefield.solve.integrate import Field, Hook, Solver
 from scorefield.views import View
 
 Kind: TypeAlias = Literal["consistency", "trig", "average"]
@@ -189,28 +189,12 @@ class Jump(Solver):
         if not self.low < self.high:
             raise ValueError(f"low={self.low}, high={self.high}: low must be below high")
 
-    def solve(
-        self,
-        field: Field,
-        x: Tensor,
-        span: tuple[float, float],
-        noise: Noise,
-        *,
-        grid: Tensor | None = None,
-        hooks: Sequence[Hook] = (),
-        save: bool = False,
-        tick: Tick | None = None,
-    ) -> Solution:
-        """As every solver; what a map ends at counts as data, so that hooks put what they know into it without noise."""
-        found = super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
+    def ended(self, field: Field, x: Tensor, t: float, hooks: Sequence[Hook]) -> Tensor:
+        """What a map ends at counts as data, so that hooks put what they know into it without noise."""
         model: Any = field.model
-        if float(span[1] if grid is None else grid[-1]) > model.end * (1 + ROUNDING):
-            return found
-        end = found.x
-        for hook in hooks:
-            end = getattr(hook, "finish", lambda same: same)(end)
-        path = torch.cat([found.path[:-1], end.unsqueeze(0)]) if save else found.path
-        return replace(found, x=end, path=path)
+        for hook in hooks if t <= model.end * (1 + ROUNDING) else ():
+            x = getattr(hook, "finish", lambda same: same)(x)
+        return x
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         model: Any = field.model

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, expand
 from scorefield.rows import take
-from scorefield.solve.integrate import NOT_FINITE, STEP_TOO_SMALL, SUCCESS, TOO_MANY_STEPS, Hook, Solution, Tick
+from scorefield.solve.integrate import NOT_FINITE, STEP_TOO_SMALL, SUCCESS, TOO_MANY_STEPS, Solution, Tick
 
 Norm = Literal["rms", "max"]
 
@@ -170,12 +170,6 @@ def _record(
         there = inside.to(state.device)
         parts = [end[there] for end in ends]
         state[live[inside].to(state.device)] = _hermite(parts, times[0][inside], times[1][inside], t)
-
-
-def refuse_hooks(hooks: Sequence[Hook]) -> None:
-    """Hooks need the stages of a grid."""
-    if hooks:
-        raise ValueError("hooks run on the fixed grid: give steps= or grid= with an adaptive solver")
 
 
 def _where(accept: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:

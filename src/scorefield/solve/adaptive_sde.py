@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, as_time, expand
 from scorefield.randomness import Noise
-from scorefield.solve.adaptive import Control, Flow, integrate_adaptive, refuse_hooks
-from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
+from scorefield.solve.adaptive import Control, Flow, integrate_adaptive
+from scorefield.solve.integrate import Field, Solution, Solver, Span, Tick
 from scorefield.solve.reverse import Ancestral
 
 
@@ -44,22 +43,8 @@ class AdaptiveSDE(Solver):
     ) -> None:
         object.__setattr__(self, "control", Control(rtol, atol, "rms", max_steps, min_step))
 
-    def solve(
-        self,
-        field: Field,
-        x: Tensor,
-        span: tuple[float, float],
-        noise: Noise,
-        *,
-        grid: Tensor | None = None,
-        hooks: Sequence[Hook] = (),
-        save: bool = False,
-        tick: Tick | None = None,
-    ) -> Solution:
-        """From x at span[0] to span[1]; every sample follows its own Brownian path. See `Solver.solve`."""
-        if grid is not None:
-            return super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
-        refuse_hooks(hooks)
+    def adapted(self, field: Field, x: Tensor, span: Span, noise: Noise, save: bool, tick: Tick | None) -> Solution:
+        """From x at span[0] to span[1]; every sample follows its own Brownian path."""
         times = self.saved_times(field.sde, span) if save else None
         begin, sde = span[0], field.sde
         if crossed := not bool(torch.isfinite(sde.f(begin))):

@@ -68,16 +68,8 @@ class DDIM(Solver):
 
 
 @dataclass(frozen=True)
-class DPMSolver(Solver):
-    """DPM-Solver++ multistep (Lu et al. 2022b, Alg. 2) for any Gaussian SDE; one evaluation a step.
-
-    D is extrapolated from the last evaluations. Order 2 uses the paper's weights, which agree with those of the
-    interpolating polynomial to its order; order 3 uses the polynomial's own. Order 3 makes its first step with one
-    evaluation more, at the middle: a first step of order 1 would leave an error of order 2 at the end.
-
-    Main arguments:
-        order: 1 (which is DDIM), 2 or 3.
-    """
+class _OfOrder(Solver):
+    """What follows the flow by polynomials: order 1 (which is DDIM), 2 or 3."""
 
     order: int = 2  # type: ignore[misc]
 
@@ -90,6 +82,19 @@ class DPMSolver(Solver):
     @property
     def flow(self) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class DPMSolver(_OfOrder):
+    """DPM-Solver++ multistep (Lu et al. 2022b, Alg. 2) for any Gaussian SDE; one evaluation a step.
+
+    D is extrapolated from the last evaluations. Order 2 uses the paper's weights, which agree with those of the
+    interpolating polynomial to its order; order 3 uses the polynomial's own. Order 3 makes its first step with one
+    evaluation more, at the middle: a first step of order 1 would leave an error of order 2 at the end.
+
+    Main arguments:
+        order: 1 (which is DDIM), 2 or 3.
+    """
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         here, there = half_log_snr(field.sde, t), half_log_snr(field.sde, s)
@@ -110,24 +115,14 @@ class DPMSolver(Solver):
 
 
 @dataclass(frozen=True)
-class DPMSolverSingle(Solver):
+class DPMSolverSingle(_OfOrder):
     """DPM-Solver++ single-step (Lu et al. 2022b, Alg. 1 and App. B): `order` evaluations a step, and no memory.
 
     Main arguments:
         order: 1 (which is DDIM), 2 or 3.
     """
 
-    order: int = 2  # type: ignore[misc]
-
-    grid: ClassVar[str] = "log_snr"
     default_steps: ClassVar[int] = 10
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-
-    @property
-    def flow(self) -> bool:
-        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
@@ -149,7 +144,7 @@ class DPMSolverSingle(Solver):
 
 
 @dataclass(frozen=True)
-class DEIS(Solver):
+class DEIS(_OfOrder):
     """DEIS (Zhang & Chen 2023, tAB-DEIS): the noise, interpolated in t, with exponential weights; one evaluation a step.
 
     x_s = (alpha_s / alpha_t) x_t + alpha_s integral from rho_t to rho_s of eps d rho,   rho = sigma / alpha
@@ -163,14 +158,6 @@ class DEIS(Solver):
     order: int = 3  # type: ignore[misc]
 
     grid: ClassVar[str] = "quadratic"
-    default_steps: ClassVar[int] = 20
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-
-    @property
-    def flow(self) -> bool:
-        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde
@@ -210,7 +197,7 @@ class DEIS(Solver):
 
 
 @dataclass(frozen=True)
-class UniPC(Solver):
+class UniPC(_OfOrder):
     """UniPC (Zhao et al. 2023, Alg. 1, in data prediction) for any Gaussian SDE; one evaluation a step.
 
     The evaluation at t first corrects the state there, by the interpolating polynomial that includes it, and then
@@ -227,14 +214,6 @@ class UniPC(Solver):
     order: int = 3  # type: ignore[misc]
 
     grid: ClassVar[str] = "quadratic"
-    default_steps: ClassVar[int] = 20
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-
-    @property
-    def flow(self) -> bool:
-        return True
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         sde = field.sde

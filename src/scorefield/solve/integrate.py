@@ -38,6 +38,7 @@ STATUS: dict[int, str] = {
 
 Hook: TypeAlias = "Callable[[Tensor, Tensor, Field, Noise], Tensor]"
 Tick: TypeAlias = "Callable[[float], None]"
+Span: TypeAlias = "tuple[float, float]"
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class Solver(ABC):
     def plan(
         self,
         sde: GaussianSDE,
-        span: tuple[float, float],
+        span: Span,
         steps: int | None = None,
         grid: GridName | GridFn | Tensor | None = None,
     ) -> Tensor | None:
@@ -275,7 +276,7 @@ class Solver(ABC):
     def grid_for(
         self,
         sde: GaussianSDE,
-        span: tuple[float, float],
+        span: Span,
         steps: int | None = None,
         grid: GridName | GridFn | Tensor | None = None,
     ) -> Tensor:
@@ -298,7 +299,7 @@ class Solver(ABC):
         self,
         field: Field,
         x: Tensor,
-        span: tuple[float, float],
+        span: Span,
         noise: Noise,
         *,
         grid: Tensor | None = None,
@@ -312,13 +313,27 @@ class Solver(ABC):
             grid: times to step through; by default the steps that the solver chooses, or its own grid.
             save: keep the path.
         """
+        if grid is None and self.adapts:
+            if hooks:
+                raise ValueError("hooks run on the fixed grid: give steps= or grid= with an adaptive solver")
+            return self.adapted(field, x, span, noise, save, tick)
         times = self.grid_for(field.sde, span) if grid is None else grid
         path = Path(len(times) - 1)
         x, _ = integrate(self, field, x, times, noise, hooks, path if save else None, tick)
+        x = self.ended(field, x, float(times[-1]), hooks)
+        path.states[-1:] = [x] if save else []
         status = torch.where(torch.isfinite(x.flatten(1)).all(1), SUCCESS, NOT_FINITE)
         states = torch.stack(path.states) if save else x.new_empty(0, *x.shape)
         at = torch.tensor(path.times, dtype=torch.float64)
         return Solution(x, torch.full_like(status, field.calls), status, states, at)
+
+    def adapted(self, field: Field, x: Tensor, span: Span, noise: Noise, save: bool, tick: Tick | None) -> Solution:
+        """`solve` in steps that it chooses, of a solver that `adapts`."""
+        raise NotImplementedError
+
+    def ended(self, field: Field, x: Tensor, t: float, hooks: Sequence[Hook]) -> Tensor:
+        """The state at the end t of a grid, like x."""
+        return x
 
     def kernel(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean, like x, and standard deviation, broadcast to x, of the step: it is mean + std z, z standard normal.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,9 +11,9 @@ from torch import Tensor
 from scorefield.coefficients import Time, as_time, expand
 from scorefield.randomness import Noise
 from scorefield.sde import GaussianSDE
-from scorefield.solve.adaptive import Control, Flow, Norm, integrate_adaptive, refuse_hooks
+from scorefield.solve.adaptive import Control, Flow, Norm, integrate_adaptive
 from scorefield.solve.exponential import DDIM
-from scorefield.solve.integrate import Field, Hook, Solution, Solver, Tick
+from scorefield.solve.integrate import Field, Solution, Solver, Span, Tick
 
 Row = tuple[float, ...]
 
@@ -115,27 +114,13 @@ class EmbeddedRungeKutta(RungeKutta):
         object.__setattr__(self, "control", Control(rtol, atol, norm, max_steps, min_step))
         object.__setattr__(self, "variable", variable)
 
-    def solve(
-        self,
-        field: Field,
-        x: Tensor,
-        span: tuple[float, float],
-        noise: Noise,
-        *,
-        grid: Tensor | None = None,
-        hooks: Sequence[Hook] = (),
-        save: bool = False,
-        tick: Tick | None = None,
-    ) -> Solution:
-        """From x at span[0] to span[1], by the variable; see `Solver.solve`.
+    def adapted(self, field: Field, x: Tensor, span: Span, noise: Noise, save: bool, tick: Tick | None) -> Solution:
+        """From x at span[0] to span[1], by the variable.
 
         By the angle no step is longer than `LONGEST_STEP`, times (tolerance / 1e-5)^(1 / order) where the tolerance is
         looser: over a long step the error estimate of a pair can vanish by accident, and the error then be a hundred times
         the tolerance.
         """
-        if grid is not None:
-            return super().solve(field, x, span, noise, grid=grid, hooks=hooks, save=save, tick=tick)
-        refuse_hooks(hooks)
         times = self.saved_times(field.sde, span) if save else torch.zeros(0, dtype=torch.float64)
         if self.variable == "t" or not isinstance(field.sde, GaussianSDE):
             return integrate_adaptive(self, field, x, span, times, tick)
