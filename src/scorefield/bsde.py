@@ -83,7 +83,7 @@ def solve(
     Raises:
         ValueError: counts below 1, an unknown method, a target or driver of a wrong shape, or not finite.
     """
-    if min(noise_dim, steps, paths, degree + 1) < 1 or not T > 0 or method not in ("regression", "deep"):
+    if min(noise_dim, steps, paths, degree + 1) < 1 or not 0 < T < math.inf or method not in ("regression", "deep"):
         raise ValueError(
             f"noise_dim={noise_dim}, steps={steps}, paths={paths}, T={T}, method={method!r}: give positive counts and a "
             "positive horizon, and the method regression or deep"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from scorefield.coefficients import Time, batch_time
 from scorefield.empirical import neighbours, posterior_mean
 from scorefield.errors import ScorefieldWarning
+from scorefield.inputs import positive, tensor_of
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
@@ -217,22 +218,23 @@ def pairs_of(
     Raises:
         ValueError: fewer than two states, entries that are not numbers, times that do not rise, or dt that is not theirs.
     """
-    values = torch.as_tensor(series)
+    values = tensor_of(series, "series")
+    if values.is_complex() or values.ndim == 0:
+        raise ValueError(f"series has shape {tuple(values.shape)} and dtype {values.dtype}; give real numbers (T, d)")
     values = (
         values.reshape(len(values), -1, 1) if values.ndim == 1 else values.reshape(len(values), -1, values.shape[-1])
     )
-    if len(values) < 2 or not bool(torch.isfinite(values).all()):
-        raise ValueError(f"series has {len(values)} states and must have at least 2, all of them numbers")
+    if len(values) < 2:
+        raise ValueError(f"series has {len(values)} states and must have at least 2")
     if not 0 < dt < math.inf:
         raise ValueError(f"dt={dt}: the time between states is positive")
     same = torch.ones(len(values) - 1, dtype=torch.bool)
     if path is not None:
-        if len(torch.as_tensor(path)) != len(values):
-            raise ValueError(
-                f"path has {len(torch.as_tensor(path))} numbers for {len(values)} states; give one for each"
-            )
-        same = torch.as_tensor(path).diff() == 0
-    keep = same if time is None else same & _regular(torch.as_tensor(time).double(), dt, same)
+        path = tensor_of(path, "path")
+        if path.shape != (len(values),):
+            raise ValueError(f"path has shape {tuple(path.shape)} for {len(values)} states; give one number for each")
+        same = path.diff() == 0
+    keep = same if time is None else same & _regular(tensor_of(time, "time").double(), dt, same)
     if not bool(keep.any()):
         raise ValueError("no two states follow each other in a path; give longer ones")
     d = values.shape[2]
@@ -279,13 +281,12 @@ def learn_flow_map(
         labels: pairs (z, increment) that the network learns from, by `sample` with Dopri5. steps: of its training.
 
     Raises:
-        ValueError: arrays that do not fit, entries that are not numbers, dt that is not positive, or too few pairs.
+        ValueError: arrays that do not fit, entries that are not numbers, dt or a bandwidth that is not positive, or too few
+            pairs.
     """
-    states, after = (torch.as_tensor(v, dtype=torch.float64).reshape(len(v), -1) for v in (x, x_next))
+    states, after = (_states(v, name) for v, name in ((x, "x"), (x_next, "x_next")))
     if states.shape != after.shape:
         raise ValueError(f"x has shape {tuple(states.shape)} and x_next {tuple(after.shape)}; give pairs of states")
-    if not bool(torch.isfinite(states).all() and torch.isfinite(after).all()):
-        raise ValueError("x and x_next have entries that are not numbers; remove these pairs")
     if not 0 < dt < math.inf:
         raise ValueError(f"dt={dt}: the time between states is positive")
     count = min(1536, max(16, len(states) // 10)) if neighbours is None else neighbours
@@ -293,9 +294,11 @@ def learn_flow_map(
         raise ValueError(
             f"{len(states)} pairs for neighbours={count}: give at least as many pairs, and 8 neighbours or more"
         )
+    if bandwidth is not None:
+        positive(bandwidth=bandwidth)
     increments = after - states
     scale = states.std(0).clamp_min(1e-12)
-    width_of = scale * (bandwidth or _bandwidth(states / scale, count))
+    width_of = scale * (_bandwidth(states / scale, count) if bandwidth is None else bandwidth)
     draws = torch.Generator().manual_seed(seed)
     pick = torch.randint(len(states), (labels,), generator=draws)
     z = torch.randn(labels, states.shape[1], generator=draws, dtype=torch.float64)
@@ -311,6 +314,14 @@ def learn_flow_map(
 
     minimize(loss, fitted.parameters(), steps, lr=0.01, progress=progress, name="learning the map")
     return fitted.eval()
+
+
+def _states(value: Any, name: str) -> Tensor:
+    """(N, d) float64 from (N,) or (N, d)."""
+    found = tensor_of(value, name, "; remove these pairs")
+    if found.is_complex() or found.ndim == 0:
+        raise ValueError(f"{name} has shape {tuple(found.shape)} and dtype {found.dtype}; give real numbers (N, d)")
+    return found.double().reshape(len(found), -1)
 
 
 def _bandwidth(states: Tensor, count: int) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
+from scorefield.inputs import tensor_of
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE
@@ -51,20 +52,17 @@ class Empirical(ScoreModel):
         bandwidth: float | Sequence[float] | Tensor | None = None,
         neighbours: int | None = None,
     ) -> None:
-        points = torch.as_tensor(points)
+        points = tensor_of(points, "points", "; remove them")
         if points.ndim < 2 or len(points) == 0 or not points.is_floating_point():
             raise ValueError(
                 f"points has shape {tuple(points.shape)} and dtype {points.dtype}; give floats (N, *), N >= 1"
             )
-        if not bool(torch.isfinite(points).all()):
-            raise ValueError("points has entries that are not numbers; remove them")
         super().__init__(torch.nn.Identity(), sde, "score", shape=points.shape[1:])
         self.register_buffer("points", points)
-        self.neighbours = _check_conditions(points, given, bandwidth, neighbours)
-        self.register_buffer(
-            "given", None if given is None else torch.as_tensor(given).reshape(len(points), -1).to(points)
-        )
-        width = torch.ones(1) if bandwidth is None else torch.as_tensor(bandwidth, dtype=points.dtype).reshape(-1)
+        given = None if given is None else tensor_of(given, "given")
+        width = torch.ones(1) if bandwidth is None else tensor_of(bandwidth, "bandwidth").reshape(-1)
+        self.neighbours = _check_conditions(points, given, None if bandwidth is None else width, neighbours)
+        self.register_buffer("given", None if given is None else given.reshape(len(points), -1).to(points))
         self.register_buffer("bandwidth", width.to(points))
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
@@ -171,17 +169,21 @@ def posterior_mean(x: Tensor, points: Tensor, log_weights: Tensor, sde: Gaussian
     return torch.einsum("bk,bkd->bd", w, candidates).reshape(x.shape)
 
 
-def _check_conditions(
-    points: Tensor, given: Tensor | None, bandwidth: float | Sequence[float] | Tensor | None, count: int | None
-) -> int:
+def _check_conditions(points: Tensor, given: Tensor | None, bandwidth: Tensor | None, count: int | None) -> int:
     if given is None:
         if bandwidth is not None or count is not None:
             raise ValueError("bandwidth and neighbours are for conditions: give given=")
         return len(points)
-    if len(torch.as_tensor(given)) != len(points):
-        raise ValueError(f"given has {len(torch.as_tensor(given))} rows for {len(points)} points; give one for each")
-    if bandwidth is None or not bool((torch.as_tensor(bandwidth) > 0).all()):
-        raise ValueError(f"bandwidth={bandwidth}: give the width of the kernel over conditions, a positive number")
+    if given.ndim == 0 or len(given) != len(points):
+        raise ValueError(f"given has shape {tuple(given.shape)} for {len(points)} points; give one row for each")
+    if bandwidth is None or not bool((bandwidth > 0).all()):
+        width = None if bandwidth is None else bandwidth.tolist()
+        raise ValueError(f"bandwidth={width}: give the width of the kernel over conditions, a positive number")
+    columns = given.reshape(len(points), -1).shape[1]
+    if len(bandwidth) not in (1, columns):
+        raise ValueError(
+            f"bandwidth has {len(bandwidth)} numbers for {columns} columns of given; give one, or one for each"
+        )
     if count is not None and not 1 <= count <= len(points):
         raise ValueError(f"neighbours={count} of {len(points)} points: give 1 to {len(points)}")
     return count or len(points)

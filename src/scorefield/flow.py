@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time
-from scorefield.dtypes import check_real
+from scorefield.dtypes import check_finite, check_real
+from scorefield.inputs import tensor_of
 from scorefield.model import ScoreModel
 from scorefield.objective import draw, dsm_loss
 from scorefield.randomness import Noise, generator, source
@@ -76,7 +77,7 @@ def minibatch_ot(
         Noise like x0; the marginal law of its rows within a batch is as before where `regularisation` is 0.
 
     Raises:
-        ValueError: other shapes, a negative regularisation, or no scipy.
+        ValueError: other shapes, entries that are not finite, a negative regularisation, or no scipy.
     """
     if noise.shape != x0.shape or (label is not None and label.shape != x0.shape[:1]):
         raise ValueError(
@@ -85,6 +86,9 @@ def minibatch_ot(
             + "; give noise like x0, and one label a row"
         )
     check_real(x0, "x0")
+    check_finite(x0, "x0")
+    check_finite(noise, "noise")
+    label = None if label is None else tensor_of(label, "label")
     if not 0 <= regularisation < math.inf:
         raise ValueError(f"regularisation={regularisation}: give 0 or a positive number, in units of squared distance")
     draws = generator(seed) if regularisation else None

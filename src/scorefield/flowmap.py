@@ -43,7 +43,7 @@ class FlowMap(ScoreModel):
             for the first and 0 for the others by default.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, an end outside [0, T), or sigma_data that is not positive.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class FlowMap(ScoreModel):
         self.clock = "log_sigma" if kind == "consistency" else "t"
         self.kind: Kind = kind
         self.end = (sde.t_min if kind == "consistency" else 0.0) if end is None else end
+        if not 0 <= self.end < sde.T:
+            raise ValueError(f"end={end}: a map ends at a time from 0 up to T={sde.T}")
 
     @classmethod
     def from_model(cls, model: ScoreModel, **options: Any) -> FlowMap:

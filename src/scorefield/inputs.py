@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -61,6 +63,35 @@ def said(value: Any) -> str:
 
     parts = ((f.name, getattr(value, f.name)) for f in fields(value) if f.repr)
     return f"{type(value).__name__}({', '.join(f'{name}={word(part)}' for name, part in parts)})"
+
+
+def positive(**values: Any) -> None:
+    """Refuse what is no positive number by the name of its keyword, NaN and infinity too.
+
+    Raises:
+        ValueError: such a value.
+    """
+    for name, value in values.items():
+        if not _lies_in(value, lambda v: 0 < v < math.inf):
+            raise ValueError(f"{name}={value!r} is impossible; expected a positive number")
+
+
+def share(**values: Any) -> None:
+    """Refuse what is no number from 0 to 1 by the name of its keyword, NaN too.
+
+    Raises:
+        ValueError: such a value.
+    """
+    for name, value in values.items():
+        if not _lies_in(value, lambda v: 0 <= v <= 1):
+            raise ValueError(f"{name}={value!r} is impossible; expected a number from 0 to 1")
+
+
+def _lies_in(value: Any, inside: Callable[[Any], Any]) -> bool:
+    try:
+        return bool(inside(value))
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def whole(value: Any, name: str, what: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.dtypes import check_real
-from scorefield.inputs import as_tensor
+from scorefield.inputs import as_tensor, positive
 from scorefield.prior import PriorLike
 from scorefield.rows import agreed, held, take
 from scorefield.sde import SDE, GaussianSDE
@@ -85,8 +86,11 @@ class ScoreModel(nn.Module):
             raise ValueError(
                 f"{type(net).__name__} reads x and t as they are; give predict='noise', 'score' or 'data', and no clock"
             )
-        if isinstance(clock, str) and clock not in CLOCKS:
+        unreadable = isinstance(clock, int | float) and not math.isfinite(clock)
+        if unreadable or (isinstance(clock, str) and clock not in CLOCKS):
             raise ValueError(f"clock={clock!r} is unknown; choose one of {', '.join(CLOCKS)}, a number or a function")
+        if sigma_data is not None:
+            positive(sigma_data=sigma_data)
         self.net = net
         # Most of what asks for it needs alpha and sigma, and is refused for other processes before it does.
         self.sde: GaussianSDE = cast(GaussianSDE, sde)

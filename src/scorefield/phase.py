@@ -47,7 +47,8 @@ class CLD(SDE):
     tweedie: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (self.beta > 0 and self.mass > 0 and self.gamma >= 0):
+        finite = math.isfinite(self.beta + self.mass + self.gamma)
+        if not (finite and self.beta > 0 and self.mass > 0 and self.gamma >= 0):
             raise ValueError(f"beta={self.beta}, mass={self.mass}, gamma={self.gamma}: give beta, mass > 0, gamma >= 0")
 
     @property

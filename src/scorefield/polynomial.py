@@ -122,7 +122,8 @@ class PolynomialScore(ScoreModel):
         eye = torch.eye(scaled.shape[-1], dtype=torch.float64)
         factor, failed = torch.linalg.cholesky_ex(scaled)
         if bool(failed.any()):  # moments of a small sample, or an order that they cannot carry
-            factor = torch.linalg.cholesky(scaled + 1e-6 * eye * (failed > 0)[..., None, None])
+            factor, failed = torch.linalg.cholesky_ex(scaled + 1e-6 * eye * (failed > 0)[..., None, None])
+            factor = torch.where((failed > 0)[..., None, None], math.nan, factor)
         solved = torch.cholesky_solve((side / size).unsqueeze(-1), factor).squeeze(-1)
         return c2.unsqueeze(-1), solved / size
 

@@ -343,7 +343,9 @@ class OUVE(_KnownRates):
     t_min: ClassVar[float] = 0.03
 
     def __post_init__(self) -> None:
-        if not (self.theta > 0 and 0 < self.sigma_min < self.sigma_max < math.inf and self.scale > 0):
+        if not (
+            0 < self.theta < math.inf and 0 < self.sigma_min < self.sigma_max < math.inf and 0 < self.scale < math.inf
+        ):
             raise ValueError(f"OUVE needs theta > 0, 0 < sigma_min < sigma_max and scale > 0, not {self}")
 
     @property

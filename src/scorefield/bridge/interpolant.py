@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -145,7 +146,7 @@ class InterpolantSDE(Solver):
     gaussian: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.noise >= 0:
+        if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise={self.noise}: give 0 for the flow, or a positive strength")
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:

@@ -118,7 +118,7 @@ class I2SB(Bridge):
     beta_max: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or not self.beta_max > 0:
+        if self.steps < 2 or not 0 < self.beta_max < math.inf:
             raise ValueError(f"steps={self.steps}, beta_max={self.beta_max}: give at least 2 steps and a positive rate")
 
     def betas(self) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from scorefield.bridge.process import Bridge, same_shape
 from scorefield.coefficients import Time, as_time, expand
+from scorefield.dtypes import check_finite
+from scorefield.inputs import positive, tensor_of
 from scorefield.minimize import minimize
 from scorefield.randomness import NoiseFn, Seed
 from scorefield.sde import SDE
@@ -32,7 +34,8 @@ def gaussian_bridge(a: Tensor, b: Tensor, sigma: float = 1.0) -> Tensor:
     Raises:
         ValueError: matrices of other shapes, not symmetric, or not positive definite.
     """
-    one, two = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    one, two = tensor_of(a, "a").double(), tensor_of(b, "b").double()
+    positive(sigma=sigma)
     if one.ndim != 2 or one.shape != two.shape or one.shape[0] != one.shape[1]:
         raise ValueError(f"a has shape {tuple(one.shape)} and b {tuple(two.shape)}; give two covariances (D, D)")
     root, inverse = _root(one, "a")
@@ -177,6 +180,8 @@ def schrodinger_bridge(
     draws, bridge = torch.Generator().manual_seed(seed), Bridge(sigma)
     x0, x1 = sample0(pairs, draws), sample1(pairs, draws)
     same_shape(x0, x1)
+    check_finite(x0, "sample0")
+    check_finite(x1, "sample1")
     if start == "reference":
         x1 = x0 + sigma * torch.randn(x0.shape, generator=draws, dtype=x0.dtype)
     result = SchrodingerBridge(*nets, bridge, (x0, x1))

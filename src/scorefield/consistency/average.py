@@ -12,6 +12,7 @@ from scorefield.conditions import split, with_rows
 from scorefield.consistency.mask import masked
 from scorefield.dtypes import check_real, onto
 from scorefield.flowmap import FlowMap
+from scorefield.inputs import share as within
 from scorefield.randomness import generator
 
 
@@ -36,11 +37,12 @@ def meanflow_loss(
         t: (r, t) on the straight path, floats or (B,) in [0, 1]. noise: e, like x0.
 
     Raises:
-        ValueError: a map of another kind.
+        ValueError: a map of another kind, or a share outside [0, 1].
     """
     if fm.kind != "average":
         raise ValueError(f"meanflow_loss needs FlowMap(kind='average'), not {fm.kind!r}")
     check_real(x0, "x0")
+    within(share=share)
     draws, n = generator(seed), len(x0)
     if t is None:
         pair = torch.sigmoid(torch.randn(2, n, generator=draws, dtype=torch.float64) - 0.4).sort(0)[0]
@@ -97,6 +99,9 @@ def shortcut_loss(
         raise ValueError(f"shortcut_loss needs FlowMap(kind='average'), not {fm.kind!r}")
     if levels < 2 or levels & (levels - 1):
         raise ValueError(f"levels={levels}: give a power of two, 2 or more")
+    within(share=share)
+    if not clip > 0:
+        raise ValueError(f"clip={clip}: give a positive bound, or infinity for none")
     check_real(x0, "x0")
     draws, n = generator(seed), len(x0)
     if t is None:

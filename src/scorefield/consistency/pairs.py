@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from scorefield.inputs import positive, whole
 from scorefield.sde import GaussianSDE
 
 Weighting: TypeAlias = Literal["uniform", "snr", "snr+1", "truncated-snr", "karras"]
@@ -64,8 +65,11 @@ class Karras:
     std: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.n < 2:
+        if whole(self.n, "n", "the number of noise levels") < 2:
             raise ValueError(f"n={self.n}: a grid of noise levels has at least 2")
+        positive(exponent=self.exponent, sigma_data=self.sigma_data, std=self.std)
+        if self.mean is not None:
+            _finite(mean=self.mean)
         weigh(torch.ones(1), self.weighting)
 
     def levels(self, sde: GaussianSDE, end: float) -> Tensor:
@@ -103,6 +107,9 @@ class Progressive:
             raise ValueError(
                 f"start={self.start}, stop={self.stop}, total={self.total}: give 2 <= start <= stop, total >= 1"
             )
+        positive(exponent=self.exponent)
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay={self.decay} is impossible; expected a number between 0 and 1")
 
     def count(self, step: int) -> int:
         """Number of levels at a training step."""
@@ -132,6 +139,14 @@ class Curriculum:
     mean: float = -1.1
     std: float = 2.0
     exponent: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.start <= self.stop or not self.total >= 1:
+            raise ValueError(
+                f"start={self.start}, stop={self.stop}, total={self.total}: give 1 <= start <= stop, total >= 1"
+            )
+        positive(exponent=self.exponent, std=self.std)
+        _finite(mean=self.mean)
 
     def count(self, step: int) -> int:
         """Number of levels at a training step (Song & Dhariwal 2024, eq. 6)."""
@@ -163,6 +178,13 @@ class Easy:
     mean: float = -1.1
     std: float = 2.0
 
+    def __post_init__(self) -> None:
+        whole(self.stage, "stage", "the number of training steps of a stage")
+        if not 1 < self.q < math.inf:
+            raise ValueError(f"q={self.q} is impossible; expected a factor above 1")
+        positive(std=self.std)
+        _finite(mean=self.mean)
+
     def __call__(self, u: Tensor, sde: GaussianSDE, end: float, step: int) -> tuple[Tensor, Tensor, Tensor]:
         least, most = (float(v) for v in ends(sde, end))
         late = torch.exp(self.mean + self.std * torch.special.ndtri(u)).clamp(least * (1 + 1e-3), most)
@@ -175,6 +197,12 @@ def ends(sde: GaussianSDE, end: float) -> tuple[Tensor, Tensor]:
     """Least and greatest sigma / alpha between `end` and T, float64; where alpha(T) is 0 it counts as 1e-3."""
     least, most = sde.sigma(end) / sde.alpha(end), sde.sigma(sde.T) / sde.alpha(sde.T).clamp_min(1e-3)
     return least, most
+
+
+def _finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value!r} is impossible; expected a number")
 
 
 def _levels(sde: GaussianSDE, end: float, n: int, exponent: float) -> Tensor:

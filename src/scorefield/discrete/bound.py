@@ -13,6 +13,7 @@ from scorefield.discrete.objective import EARLIEST, JumpTimes, check_data, maske
 from scorefield.likelihood.result import LogProb
 from scorefield.progress import Bar
 from scorefield.randomness import Noise, Seed, chunks
+from scorefield.solve.integrate import NOT_FINITE, SUCCESS
 
 
 @torch.no_grad()
@@ -62,7 +63,8 @@ def bound(
             bar(rows.stop / n)
     draws = torch.cat(parts)
     nfe = torch.full((n,), samples * (1 if process.mask is not None else 2))
-    return replace(LogProb.of_draws(draws, nfe, torch.zeros_like(nfe), x[0].numel()), discrete=True)
+    status = torch.where(torch.isnan(draws).any(1), NOT_FINITE, SUCCESS)
+    return replace(LogProb.of_draws(draws, nfe, status, x[0].numel()), discrete=True)
 
 
 def _draws(model: JumpModel, x: Tensor, samples: int, earliest: float, noise: Noise, cond: dict[str, Any]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from scorefield.discrete.solve import JumpSolver, _pick, jump_model, leap
+from scorefield.discrete.solve import JumpSolver, _pick, jump_model, known, leap
 from scorefield.randomness import Noise
 from scorefield.solve.integrate import Field
 
@@ -44,7 +44,8 @@ class Gibbs(JumpSolver):
             flat = x.flatten(1)
             position = (u[:, :1] * flat.shape[1]).long().clamp_max(flat.shape[1] - 1)
             field.calls += 1
-            law = model.marginal_at(x, s, position.squeeze(1).to(x.device), **field.cond)
+            own = flat.gather(1, position.to(x.device)).squeeze(1)
+            law = known(field, model.marginal_at(x, s, position.squeeze(1).to(x.device), **field.cond), own)
             everywhere = torch.ones(len(x), dtype=torch.bool)
             new = _pick(law, x.new_zeros(len(x)), everywhere, u[:, 1] * law.sum(-1).cpu().double())
             x = flat.scatter(1, position.to(x.device), new.unsqueeze(1)).reshape(x.shape)
@@ -107,7 +108,8 @@ class RateCorrector(JumpSolver):
             return x, None
         length = self.scale * (float((t - s).abs()) if self.kind == "both" else 1.0)
         for _ in range(self.steps):
-            x = leap(length * self.rates(field, x, s), x, noise, jump_model(field).process.ordinal)
+            rates = known(field, self.rates(field, x, s), x, 0.0)
+            x = leap(length * rates, x, noise, jump_model(field).process.ordinal)
         return x, None
 
 

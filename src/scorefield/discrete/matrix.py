@@ -36,6 +36,8 @@ class Dense(JumpProcess):
 
     def matrix(self, total: Tensor) -> Tensor:
         # Products of non-negative matrices lose no digits: small entries, by which others are divided, stay accurate.
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(f"the integrated rate B(t) is {float(total.max())}; give times in [0, {self.T:g}]")
         fastest = float(-self.generator.diagonal().min())
         eye = torch.eye(self.S, dtype=torch.float64)
         jump = eye + self.generator / fastest

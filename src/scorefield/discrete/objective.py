@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, expand
 from scorefield.discrete.model import JumpModel, time_of
-from scorefield.dtypes import onto
+from scorefield.dtypes import check_finite, onto
 from scorefield.randomness import generator
 from scorefield.times import Proposal, low_discrepancy
 
@@ -180,7 +180,9 @@ def continuous_elbo(
     out = exits[after]
     # Z of the state from which a jump to x~ came, which had y at the position in question.
     before = out.flatten(1).sum(1).reshape(-1, *[1] * x0.ndim) - out.unsqueeze(-1) + exits
-    signal = _sum(rates * torch.xlogy(r, s)) / _sum(rates * r / before)
+    chance = _sum(torch.where(rates > 0, rates * r / before, 0.0))
+    stuck = _sum(exits[x.long()]) == 0  # everything is masked: no jump leads out of that
+    signal = torch.where(stuck, 0.0, _sum(rates * torch.xlogy(r, s)) / chance)
     rates_x, r_x = _known(model, x0, x, time, s.dtype)
     regular = _sum(rates * s) if one_pass else _sum(rates_x * model.ratio(x, time, **cond))
     total = regular - signal + _sum(rates_x * (torch.xlogy(r_x, r_x) - r_x))
@@ -203,8 +205,10 @@ def _corrupted(
     """Times (B,), their weights (B,), and x_t like x0."""
     process = model.process
     check_data(process, x0)
-    if noise is not None and noise.shape != x0.shape:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {tuple(x0.shape)}, that of x0")
+    if noise is not None:
+        if noise.shape != x0.shape:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {tuple(x0.shape)}, that of x0")
+        check_finite(noise, "noise")
     n = x0.shape[0]
     draws = generator(seed) if t is None or noise is None else None
     if t is not None:
@@ -247,6 +251,8 @@ def _one_jump(model: JumpModel, x: Tensor, noise: Tensor | None, seed: int | tor
         seed = seed + 1  # not the numbers that drew x
     process = model.process
     rates = process.out(x.cpu(), torch.float64).scatter(-1, x.cpu().long().unsqueeze(-1), 0.0).flatten(1)
-    pick = torch.multinomial(rates, 1, generator=generator(seed)).to(x.device)
+    stuck = (rates.sum(1) == 0).to(x.device)  # everything is masked, and no jump leads out of that
+    pick = torch.multinomial(rates + stuck.cpu()[:, None].to(rates), 1, generator=generator(seed)).to(x.device)
     position, state = pick // process.S, pick % process.S
-    return x.flatten(1).scatter(1, position, state).reshape(x.shape)
+    jumped = x.flatten(1).scatter(1, position, state)
+    return torch.where(stuck[:, None], x.flatten(1), jumped).reshape(x.shape)

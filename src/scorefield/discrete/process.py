@@ -14,6 +14,7 @@ from torch import Tensor
 from scorefield.coefficients import Time, as_time, expand
 from scorefield.discrete.schedule import Constant, LogLinear, Schedule, bisect
 from scorefield.dtypes import onto
+from scorefield.inputs import whole
 from scorefield.randomness import Noise, Seed, source
 
 
@@ -84,6 +85,8 @@ class JumpProcess(ABC):
             ValueError: some s is later than its t.
         """
         early, late = as_time(s), as_time(t)
+        if bool(torch.isnan(early).any()) or bool(torch.isnan(late).any()):
+            raise ValueError(f"transition(t, s): a time is NaN; give times in [0, {self.T:g}]")
         if bool((early > late).any()):
             raise ValueError("transition(t, s) goes forward in time: s must not exceed t")
         total = self.schedule.total(late) - self.schedule.total(early)
@@ -324,5 +327,5 @@ def _rows(matrix: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def at_least_two(states: int) -> None:
     """Raise `ValueError` where `states` is less than two: a jump needs somewhere to go."""
-    if states < 2:
+    if whole(states, "states", "the number of states") < 2:
         raise ValueError(f"states={states}: a jump process needs at least two states")

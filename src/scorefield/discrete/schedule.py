@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, as_time
+from scorefield.inputs import positive
 
 
 class Schedule(ABC):
@@ -70,7 +71,7 @@ class Constant(Schedule):
     T: float = 8.0
 
     def __post_init__(self) -> None:
-        _positive(speed=self.speed, T=self.T)
+        positive(speed=self.speed, T=self.T)
 
     def total(self, t: Time) -> Tensor:
         return self.speed * as_time(t)
@@ -133,7 +134,7 @@ class Geometric(Schedule):
     high: float = 20.0
 
     def __post_init__(self) -> None:
-        _positive(low=self.low, high=self.high)
+        positive(low=self.low, high=self.high)
         if self.high <= self.low:
             raise ValueError(f"high={self.high} is impossible; expected a number above low={self.low}")
 
@@ -146,9 +147,3 @@ class Geometric(Schedule):
     @property
     def _growth(self) -> float:
         return math.log(self.high / self.low)
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}={value} is impossible; expected a positive number")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scorefield.coefficients import expand
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.process import JumpProcess
 from scorefield.randomness import Noise
@@ -57,7 +58,7 @@ class Independent(JumpSolver):
     """A step that draws every position by itself, from `law`."""
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        return draw(self.law(field, x, t, s), x, noise), None
+        return draw(known(field, self.law(field, x, t, s), x), x, noise), None
 
     @abstractmethod
     def law(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class TauLeaping(JumpSolver):
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         if _singular(field, t, s):
             return Tweedie().step(field, x, t, s, state, noise)
-        mean = (t - s).float() * reverse_rates(field, x, t)
+        mean = known(field, (t - s).float() * reverse_rates(field, x, t), x, 0.0)
         ordinal = jump_model(field).process.ordinal if self.ordinal is None else self.ordinal
         return leap(mean, x, noise, ordinal), None
 
@@ -183,6 +184,20 @@ def reverse_rates(field: Field, x: Tensor, t: Tensor) -> Tensor:
     return rates.scatter(-1, x.long().unsqueeze(-1), 0.0)
 
 
+def known(field: Field, law: Tensor, x: Tensor, stay: float = 1.0) -> Tensor:
+    """Laws or rates (B, *, S) of the next states; samples in which one is no number stay where they are, and count as lost.
+
+    Main arguments:
+        stay: weight of the present state of those.
+    """
+    lost = ~torch.isfinite(law.flatten(1)).all(1)
+    if not bool(lost.any()):
+        return law
+    field.lose(lost)
+    here = torch.zeros_like(law).scatter_(-1, x.long().unsqueeze(-1), stay)
+    return torch.where(expand(lost, law).bool(), here, law)
+
+
 def draw(law: Tensor, x: Tensor, noise: Noise) -> Tensor:
     """New states, like x, from probabilities (B, *, S) that need not be normalised, by one uniform number a position.
 
@@ -239,6 +254,9 @@ def _reveal(field: Field, x: Tensor, times: Tensor, chosen: Tensor, u: Tensor) -
     field.calls += 1
     there = rows.to(x.device)
     posterior = jump_model(part).posterior(x[there], times[rows], **part.cond)
+    posterior = known(part, posterior, x[there])
+    if part is not field and part.lost is not None:
+        field.lose(torch.zeros(len(x), dtype=torch.bool, device="cpu").scatter_(0, rows, part.lost))
     x = x.clone()
     x[there] = _pick(posterior, x[there], chosen[rows], u[rows] * posterior.sum(-1).cpu().double())
     return x

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from scorefield.dtypes import check_finite
 from scorefield.likelihood.log_prob import log_prob
 from scorefield.likelihood.trace import TraceMethod
 from scorefield.model import ScoreModel
@@ -113,8 +114,13 @@ class ModelDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats of value (*, *event_shape), broadcast against the batch, with its gradient if it wants one."""
+        tail = value.shape[value.ndim - len(self.event_shape) :]
+        if tail != self.event_shape:
+            raise ValueError(
+                f"value has shape {tuple(value.shape)}; expected (*, {', '.join(map(str, self.event_shape))})"
+            )
         if self._validate_args:
-            self._validate_sample(value)
+            check_finite(value.reshape(-1, *self.event_shape), "value")
         lead = value.ndim - len(self.event_shape)
         places = torch.broadcast_shapes(value.shape[:lead], self.batch_shape)
         x = value.expand(places + self.event_shape).reshape(-1, *self.event_shape)

@@ -122,8 +122,7 @@ def finetune(
             without Gaussian steps; another option out of range.
         CheckpointError: the folder belongs to another base, reward temperature, method or chain.
     """
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature={temperature}: lambda of p e^(r / lambda) is a positive number")
+    _check_temperature(temperature)
     if not isinstance(model.sde, SDE) or isinstance(model, FlowMap):
         raise InputError(f"model is a {type(model).__name__}, which has no score; give a ScoreModel")
     if model.shape is None:
@@ -178,9 +177,15 @@ def measure(
     Raises:
         InputError: as in `finetune`.
     """
+    _check_temperature(temperature)
     chain = _chain(model, solver, chain_steps, grid)
     game = _Game(base, chain, reward, AdjointMatching(), float(temperature), dict(cond or {}))
     return game.measure(model, whole(n, "n", "the number of samples"), seed)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature={temperature}: lambda of p e^(r / lambda) is a positive number")
 
 
 def _chain(

@@ -106,6 +106,8 @@ class Field:
     own: frozenset[Where] | None = None
     """Places of the conditions with a row for each sample; by default, of those with `size` rows."""
     calls: int = 0
+    lost: Tensor | None = None
+    """Samples (B,) of which the model said what is no number; for states that are integers, which cannot say it themselves."""
 
     integrals: ClassVar[int] = 0
     """Trailing columns of the state that are integrals of a divergence (see `likelihood.log_prob.AugmentedFlow`)."""
@@ -151,6 +153,11 @@ class Field:
         """dx/dt of the probability flow."""
         self.calls += 1
         return self.model.velocity(x, t, **self.cond)
+
+    def lose(self, lost: Tensor) -> None:
+        """Remember samples (B,) for which the model has no answer: their status will say so."""
+        lost = lost.cpu()
+        self.lost = lost if self.lost is None else self.lost | lost
 
     def project(self, x: Tensor) -> Tensor:
         """x where the process lives: folded back into its box, where it has walls."""
@@ -323,6 +330,9 @@ class Solver(ABC):
         x = self.ended(field, x, float(times[-1]), hooks)
         path.states[-1:] = [x] if save else []
         status = torch.where(torch.isfinite(x.flatten(1)).all(1), SUCCESS, NOT_FINITE)
+        lost = getattr(field, "lost", None)
+        if lost is not None:
+            status = torch.where(lost.to(status.device), NOT_FINITE, status)
         states = torch.stack(path.states) if save else x.new_empty(0, *x.shape)
         at = torch.tensor(path.times, dtype=torch.float64)
         return Solution(x, torch.full_like(status, field.calls), status, states, at)
