@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.coefficients import expand
+from scorefield.differentiate import differentiation, ordinary
 from scorefield.errors import ScorefieldWarning
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
@@ -144,6 +145,7 @@ def _regress(driver: Driver, xi: Tensor, w: Tensor, dw: Tensor, h: float, degree
     return y.mean(0), torch.stack(controls[::-1])
 
 
+@differentiation()
 def _deep(
     driver: Driver,
     xi: Tensor,
@@ -155,6 +157,7 @@ def _deep(
     progress: bool | None,
 ) -> tuple[Tensor, Tensor]:
     train_steps, width, lr = settings
+    xi, w, dw = ordinary(xi), ordinary(w), ordinary(dw)
     d, m, steps = xi.shape[1], dw.shape[2], len(dw)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.coefficients import Time, batch_time
+from scorefield.differentiate import differentiation
 from scorefield.empirical import neighbours, posterior_mean
 from scorefield.errors import ScorefieldWarning
 from scorefield.inputs import positive, tensor_of
@@ -256,6 +257,7 @@ def _regular(time: Tensor, dt: float, same: Tensor) -> Tensor:
     return fits
 
 
+@differentiation()
 def learn_flow_map(
     x: Tensor,
     x_next: Tensor,

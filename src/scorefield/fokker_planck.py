@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
-from scorefield.differentiate import differentiation_twice
+from scorefield.differentiate import differentiation_twice, ordinary
 from scorefield.model import ScoreModel
 from scorefield.nn.potential import Potential
 from scorefield.randomness import generator
@@ -151,13 +151,14 @@ def _residuals(
     """The residual with each set of probes, with its graph."""
     if not isinstance(model.sde, GaussianSDE):
         return _of_process(model, x, time, vectors, cond)
-    f, g2 = model.sde.f(time), model.sde.g2(time)
-    if not bool(torch.isfinite(f).all() and torch.isfinite(g2).all()):
-        raise ValueError(
-            f"t={float(time[0]):g}: the rates of {type(model.sde).__name__} are infinite there; stay inside"
-        )
     with differentiation_twice():
+        f, g2 = model.sde.f(time), model.sde.g2(time)
+        if not bool(torch.isfinite(f).all() and torch.isfinite(g2).all()):
+            raise ValueError(
+                f"t={float(time[0]):g}: the rates of {type(model.sde).__name__} are infinite there; stay inside"
+            )
         live, clock = x.detach().clone().requires_grad_(), time.clone().requires_grad_()
+        vectors = [None if v is None else ordinary(v) for v in vectors]
         if isinstance(model.net, Potential) and model.predict == "score":
             return _of_potential(model, live, clock, (f.to(x), g2.to(x)), vectors, cond)
         return _of_score(model, live, clock, (f.to(x), g2.to(x)), vectors, cond)
@@ -212,6 +213,7 @@ def _of_process(
         )
     with differentiation_twice():
         live, clock = x.detach().clone().requires_grad_(), time.clone().requires_grad_()
+        vectors = [None if v is None else ordinary(v) for v in vectors]
         s, v = model.score(live, clock, **cond), model.velocity(live, clock.detach(), **cond)
         along, change, found = (v * s).flatten(1).sum(1), _rate(s, clock), []
         for probe in vectors:

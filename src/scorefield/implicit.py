@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time
+from scorefield.differentiate import differentiation, ordinary, variable
 from scorefield.dtypes import check_real, onto
 from scorefield.model import ScoreModel
 from scorefield.objective import Weighting
@@ -116,8 +117,8 @@ def _hyvarinen(
             found.append(0.25 * _dot(up + down, up + down) + _dot(v, up - down) / step)
         return torch.stack(found).mean(0)
     keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        live = x.detach().requires_grad_()
+    with differentiation():
+        live, vectors = variable(x), [ordinary(v) for v in vectors]
         s = model.score(live, t, **cond)
         if trace == "exact":
             flat, back = s.flatten(1), x.new_zeros(len(x))

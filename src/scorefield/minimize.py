@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from scorefield.differentiate import differentiation
 from scorefield.progress import Bar
 
 
@@ -36,15 +37,19 @@ def minimize(
         The losses of all steps.
 
     Raises:
-        ValueError: fewer than one step, no parameters, or a loss that is not finite.
+        ValueError: fewer than one step, no parameters or some that cannot learn, or a loss that is not finite.
     """
     moved = [p for p in parameters if p.requires_grad]
     if steps < 1 or not moved:
         raise ValueError(f"steps={steps} of {len(moved)} parameters: give at least one of each")
+    if any(p.is_inference() for p in moved):
+        raise ValueError(
+            "the network was made under torch.inference_mode(), where weights cannot learn: make it outside"
+        )
     optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.99))
     mean = [p.detach().clone() for p in moved]
     losses = []
-    with torch.enable_grad(), Bar(name, progress) as bar:
+    with differentiation(), Bar(name, progress) as bar:
         for step in range(steps):
             value = loss(step)
             losses.append(float(value.detach()))

@@ -18,6 +18,7 @@ from scorefield.automatic.findings import Findings, Kind, find
 from scorefield.automatic.judge import Judgement, judge
 from scorefield.data.dataset import to_range
 from scorefield.data.scale import Scale
+from scorefield.differentiate import differentiation
 from scorefield.discrete import JumpModel, bound
 from scorefield.errors import CheckpointError, InputError
 from scorefield.files import atomic_file
@@ -115,6 +116,7 @@ class Fitted:
         return f"Fitted({str(self.path)!r}, {self.found.kind}s of {self.found.data.shape}, step {self.run.step:,})"
 
 
+@differentiation()
 def fit(
     data: Any,
     *,

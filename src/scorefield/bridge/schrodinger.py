@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scorefield.bridge.process import Bridge, same_shape
 from scorefield.coefficients import Time, as_time, expand
+from scorefield.differentiate import differentiation
 from scorefield.dtypes import check_finite
 from scorefield.inputs import positive, tensor_of
 from scorefield.minimize import minimize
@@ -136,6 +137,7 @@ class _Learned(SDE):
         return self.sigma
 
 
+@differentiation()
 def schrodinger_bridge(
     sample0: Draw,
     sample1: Draw,

@@ -20,6 +20,7 @@ from scorefield.analytic import GaussianMixture
 from scorefield.data.scale import Scale
 from scorefield.density.corrected import Plan, correct
 from scorefield.density.mixture import choose
+from scorefield.differentiate import differentiation
 from scorefield.likelihood import log_prob
 from scorefield.progress import Bar
 from scorefield.sampling import sample
@@ -95,6 +96,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.tolerance = tolerance
         self.verbose = verbose
 
+    @differentiation()
     def fit(self, X: Any, y: Any = None) -> ScoreDensity:
         """Learn the density of the rows of X (N, D); y is ignored.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from scorefield.data.dataset import Dataset
+from scorefield.differentiate import differentiation
 from scorefield.errors import InputError
 from scorefield.flowmap import FlowMap
 from scorefield.inputs import whole
@@ -82,6 +83,7 @@ class Tuned:
         return f"Tuned(step {self.step:,} of {self.steps:,}: {self.after}; before: reward {self.before.reward:.4g})"
 
 
+@differentiation()
 def finetune(
     model: ScoreModel,
     reward: Reward,

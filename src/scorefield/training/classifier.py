@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scorefield.coefficients import expand
 from scorefield.data.dataset import Dataset
+from scorefield.differentiate import differentiation
 from scorefield.errors import CheckpointError, InputError
 from scorefield.guide.classifier import Classifier
 from scorefield.model import ScoreModel
@@ -40,6 +41,7 @@ def classifier_network(shape: tuple[int, ...], classes: int, depth: int = 10, wi
     return VectorClassifier(math.prod(shape), classes, 64 * width)
 
 
+@differentiation()
 def train_classifier(
     data: Dataset,
     sde: GaussianSDE,

@@ -18,6 +18,7 @@ from scorefield.data.dataset import Dataset, to_range
 from scorefield.data.labels import with_classes_of
 from scorefield.data.libraries import kept_randomness, seed_all
 from scorefield.data.open import as_dataset
+from scorefield.differentiate import differentiation
 from scorefield.dtypes import warn_of_units
 from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.model import ScoreModel
@@ -90,6 +91,7 @@ class Run:
         return f"Run({str(self.path)!r}, step {self.step:,} of {self.steps:,}, loss {self.loss:.4g}, {end})"
 
 
+@differentiation()
 def train(
     model: ScoreModel,
     data: Dataset | Tensor | Any,
