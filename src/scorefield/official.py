@@ -37,6 +37,7 @@ CORRECTORS: tuple[str, ...] = ("langevin", "ald", "none")
 
 Update: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]"
 """(x, t of shape (B,)) -> (x after the update, its mean)."""
+Turn: TypeAlias = "Callable[[Tensor], Tensor]"
 Clamp: TypeAlias = "Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]"
 """(x, mean, t) -> the same with the known data put in."""
 
@@ -129,19 +130,9 @@ def inpaint(
     Raises:
         ValueError: as `pc_sample`.
     """
-    field = Field(model, cond, data.shape[0])
-    draws = source(seed, data.shape[0], noise)
-    table = _Table(model.sde, steps)
-    known = mask.to(data)
-
-    def clamp(x: Tensor, mean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        centre, std = table.marginal(data, t)
-        noisy = centre + draws.like(x) * expand(std, x)
-        inside = x * (1 - known) + noisy * known
-        return inside, (mean if repaired else inside) * (1 - known) + centre * known
-
+    field, draws, table = Field(model, cond, len(data)), source(seed, len(data), noise), _Table(model.sde, steps)
+    x, clamp = _known(table, draws, data, mask.to(data), (_same, _same), repaired)
     correct, predict = _updates(table, field, draws, predictor, corrector, snr, corrector_steps, probability_flow)
-    x = data * known + table.prior_std * draws.like(data) * (1 - known)
     return _loop(x, table, t_min, denoise, correct, predict, clamp)
 
 
@@ -176,28 +167,38 @@ def colorize(
     """
     if gray.ndim < 3 or gray.shape[1] != 3:
         raise ValueError(f"gray has shape {tuple(gray.shape)}; give (B, 3, height, width), the same image three times")
-    field = Field(model, cond, gray.shape[0])
-    draws = source(seed, gray.shape[0], noise)
-    table = _Table(model.sde, steps)
+    field, draws, table = Field(model, cond, len(gray)), source(seed, len(gray), noise), _Table(model.sde, steps)
     rotation = torch.tensor(GRAY, dtype=torch.float32)
-    there, back = rotation.to(gray), torch.linalg.inv(rotation).to(gray)
+    there, back = (_turned(matrix.to(gray)) for matrix in (rotation, torch.linalg.inv(rotation)))
     known = torch.cat([torch.ones_like(gray[:, :1]), torch.zeros_like(gray[:, 1:])], 1)
+    x, clamp = _known(table, draws, there(gray), known, (there, back), repaired)
+    correct, predict = _updates(table, field, draws, predictor, corrector, snr, corrector_steps, probability_flow)
+    return _loop(x, table, t_min, denoise, correct, predict, clamp)
 
-    def turned(x: Tensor, matrix: Tensor) -> Tensor:
-        return torch.einsum("bi...,ij->bj...", x, matrix)
 
-    target = turned(gray, there)
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _turned(matrix: Tensor) -> Turn:
+    """Channels (B, C, *) turned by a matrix (C, C)."""
+    return lambda x: torch.einsum("bi...,ij->bj...", x, matrix)
+
+
+def _known(
+    table: _Table, draws: Noise, target: Tensor, known: Tensor, turns: tuple[Turn, Turn], repaired: bool
+) -> tuple[Tensor, Clamp]:
+    """The start, and what puts the known part of the target, in turned channels, into each state."""
+    there, back = turns
 
     def clamp(x: Tensor, mean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         centre, std = table.marginal(target, t)
         noisy = centre + draws.like(x) * expand(std, x)
-        inside = turned(turned(x, there) * (1 - known) + noisy * known, back)
-        unknown = turned(mean if repaired else inside, there)
-        return inside, turned(unknown * (1 - known) + centre * known, back)
+        inside = back(there(x) * (1 - known) + noisy * known)
+        return inside, back(there(mean if repaired else inside) * (1 - known) + centre * known)
 
-    correct, predict = _updates(table, field, draws, predictor, corrector, snr, corrector_steps, probability_flow)
-    x = turned(target * known + turned(table.prior_std * draws.like(gray) * (1 - known), there), back)
-    return _loop(x, table, t_min, denoise, correct, predict, clamp)
+    start = target * known + there(table.prior_std * draws.like(target) * (1 - known))
+    return back(start), clamp
 
 
 @torch.no_grad()
