@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scorefield.errors import InputError
 
@@ -50,23 +50,6 @@ def open_items(source: str, info: RunInfo, *, grey: bool = False, skip_broken: b
             "convert it to the same kind"
         )
     return data
-
-
-def label_condition(model: Any, label: int | None, n: int) -> dict[str, Any]:
-    """The condition of n samples of a class, for a network with classes; empty without a label.
-
-    Raises:
-        InputError: the network has no such class.
-    """
-    import torch
-
-    if label is None:
-        return {}
-    classes = getattr(model.net, "num_classes", 0)
-    if not 0 <= label < classes:
-        right = f"one from 0 to {classes - 1}" if classes else "none, since this run has no classes"
-        raise InputError(f"--label={label} does not exist; give {right}")
-    return {"label": torch.full((n,), label, device=model.device)}
 
 
 def check_tolerance(tolerance: float) -> None:

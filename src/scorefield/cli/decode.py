@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 import scorefield as sf
-from scorefield.cli.data import code_solver, label_condition
+from scorefield.cli.data import code_solver
 from scorefield.cli.files import check_format, is_image, read_codes, write_samples
 from scorefield.cli.options import (
     Batches,
@@ -21,6 +21,7 @@ from scorefield.cli.options import (
     Unset,
     check_temperature,
     check_writable,
+    label_condition,
     open_run,
     plural,
 )

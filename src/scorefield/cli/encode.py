@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import scorefield as sf
-from scorefield.cli.data import code_solver, label_condition, open_items
+from scorefield.cli.data import code_solver, open_items
 from scorefield.cli.files import check_suffix, write_codes
 from scorefield.cli.options import (
     COUNT,
@@ -19,6 +19,7 @@ from scorefield.cli.options import (
     Result,
     Unset,
     check_writable,
+    label_condition,
     open_run,
     plural,
 )

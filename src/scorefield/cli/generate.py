@@ -8,10 +8,21 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import scorefield as sf
-from scorefield.cli.data import label_condition
 from scorefield.cli.files import check_format, is_image, write_samples
 from scorefield.cli.names import read_solver
-from scorefield.cli.options import Drawing, Grid, Number, OfRun, Result, Unset, check_writable, open_run, plural
+from scorefield.cli.options import (
+    Drawing,
+    Grid,
+    Number,
+    OfRun,
+    Result,
+    Unset,
+    check_writable,
+    drawn,
+    label_condition,
+    open_run,
+    plural,
+)
 from scorefield.errors import InputError
 
 
@@ -52,17 +63,7 @@ def run(options: Options) -> Result:
     info, model = open_run(options.run, options.device)
     guided, cond = _guide(options, model, info.shape)
     begin = time.monotonic()
-    result = sf.sample(
-        guided,
-        options.n,
-        read_solver(options.sampler, model.sde),
-        steps=options.steps,
-        shape=info.shape,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        full=True,
-        **cond,
-    )
+    result = drawn(options, guided, options.n, info.shape, **cond)
     low, high = info.range or model.sde.range
     write_samples(out, result.x, low, high, options.columns)
     seconds, calls = time.monotonic() - begin, float(result.nfe.float().mean())

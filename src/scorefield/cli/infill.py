@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import scorefield as sf
-from scorefield.bundled import results_folder
-from scorefield.cli.files import check_suffix
-from scorefield.cli.names import read_solver
-from scorefield.cli.options import Drawing, Number, OfRun, Result, Unset, check_writable, open_run
-from scorefield.cli.states import codec_of, default_out, described, holds_states, suffixes, write_states
+from scorefield.cli.options import Drawing, Number, OfRun, Result, Unset
+from scorefield.cli.states import codec_of, draw_states, holds_states
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,26 +40,7 @@ def run(options: Options) -> Result:
     info = sf.training.read_run(options.run)
     if not holds_states(info):
         raise InputError(f"{options.run} is not a run of states; for images use inpaint")
-    out = options.out or default_out(results_folder(options.run), info, "infill")
-    check_suffix(out, suffixes(info))
-    hook = _known(options, info)
-    check_writable(out)
-    info, model = open_run(options.run, options.device)
-    begin = time.monotonic()
-    result = sf.sample(
-        model,
-        options.n,
-        read_solver(options.sampler, model.sde),
-        steps=options.steps,
-        shape=info.shape,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        hooks=[hook],
-        full=True,
-    )
-    shown = write_states(out, result.x.cpu(), info)
-    calls = float(result.nfe.double().mean())
-    return described(options.n, calls, time.monotonic() - begin, out, shown, options.seed)
+    return draw_states(options, "infill", _known(options, info))
 
 
 def _known(options: Options, info: RunInfo) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 import scorefield as sf
-from scorefield.cli.data import code_solver, label_condition, open_items
+from scorefield.cli.data import code_solver, open_items
 from scorefield.cli.files import check_format, is_image, write_samples
 from scorefield.cli.options import (
     Codes,
@@ -21,6 +21,7 @@ from scorefield.cli.options import (
     Unset,
     check_temperature,
     check_writable,
+    label_condition,
     open_run,
     plural,
 )

@@ -18,6 +18,7 @@ from scorefield.files import is_special
 
 if TYPE_CHECKING:
     from scorefield.model import ScoreModel
+    from scorefield.solve.integrate import Solution
     from scorefield.training import RunInfo
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -207,6 +208,31 @@ def open_run(path: str, device: str | None) -> tuple[RunInfo, ScoreModel]:
     if is_classifier(model):
         raise InputError(f"{path} is a classifier, not a score model; give the folder that train wrote")
     return info, model
+
+
+def drawn(options: Any, model: ScoreModel, n: int, shape: tuple[int, ...], **rest: Any) -> Solution:
+    """n samples of a model as the options of a command that draws ask; `rest` goes to `sample`, and before them."""
+    from scorefield.cli.names import read_solver
+
+    own = {"seed": options.seed, "steps": options.steps, "batch_size": options.batch_size}
+    return sf.sample(model, n, read_solver(options.sampler, model.sde), shape=shape, full=True, **own | rest)
+
+
+def label_condition(model: Any, label: int | None, n: int) -> dict[str, Any]:
+    """The condition of n samples of a class, for a network with classes; empty without a label.
+
+    Raises:
+        InputError: the network has no such class.
+    """
+    import torch
+
+    if label is None:
+        return {}
+    classes = getattr(model.net, "num_classes", 0)
+    if not 0 <= label < classes:
+        right = f"one from 0 to {classes - 1}" if classes else "none, since this run has no classes"
+        raise InputError(f"--label={label} does not exist; give {right}")
+    return {"label": torch.full((n,), label, device=model.device)}
 
 
 def refuse_speech(info: RunInfo) -> None:

@@ -10,9 +10,8 @@ import tyro
 
 import scorefield as sf
 from scorefield.bundled import results_folder
-from scorefield.cli.data import label_condition
 from scorefield.cli.figures import is_figure, write_items
-from scorefield.cli.files import check_format, check_suffix, is_image, write_samples
+from scorefield.cli.files import check_format, is_image, write_samples
 from scorefield.cli.names import check_solver, draws_noise, read_solver
 from scorefield.cli.options import (
     COUNT,
@@ -25,10 +24,12 @@ from scorefield.cli.options import (
     Unset,
     check_temperature,
     check_writable,
+    drawn,
+    label_condition,
     open_run,
     plural,
 )
-from scorefield.cli.states import default_out, described, holds_states, suffixes, write_states
+from scorefield.cli.states import draw_states, holds_states
 from scorefield.errors import InputError
 
 
@@ -68,8 +69,8 @@ def run(options: Options) -> Result:
         return _states(options)
     shape = sf.training.read_run(options.run).shape
     out = options.out or str(results_folder(options.run) / f"samples{'.png' if is_image(shape) else '.npy'}")
-    drawn = is_figure(out, shape, options.data)
-    if not drawn:
+    figure = is_figure(out, shape, options.data)
+    if not figure:
         check_format(out, shape)
     check_writable(out)
     info, model = open_run(options.run, options.device)
@@ -81,15 +82,12 @@ def run(options: Options) -> Result:
     begin, processes = time.monotonic(), parallel.join(model.device.type)
     rows, parts = processes.share(options.n), []
     if rows:
-        result = sf.sample(
+        result = drawn(
+            options,
             model,
             len(rows),
-            read_solver(options.sampler, model.sde),
-            steps=options.steps,
-            shape=info.shape,
+            info.shape,
             seed=SeedRows(options.seed, rows),
-            batch_size=options.batch_size,
-            full=True,
             pilots=options.pilots,
             progress=None if processes.main else False,
             **start,
@@ -104,7 +102,7 @@ def run(options: Options) -> Result:
     if info.scale is not None:
         x = info.in_units(x)
         low, high = float(x.min()), float(x.max())
-    if drawn:
+    if figure:
         write_items(out, x, info, options.data, options.seed)
     else:
         write_samples(out, x, low, high, options.columns, names=info.data.get("columns", ()))
@@ -130,23 +128,4 @@ def _states(options: Options) -> Result:
     """Samples of a run of states."""
     if options.temperature != 1:
         raise InputError("--temperature is for runs of continuous data; leave it out")
-    info = sf.training.read_run(options.run)
-    out = options.out or default_out(results_folder(options.run), info, "samples")
-    check_suffix(out, suffixes(info))
-    check_writable(out)
-    info, model = open_run(options.run, options.device)
-    begin = time.monotonic()
-    result = sf.sample(
-        model,
-        options.n,
-        read_solver(options.sampler, model.sde),
-        steps=options.steps,
-        shape=info.shape,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        full=True,
-        **label_condition(model, options.label, options.n),
-    )
-    shown = write_states(out, result.x.cpu(), info, options.columns)
-    calls = float(result.nfe.double().mean())
-    return described(options.n, calls, time.monotonic() - begin, out, shown, options.seed)
+    return draw_states(options, "samples")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING, Any
 
 import scorefield as sf
+from scorefield.bundled import results_folder
 from scorefield.cli.files import PICTURES, check_suffix, is_image, write_samples
-from scorefield.cli.options import Result
+from scorefield.cli.options import Result, check_writable, drawn, label_condition, open_run, plural
 from scorefield.errors import InputError
 from scorefield.files import atomic_file
 
@@ -99,14 +100,20 @@ def write_states(out: str, x: Tensor, info: RunInfo, columns: int | None = None)
     return shown
 
 
-def default_out(folder: Path, info: RunInfo, stem: str) -> str:
-    """Where samples go unless a file is named."""
-    return str(folder / f"{stem}{suffixes(info)[0]}")
+def draw_states(options: Any, stem: str, *hooks: Any) -> Result:
+    """Draw samples from a run of states and write them, into RUN under the stem unless a file is named.
 
-
-def described(n: int, calls: float, seconds: float, out: str, shown: str, seed: int) -> Result:
-    """What a command that drew samples says."""
-    from scorefield.cli.options import plural
-
-    text = f"{plural(n, 'sample')}, {calls:.0f} network calls at most, {seconds:.1f} s: {out}{shown}"
-    return Result(text, {"out": out, "n": n, "nfe": calls, "seconds": seconds, "seed": seed})
+    Raises:
+        InputError: a file that cannot hold them, or a class that there is not. OutputError: it cannot be written.
+    """
+    begin, info = time.monotonic(), sf.training.read_run(options.run)
+    out = options.out or str(results_folder(options.run) / f"{stem}{suffixes(info)[0]}")
+    check_suffix(out, suffixes(info))
+    check_writable(out)
+    info, model = open_run(options.run, options.device)
+    cond = label_condition(model, getattr(options, "label", None), options.n)
+    done = drawn(options, model, options.n, info.shape, hooks=hooks, **cond)
+    shown = write_states(out, done.x.cpu(), info, getattr(options, "columns", None))
+    calls, seconds = float(done.nfe.double().mean()), time.monotonic() - begin
+    text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls at most, {seconds:.1f} s: {out}{shown}"
+    return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})

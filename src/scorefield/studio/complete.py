@@ -20,22 +20,28 @@ MOST = 16
 
 
 @dataclass(frozen=True)
-class Completed:
-    """Completions, (n, C, H, W), what was known, (1, 1, H, W) booleans, and evaluations."""
+class Several:
+    """Samples (n, C, H, W) that explain the same, and evaluations."""
 
     samples: Tensor
-    known: Tensor
     nfe: float
 
     @property
     def mean(self) -> Tensor:
-        """Of the completions, (C, H, W)."""
+        """Of the samples, (C, H, W)."""
         return self.samples.mean(0)
 
     @property
     def deviation(self) -> Tensor:
-        """Standard deviation of each entry over the completions, (C, H, W)."""
+        """Standard deviation of each entry over the samples, (C, H, W)."""
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
+
+
+@dataclass(frozen=True)
+class Completed(Several):
+    """Completions, and what was known, (1, 1, H, W) booleans."""
+
+    known: Tensor
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Complete:
             full=True,
             progress=False,
         )
-        return Completed(done.x.cpu(), known.unsqueeze(0), float(done.nfe.double().mean()))
+        return Completed(done.x.cpu(), float(done.nfe.double().mean()), known.unsqueeze(0))
 
     def python(self, opened: Opened) -> str:
         """The same in Python: `samples`, `mean` and `deviation`."""

@@ -13,11 +13,11 @@ from scorefield.cli.names import operators
 from scorefield.cli.restore import Seen, by_method, check_linear, check_method, read_operator, simulated
 from scorefield.data import open_data
 from scorefield.errors import InputError
+from scorefield.studio.complete import MOST, Several
 from scorefield.studio.opened import Opened
 from scorefield.studio.words import command, options, python
 from scorefield.studio.work import Watch
 
-MOST = 16
 NEEDS_FILE = ("mask",)
 """Operators whose word is a file; the tab of completions has them."""
 
@@ -31,23 +31,11 @@ def choices(channels: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What was seen, as a picture (C', H', W') of intensities, and samples (n, C, H, W); psnr of their mean in dB."""
+class Restored(Several):
+    """Samples, what was seen, as a picture (C', H', W') of intensities, and psnr of their mean in dB."""
 
     seen: Tensor
-    samples: Tensor
     psnr: float
-    nfe: float
-
-    @property
-    def mean(self) -> Tensor:
-        """Of the samples, (C, H, W)."""
-        return self.samples.mean(0)
-
-    @property
-    def deviation(self) -> Tensor:
-        """Standard deviation of each entry over the samples, (C, H, W)."""
-        return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ class Restore:
         low, high = opened.interval
         unit = (samples.detach().float().cpu() - low) / (high - low)
         psnr = -10 * math.log10(max(float((unit.mean(0) - clean[0]).square().mean()), 1e-20))
-        return Restored(seen.shown(y)[0], samples.detach().cpu(), psnr, nfe)
+        return Restored(samples.detach().cpu(), nfe, seen.shown(y)[0], psnr)
 
     def python(self, opened: Opened) -> str:
         """The same in Python: `samples`, `mean` and `deviation`."""
