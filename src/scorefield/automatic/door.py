@@ -32,7 +32,7 @@ from scorefield.training.describe import build_model, from_json
 from scorefield.training.log import read_log
 from scorefield.training.monitor import Moment
 from scorefield.training.optimizer import make_accelerator
-from scorefield.training.run import RunInfo, has_begun, load_weights, read_run
+from scorefield.training.run import has_begun, load_weights, read_run
 from scorefield.training.trainer import Run, train
 
 if TYPE_CHECKING:
@@ -163,20 +163,14 @@ def fit(
     tell, begin = _teller(progress), time.monotonic()
     found = find(data, kind, size, labels, skip_broken, seed, out)
     tell(str(found))
-    source = out if found.known else like
-    if source is None:
+    if found.known is None and like is None:
         seconds = None if minutes is None else 60 * TRAINED * minutes
         choice = choose(found, seconds, steps, make_accelerator(TrainConfig(), device).device, seed)
         model, config = choice.model, choice.config
         tell(_why(choice, minutes))
     else:
-        model, config = _recorded(found.known or read_run(source), seed)
-        if found.known and not has_begun(found.known.path):  # what fails before its first step may begin again
-            first = read_checkpoint(list_checkpoints(found.known.path)[0], ("model",))
-            load_weights(model, first.tensors["model"], str(first.path))
-        elif not found.known and isinstance(model.net, Beside):
-            with_law(model, found)
-        tell(f"choices of {source}")
+        model, config = _taken(found, like, seed)
+        tell(f"choices of {like if found.known is None else out}")
     if minutes is not None:
         length["minutes"] = max(TRAINED * minutes - (time.monotonic() - begin) / 60, minutes / 3)
     config = config.updated(**length)
@@ -232,14 +226,20 @@ def _why(choice: Choice, minutes: float | None) -> str:
     return f"{choice}{length}"
 
 
-def _recorded(info: RunInfo, seed: int) -> tuple[ScoreModel, TrainConfig]:
-    """The model of a run with fresh weights, and how it was trained."""
+def _taken(found: Findings, like: str | Path | None, seed: int) -> tuple[ScoreModel, TrainConfig]:
+    """The model of the run that goes on, or of one like another, with fresh weights, and how it was trained."""
+    info = found.known or read_run(str(like))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(info.model, where=str(info.path))
     config = from_json(info.config)
     if not isinstance(config, TrainConfig):
         raise CheckpointError(f"{info.path} does not say how it was trained; choose another")
+    if found.known and not has_begun(info.path):  # what fails before its first step may begin again
+        first = read_checkpoint(list_checkpoints(info.path)[0], ("model",))
+        load_weights(model, first.tensors["model"], str(first.path))
+    elif not found.known and isinstance(model.net, Beside):
+        with_law(model, found)
     return model, config.updated(minutes=None, seed=seed)
 
 

@@ -27,7 +27,6 @@ from scorefield.randomness import FromGenerator
 from scorefield.reward.methods import AdjointMatching, Method, Rollout
 from scorefield.reward.paths import Chain, Paths, Reward, follow, rewarded
 from scorefield.sde import SDE
-from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Field, Solver
 from scorefield.times import GridFn, GridName
 from scorefield.training.config import Options, TrainConfig
@@ -138,7 +137,7 @@ def finetune(
         raise InputError(
             "accumulate and inner cannot both be above 1: the parts of a batch would be taken for each other"
         )
-    chain = _chain(model, solver, chain_steps, grid)
+    chain = Chain.of(model, solver, chain_steps, grid)
     base = copied(model).eval().requires_grad_(False)
     game = _Game(base, chain, reward, how, float(temperature), dict(cond or {}))
     before = game.measure(base, whole(samples, "samples", "the number of paths"), config.seed, vary=True)
@@ -165,39 +164,29 @@ def measure(
     model: ScoreModel,
     base: ScoreModel,
     reward: Reward,
+    chain: Chain | None = None,
     *,
     temperature: float = 1.0,
     n: int = 256,
     seed: int = 0,
-    solver: Solver | None = None,
-    chain_steps: int = 30,
-    grid: GridName | GridFn | Tensor | None = None,
     cond: dict[str, Any] | None = None,
 ) -> Figures:
-    """Reward, KL to the base and effective sample size of a chain, on n paths; arguments as in `finetune`.
+    """Reward, KL to the base and effective sample size of a chain, `Chain.of(model)` unless given, on n paths.
+
+    Other arguments: as in `finetune`.
 
     Raises:
         InputError: as in `finetune`.
     """
     _check_temperature(temperature)
-    chain = _chain(model, solver, chain_steps, grid)
-    game = _Game(base, chain, reward, AdjointMatching(), float(temperature), dict(cond or {}))
+    steps = Chain.of(model) if chain is None else chain
+    game = _Game(base, steps, reward, AdjointMatching(), float(temperature), dict(cond or {}))
     return game.measure(model, whole(n, "n", "the number of samples"), seed)
 
 
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise InputError(f"temperature={temperature}: lambda of p e^(r / lambda) is a positive number")
-
-
-def _chain(
-    model: ScoreModel, solver: Solver | None, chain_steps: int, grid: GridName | GridFn | Tensor | None
-) -> Chain:
-    solver = DDIM(eta=1.0) if solver is None else solver
-    solver.check_process(model.sde)
-    steps = None if isinstance(grid, Tensor) else whole(chain_steps, "chain_steps", "the number of steps of the chain")
-    times = solver.grid_for(model.sde, (model.sde.T, model.sde.t_min), steps, grid)
-    return Chain(solver, times)
 
 
 class _Game:

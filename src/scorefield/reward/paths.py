@@ -12,8 +12,12 @@ from torch import Tensor
 from scorefield.differentiate import differentiation
 from scorefield.dtypes import wide
 from scorefield.errors import InputError
+from scorefield.inputs import whole
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise
+from scorefield.solve.exponential import DDIM
 from scorefield.solve.integrate import Field, Solver
+from scorefield.times import GridFn, GridName
 
 Reward = Callable[[Tensor], Tensor]
 
@@ -28,6 +32,24 @@ class Chain:
 
     solver: Solver
     times: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        model: ScoreModel,
+        solver: Solver | None = None,
+        steps: int = 30,
+        grid: GridName | GridFn | Tensor | None = None,
+    ) -> Chain:
+        """The chain by which a model samples: `DDIM(eta=1.0)` unless given, from T to `sde.t_min`, on its own grid.
+
+        Raises:
+            ValueError: a solver that does not fit the process, or fewer than one step.
+        """
+        solver, sde = DDIM(eta=1.0) if solver is None else solver, model.sde
+        solver.check_process(sde)
+        count = None if isinstance(grid, Tensor) else whole(steps, "chain_steps", "the number of steps of the chain")
+        return cls(solver, solver.grid_for(sde, (sde.T, sde.t_min), count, grid))
 
     @property
     def length(self) -> int:

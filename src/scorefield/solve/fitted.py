@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.randomness import Noise
+from scorefield.randomness import Noise, source
 from scorefield.rows import held
 from scorefield.sde import GaussianSDE
 from scorefield.solve.exponential import DEIS, UniPC
 from scorefield.solve.integrate import Field, Solver, Task, Tick
 from scorefield.solve.reverse import EulerMaruyama
-from scorefield.solve.tuned import Tuned, best_fit, pilot
+from scorefield.solve.tuned import Tuned, best_fit, followed
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def _cached(task: Task, steps: int, pilots: int, tick: Tick | None) -> Tuned | N
     kept = _KEPT.setdefault(model, {}).get(key)
     if kept is None or not _same(kept.answers, _answers(model, kept.x, kept.times)):
         nodes = max(48, 4 * steps)
-        path = pilot(
-            model, shape=task.shape, pilots=pilots, nodes=nodes, dtype=task.dtype, device=task.device, tick=tick
-        )
+        noise = source(0, pilots)
+        x = model.sde.prior((pilots, *task.shape)).draw(noise, task.dtype, task.device)
+        path = followed(Field(model, {}, pilots), x, noise, nodes, tick=tick)
         error, solver = best_fit(path, steps)
         at = torch.linspace(0, nodes - 1, 8).round().long()
         x, times = path.states[at.to(path.states.device), 0].clone(), path.times[at]

@@ -127,8 +127,6 @@ def pilot(
     seed: Seed = 0,
     t_min: float | None = None,
     dtype: torch.dtype | None = None,
-    device: torch.device | None = None,
-    tick: Tick | None = None,
     **cond: Any,
 ) -> Reference:
     """Reference trajectories of a model, from T to t_min; `nodes` evaluations of each pilot.
@@ -137,7 +135,7 @@ def pilot(
         shape: event shape, where the model does not know it.
         pilots: number of trajectories; by default enough for 16,384 numbers, at least 8 and at most 512.
         nodes: times of the reference. t_min: where it ends, with E[x_0 | x]; `sde.t_min` by default.
-        dtype, device: the model's own by default. tick: called with the fraction that is done.
+        dtype: the model's own by default.
         cond: passed to the network; tensors with `pilots` rows go with the pilots.
 
     Raises:
@@ -147,10 +145,18 @@ def pilot(
     if event is None:
         raise ValueError("the model does not know its event shape; give shape=, such as shape=(3, 32, 32)")
     n = pilots or max(8, min(512, PILOT // math.prod(event)))
-    field, sde = Field(model, cond, n), model.sde
     noise = source(seed, n)
+    x = model.sde.prior((n, *event)).draw(noise, dtype or model.dtype, model.device)
+    return followed(Field(model, cond, n), x, noise, nodes, t_min)
+
+
+@torch.no_grad()
+def followed(
+    field: Field, x: Tensor, noise: Noise, nodes: int, t_min: float | None = None, tick: Tick | None = None
+) -> Reference:
+    """Reference trajectories from states x (B, *) at T; see `pilot`. `tick` is called with the fraction that is done."""
+    sde = field.sde
     times = sampling_grid(sde, nodes - 1, sde.T, sde.t_min if t_min is None else t_min, "log_snr")
-    x = sde.prior((n, *event)).draw(noise, dtype or model.dtype, device or model.device)
     x, states = integrate(_Watched(), field, x, times, noise, tick=tick)
     end = field.denoise(x, times[-1])
     passed, denoised = zip(*states[0][1], strict=True)

@@ -47,7 +47,6 @@ def train_classifier(
     sde: GaussianSDE,
     *,
     out: str | Path,
-    config: TrainConfig | None = None,
     depth: int = 10,
     width: int = 2,
     held_out: Dataset | None = None,
@@ -64,13 +63,13 @@ def train_classifier(
         depth, width: of the wide residual network; 28 and 10 in the paper.
 
     Other arguments:
-        config, held_out, device, progress, **options: as in `train`.
+        held_out, device, progress, **options: as in `train`.
 
     Raises:
         InputError: data without labels, or with one class only; and as `train`.
     """
     classes = class_count(data)
-    settings = (config or DEFAULT).updated(**options, label_dropout=0.0)
+    settings = DEFAULT.updated(**options, label_dropout=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = classifier_network(data.shape, classes, depth, width)

@@ -152,16 +152,15 @@ def _var(func: Any, x: Dual, dim: Any = None, *, correction: float | None = None
 
 @rule("native_group_norm")
 def _group_norm(
-    func: Any, x: Dual, weight: Tensor | None, bias: Tensor | None, n: int, c: int, hw: int, groups: int, eps: float
+    func: Any, x: Dual, weight: Tensor | None, bias: Tensor | None, *sizes: Any
 ) -> tuple[Dual, Tensor, Tensor]:
     plain(weight, bias)
+    *shape, eps = sizes  # items, channels, places, groups; and what keeps the deviation from 0
     p = x.packed.contiguous()
     out = torch.empty_like(p)
-    out[0], mean, rstd = func(p[0], weight, bias, n, c, hw, groups, eps)
+    out[0], mean, rstd = func(p[0], weight, bias, *shape, eps)
     for tangent, slope in zip(p[1:], out[1:], strict=True):
-        slope.copy_(
-            aten.native_group_norm_backward(tangent, p[0], mean, rstd, None, n, c, hw, groups, (True, False, False))[0]
-        )
+        slope.copy_(aten.native_group_norm_backward(tangent, p[0], mean, rstd, None, *shape, (True, False, False))[0])
     if weight is not None:
         out[1:] *= weight.reshape(-1, *[1] * (p.ndim - 3))
     return Dual(out), mean, rstd
