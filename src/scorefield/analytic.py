@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE
 from scorefield.views import View
+
+Parts: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class GaussianMixture(ScoreModel):
@@ -120,9 +122,10 @@ class GaussianMixture(ScoreModel):
             raise ValueError(f"a mixture takes no condition, but {', '.join(cond)} was given")
         batch_time(t, x)
         state = wide(x)
+        parts = self._parts(state, t)
         if name == "denoise":
-            return self._denoise(state, t).to(x.dtype)
-        score = self._score(state, t)
+            return self._denoise(state, parts).to(x.dtype)
+        score = self._score(state, parts)
         if name == "score":
             return score.to(x.dtype)
         time = as_time(t)
@@ -131,20 +134,20 @@ class GaussianMixture(ScoreModel):
         if name == "noise":
             return noise.to(x.dtype)
         d_alpha, d_sigma = self.sde.derivatives(time)
-        moved = expand(d_alpha, state) * self._denoise(state, t) + expand(d_sigma, state) * noise
+        moved = expand(d_alpha, state) * self._denoise(state, parts) + expand(d_sigma, state) * noise
         clean = sigma == 0
         if bool(clean.any()):  # there sigma' may be infinite, where g^2 is not
             flow = expand(self.sde.f(time), state) * state - expand(0.5 * self.sde.g2(time), state) * score
             moved = torch.where(expand(clean, state).bool(), flow, moved)
         return moved.to(x.dtype)
 
-    def _score(self, x: Tensor, t: Time) -> Tensor:
-        logits, whitened, _, _ = self._parts(x, t)
+    def _score(self, x: Tensor, parts: Parts) -> Tensor:
+        logits, whitened, _, _ = parts
         r = torch.softmax(logits, 1)
         return -self._back(r.unsqueeze(2) * whitened).reshape(x.shape)
 
-    def _denoise(self, x: Tensor, t: Time) -> Tensor:
-        logits, whitened, alpha, _ = self._parts(x, t)
+    def _denoise(self, x: Tensor, parts: Parts) -> Tensor:
+        logits, whitened, alpha, _ = parts
         r = torch.softmax(logits, 1)
         shift = self._back(r.unsqueeze(2) * onto(self._spectrum, x) * whitened)
         return (r @ onto(self._flat, x) + alpha * shift).reshape(x.shape)
@@ -155,7 +158,7 @@ class GaussianMixture(ScoreModel):
             return coordinates.sum(1)
         return torch.einsum("kij,bkj->bi", onto(self._basis, coordinates), coordinates)
 
-    def _parts(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _parts(self, x: Tensor, t: Time) -> Parts:
         """log(w_k N(x; alpha m_k, C_k)) (B, K); C_k^{-1} (x - alpha m_k) in the eigenbasis (B, K, D); alpha, sigma (., 1)."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}; this mixture has {self.shape}")

@@ -9,6 +9,7 @@ import torch
 
 import scorefield as sf
 from oracles import Cubic, gaussian, name
+from scorefield.coefficients import derivative
 from scorefield.likelihood import elbo
 from scorefield.times import ImportanceTimes, LogNormalTimes, LogSNRTimes
 
@@ -109,6 +110,14 @@ def test_the_slope_of_what_vanishes_is_kept():
     assert float(Cosine().derivatives(1.0)[0]) == pytest.approx(-0.5 * math.pi)
     assert float(Backwards().sigma(0.0)) == 0.0
     assert float(Backwards().derivatives(0.0)[1]) == pytest.approx(0.5 * math.pi)
+
+
+def test_a_branch_that_is_left_out_has_no_say_in_the_slope():
+    """Reverse mode alone has 0 * inf at t = 0."""
+    t = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    slope = derivative(lambda u: torch.where(u > 0, torch.sin(u) / u, 1.0), t)
+    exact = [0.0, math.cos(0.5) / 0.5 - math.sin(0.5) / 0.25]
+    torch.testing.assert_close(slope, torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=1e-14)
 
 
 def test_what_is_small_but_no_rounding_stays():

@@ -143,7 +143,9 @@ NEEDS_ALPHA = ("ProbabilityFlow",)  # says so in its docstring
 def test_a_numerical_zero_at_an_end_is_zero(solver, sde):
     """Samples of N(1, 0.3^2): finite, and near it, from the very first step at alpha(T) = 0."""
     model = sf.GaussianMixture(torch.ones(1, 2, dtype=torch.float64), 0.09, None, sde)
-    steps = None if solver.adapts else 60
+    steps = None if solver.adapts else 30
+    if solver.adapts:  # a tolerance that suits the bars
+        solver = type(solver)(*([0.1] * 2 if isinstance(solver, sf.solve.AdaptiveSDE) else [1e-3] * 2))
     x = sf.sample(model, 32, solver, steps=steps, seed=0, t_min=2e-3)
     assert torch.isfinite(x).all()
     assert x.mean() == pytest.approx(1.0, abs=0.15)  # four standard errors
