@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from scorefield.errors import cannot_write
 
@@ -147,3 +148,12 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in REFUSED:
             raise
+
+
+def finite(value: Any) -> Any:
+    """What JSON can hold: NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {str(name): finite(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -45,7 +45,7 @@ def test_states_times_and_paths_are_told_apart(tmp_path):
         ("t,x\n0,1\n1,one\n2,1\n", {}, "holds words"),
         ("x,y\n1,2\n3,4\n", {"time": "yy"}, "has no column 'yy' for time; .*it has x, y"),
         ("t\n1\n2\n", {}, "0 columns of states"),
-        ("x,y\n1,2\n3\n", {}, "row 2 of .* has 1 fields and 2 are expected"),
+        ("x,y\n1,2\n3\n", {}, "has 1 entries in line 3 and 2 columns"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, text, options, told):

@@ -63,6 +63,22 @@ def test_a_table_of_words_and_numbers(tmp_path):
     assert torch.equal(again.read(range(90)), x)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_tables_of_words_and_of_numbers_are_read_alike(tmp_path, suffix):
+    """As spreadsheets write them: a byte order mark, blanks, a line break within quotes, and an empty row."""
+    apart = "," if suffix == ".csv" else "\t"
+    lines = [["kind", "at, place"], ["red", "1"], ['"da\nrk"', " 2"], ["", ""], ["red", "3"]]
+    path = tmp_path / f"t{suffix}"
+    path.write_text("\n".join(apart.join(f'"{w}"' if "," in w else w for w in row) for row in lines), "utf-8-sig")
+    data = categories(path)
+    assert data.columns == ("kind", "at, place")
+    assert data.codec.write(data.read([0, 1, 2]))[-1] == "red,3"
+    labelled = sf.data.table(path, labels="kind")
+    assert labelled.columns == ("at, place",)
+    assert labelled.read([0, 1, 2]).flatten().tolist() == [1, 2, 3]
+    assert labelled.classes == ("da\nrk", "red")
+
+
 def test_binarised_digits_and_integer_arrays(tmp_path):
     import numpy as np
 

@@ -38,7 +38,7 @@ def test_separators_and_missing_names(tmp_path, apart):
         ("a,b\n1,2\n3,\n", "row 2 of .* has no value in column 'b'"),
         ("a,b\n1,2\n3,nan\n", "row 2 of .* holds nan in column 'b'"),
         ("a,b\n1,2\n1,3\n", "column 'a' of .* never changes"),
-        ("a,b\n1,2\n3\n", "row 2 of .* has 1 fields and 2 are expected"),
+        ("a,b\n1,2\n3\n", "has 1 entries in line 3 and 2 columns"),
         ("a,b\n1,2\n", "has 1 rows; give at least two"),
         ("", "is empty"),
     ],

@@ -116,8 +116,8 @@ def _run(args: list[str]) -> int:
         return 0
     if args[0] not in COMMANDS:
         raise InputError(f"unknown command {args[0]!r}{closest(args[0], COMMANDS)}")
-    from scorefield.cli.options import finite
     from scorefield.cli.parse import parse
+    from scorefield.files import finite
 
     command = importlib.import_module(f"scorefield.cli.{args[0]}")
     words = args[1:]

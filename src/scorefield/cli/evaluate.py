@@ -22,11 +22,10 @@ from scorefield.cli.options import (
     Result,
     Unset,
     check_writable,
-    finite,
     pick_device,
 )
 from scorefield.errors import InputError
-from scorefield.files import atomic_file, cache_folder
+from scorefield.files import atomic_file, cache_folder, finite
 from scorefield.parallel import launched
 from scorefield.training.describe import from_json
 

@@ -142,15 +142,6 @@ class Result:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def finite(value: Any) -> Any:
-    """What JSON can hold: NaN and infinity become null."""
-    if isinstance(value, Mapping):
-        return {str(name): finite(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def check_counts(options: Any) -> None:
     """Refuse options below one that are marked with `COUNT`.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset
+from scorefield.data.tables import read_words, rows_of
 from scorefield.errors import InputError, cannot_read
 
 BINS = 16
@@ -229,9 +230,8 @@ def categories(path: Any, *, codec: Columns | None = None, name: str | None = No
         InputError: no such file, rows of different lengths, a missing value, a column of too many different words, another
             header.
     """
-    frame = hasattr(path, "columns")
-    names, rows = _of_frame(path) if frame else _rows(path)
-    path = name or ("data" if frame else str(path))
+    names, rows = _rows(path)
+    path = name or ("data" if hasattr(path, "columns") else str(path))
     for i, row in enumerate(rows):
         if "" in row:
             column = names[row.index("")]
@@ -323,28 +323,14 @@ def _tokenizer(path: str) -> Any:
         raise InputError(f"cannot read {path}: {' '.join(str(error).split())}; give a tokenizer.json") from error
 
 
-def _of_frame(frame: Any) -> tuple[list[str], list[list[str]]]:
-    rows = [["" if v is None or v != v else str(v).strip() for v in row] for row in frame.itertuples(index=False)]
-    return [str(c) for c in frame.columns], rows
-
-
-def _rows(path: str | Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        content = Path(path).read_text("utf-8")
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8; save the table as .csv in UTF-8") from None
-    first = content.partition("\n")[0]
-    apart = "\t" if str(path).lower().endswith(".tsv") else max(",;\t", key=first.count)
-    lines = list(csv.reader(io.StringIO(content), delimiter=apart))
-    lines = [[word.strip() for word in line] for line in lines if line]
-    if len(lines) < 2:
-        raise InputError(f"{path} is empty; give a header and at least one row")
-    names, *rows = lines
-    for k, row in enumerate(rows):
-        if len(row) != len(names):
-            raise InputError(f"{path} has {len(row)} entries in line {k + 2} and {len(names)} columns; make them equal")
+def _rows(source: Any) -> tuple[list[str], list[list[str]]]:
+    """Names of the columns of a file with a header or of a data frame, and its rows as words."""
+    if hasattr(source, "columns"):
+        names, rows = rows_of(source)
+        return names, [[str(word).strip() for word in row] for row in rows]
+    names, *rows = read_words(Path(source))
+    if not rows:
+        raise InputError(f"{source} is empty; give a header and at least one row")
     return names, rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
         columns, rows = read_rows(Path(source))
     else:
         name = name or "data"
-        columns, rows = _frame(source)
+        columns, rows = rows_of(source)
     if len(rows) < 2:
         raise InputError(f"{name} has {len(rows)} rows; give at least two")
     targets: tuple[Tensor | None, tuple[str, ...]] = (None, ())
@@ -63,7 +64,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
 
 def holds_words(source: Any) -> bool:
     """Whether a column of a CSV file or of a DataFrame holds something else than numbers, missing values aside."""
-    columns, rows = read_rows(Path(source)) if isinstance(source, str | Path) else _frame(source)
+    columns, rows = read_rows(Path(source)) if isinstance(source, str | Path) else rows_of(source)
     present = ([v for v in (row[j] for row in rows) if str(v).strip()] for j in range(len(columns)))
     return any(not all(_is_number(v) for v in values) for values in present)
 
@@ -80,7 +81,8 @@ def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.n
     return values, mean, std
 
 
-def _frame(source: Any) -> tuple[list[str], list[list[Any]]]:
+def rows_of(source: Any) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns of a data frame or series, and its rows; what is missing is an empty word."""
     frame = source if hasattr(source, "columns") else source.to_frame()
     rows = [["" if v is None or v != v else v for v in row] for row in frame.itertuples(index=False)]
     return [str(c) for c in frame.columns], rows
@@ -90,6 +92,15 @@ def read_rows(path: Path) -> tuple[list[str], list[list[Any]]]:
     """Names of the columns of a CSV file, and its other rows as words.
 
     Raises:
+        InputError: as `read_words`.
+    """
+    return _headed(read_words(path))
+
+
+def read_words(path: Path) -> list[list[str]]:
+    """The rows of a CSV file, those without a word left out; fields apart by comma, semicolon or tab.
+
+    Raises:
         InputError: no such file, not text, empty, or rows of unequal length.
     """
     try:
@@ -97,25 +108,26 @@ def read_rows(path: Path) -> tuple[list[str], list[list[Any]]]:
     except OSError as error:
         raise cannot_read(path, error) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"cannot read {path}: it is not UTF-8 text; save it as such") from error
+        raise InputError(f"cannot read {path}: it is not text in UTF-8; save it as such") from error
     first = text.partition("\n")[0]
-    apart = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=apart) if any(field.strip() for field in row)]
+    apart = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    lines, rows = csv.reader(io.StringIO(text), delimiter=apart), list[list[str]]()
+    for row in ([word.strip() for word in line] for line in lines):
+        if any(row):
+            rows.append(row)
+            if len(row) != (wide := len(rows[0])):
+                at = lines.line_num
+                raise InputError(f"{path} has {len(row)} entries in line {at} and {wide} columns; make them equal")
     if not rows:
-        raise InputError(f"{path} is empty; give lines of numbers")
-    columns, body = _headed(rows)
-    for i, row in enumerate(body):
-        if len(row) != len(columns):
-            raise InputError(f"row {i + 1} of {path} has {len(row)} fields and {len(columns)} are expected; repair it")
-    return columns, body
+        raise InputError(f"{path} is empty; give a line for each row")
+    return rows
 
 
 def _headed(rows: list[list[str]]) -> tuple[list[str], list[list[Any]]]:
     """Names of the columns, from the first row where it holds words, and the other rows."""
-    heads = [field.strip() for field in rows[0]]
-    named = any(not _is_number(f) and f for f in heads)
-    columns = heads if named else [f"column {i + 1}" for i in range(len(heads))]
-    return columns, [list(row) for row in (rows[1:] if named else rows)]
+    named = any(not _is_number(word) and word for word in rows[0])
+    columns = rows[0] if named else [f"column {i + 1}" for i in range(len(rows[0]))]
+    return columns, [*rows[1:]] if named else [*rows]
 
 
 def _label_column(columns: list[str], rows: list[list[Any]], labels: bool | str, name: str) -> int:

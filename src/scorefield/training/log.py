@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from scorefield.errors import InputError, ScorefieldWarning, cannot_write, closest
-from scorefield.files import atomic_file
+from scorefield.files import atomic_file, finite
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -39,20 +38,12 @@ class Log:
         Raises:
             OutputError: the disk is full.
         """
-        line = json.dumps(_strict(values))
+        line = json.dumps(finite(values))
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(run: str | Path) -> list[dict[str, Any]]:
