@@ -572,6 +572,16 @@ def test_json_is_json_whatever_the_figures_are(cli, monkeypatch):
     assert json.loads(out, parse_constant=lambda name: pytest.fail(name)) == {"a": None, "b": [1.0, None]}
 
 
+@pytest.mark.parametrize(
+    "words", [["sample", "nowhere"], ["sample", "digits", "--steps", "0"], ["presets", "--colour"], ["tarin"]]
+)
+def test_json_is_json_where_it_fails(cli, words):
+    status, out, err = cli(*words, "--json")
+    told = json.loads(out)
+    assert (status, told["status"]) == (2, 2)
+    assert_one_line(err, told["error"])
+
+
 def test_no_memory_is_said_as_such(cli, run_folder, monkeypatch):
     def greedy(*args, **options):
         raise MemoryError

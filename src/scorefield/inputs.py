@@ -65,6 +65,11 @@ def said(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(f'{name}={word(part)}' for name, part in parts)})"
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, of Python, NumPy or torch."""
+    return not isinstance(value, str | bytes) and _lies_in(value, lambda v: math.isfinite(float(v)))
+
+
 def positive(**values: Any) -> None:
     """Refuse what is no positive number by the name of its keyword, NaN and infinity too.
 

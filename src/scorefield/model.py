@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.dtypes import check_real
-from scorefield.inputs import as_tensor, positive
+from scorefield.inputs import as_tensor, is_number, positive
 from scorefield.prior import PriorLike
 from scorefield.rows import agreed, held, take
 from scorefield.sde import SDE, GaussianSDE
@@ -86,8 +85,7 @@ class ScoreModel(nn.Module):
             raise ValueError(
                 f"{type(net).__name__} reads x and t as they are; give predict='noise', 'score' or 'data', and no clock"
             )
-        unreadable = isinstance(clock, int | float) and not math.isfinite(clock)
-        if unreadable or (isinstance(clock, str) and clock not in CLOCKS):
+        if not (clock is None or callable(clock) or clock in CLOCKS or is_number(clock)):
             raise ValueError(f"clock={clock!r} is unknown; choose one of {', '.join(CLOCKS)}, a number or a function")
         if sigma_data is not None:
             positive(sigma_data=sigma_data)

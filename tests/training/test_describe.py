@@ -10,7 +10,7 @@ import scorefield as sf
 from scorefield import nn
 from scorefield.errors import CheckpointError, InputError
 from scorefield.times import LogNormalTimes
-from scorefield.training import TrainConfig
+from scorefield.training import TrainConfig, read_run
 from scorefield.training.describe import build_model, describe_model, from_json, to_json
 
 
@@ -83,3 +83,33 @@ def test_a_class_of_the_user_must_be_given_at_loading():
 def test_what_is_not_in_the_closed_set_is_refused(description):
     with pytest.raises(CheckpointError):
         from_json(description)
+
+
+@pytest.mark.parametrize(("part", "value"), [("schedule", None), ("states", 2.5), ("schedule", {"T": 1.0})])
+def test_a_jump_process_that_is_none_is_refused(part, value):
+    model = sf.discrete.JumpModel(nn.StateMLP(3, 2, width=8), sf.discrete.Absorbing(3), (2,))
+    described = through_json(describe_model(model))
+    described["sde"]["arguments"][part] = value
+    with pytest.raises(CheckpointError):
+        build_model(described)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"scale": None},
+        {"scale": {"mean": 0.0}},
+        {"scale": {"mean": "x", "factor": 1.0}},
+        {"scale": {"mean": [0.0, 1.0, 2.0], "factor": 1.0}},
+        {"scale": {"mean": float("nan"), "factor": 1.0}},
+        {"scale": {"mean": 0.0, "factor": 1.0, "powers": []}},
+        {"codec": "Columns"},
+    ],
+)
+def test_units_that_are_none_are_refused(tmp_path, data):
+    net = {"class": "MLP", "arguments": {"features": 2}}
+    model = {"net": net, "sde": {"class": "VP", "arguments": {}}}
+    rest = {"format": 1, "model": model, "range": None, "levels": None, "shape": [2], "classes": [], "config": {}}
+    (tmp_path / "run.json").write_text(json.dumps(rest | {"data": data}))
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+        read_run(tmp_path)

@@ -192,6 +192,8 @@ def test_a_state_that_is_none_is_damage_in_one_line(run_training, tmp_path, stat
         ("net", {"class": "MLP", "arguments": {"features": 2, "width": -1}}),
         ("net", {"class": "MLP", "arguments": {"features": 2, "width": 10**18}}),
         ("predict", "x"),
+        ("clock", [1]),
+        ("net", {"class": "MLP", "arguments": {"features": 2, "width": 8, "time_scale": None}}),
     ],
 )
 def test_a_description_that_is_none_is_one_line_and_status_two(run_training, tmp_path, capsys, part, value):

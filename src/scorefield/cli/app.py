@@ -82,21 +82,21 @@ def entry() -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0 on success, 2 for input that cannot be used, 1 for other failures."""
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
+    debug, as_json = "--debug" in args, "--json" in args
     try:
         with warnings.catch_warnings():
             if not debug:
                 warnings.showwarning = _one_line
             return _run(args)
     except KeyboardInterrupt:
-        return _report("interrupted", INTERRUPTED, debug)
+        return _report("interrupted", INTERRUPTED, debug, as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        _let_go()
         return 1
     except ValueError as error:  # InputError, and the plain ones of functions that check their arguments
-        return _report(str(error), 2, debug)
+        return _report(str(error), 2, debug, as_json)
     except Exception as error:
-        return _report(_describe(error), 1, debug)
+        return _report(_describe(error), 1, debug, as_json)
 
 
 def _run(args: list[str]) -> int:
@@ -174,19 +174,32 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}; this is a fault of scorefield, --debug shows where"
 
 
-def _report(message: str, status: int, debug: bool) -> int:
+def _report(message: str, status: int, debug: bool, as_json: bool) -> int:
+    """Tell what went wrong: on standard error, and where JSON is wanted as an object there too."""
     if debug:
         traceback.print_exc()
-    _tell(message)
+    told = _tell(message)
+    if as_json and sys.stdout is not None and launched().main:
+        try:
+            print(json.dumps({"error": told, "status": status}), flush=True)
+        except BrokenPipeError:
+            _let_go()
     return status
 
 
-def _tell(message: str) -> None:
+def _let_go() -> None:
+    """Nobody reads standard output any more; without this Python complains once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(message: str) -> str:
     """A message in the words of the command line, on one line of standard error."""
     for argument, flag in FLAGS.items():
         message = message.replace(argument, flag)
+    message = " ".join(message.split())
     if sys.stderr is not None:
-        print(f"scorefield: {' '.join(message.split())}", file=sys.stderr)
+        print(f"scorefield: {message}", file=sys.stderr)
+    return message
 
 
 def _one_line(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:

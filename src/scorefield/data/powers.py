@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.inputs import tensor_of
+
 TRIED = torch.linspace(0.0, 2.0, 81, dtype=torch.float64)
 """Powers for which the map is onto, so that no density is lost."""
 
@@ -56,7 +58,7 @@ class Powers:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Powers:
         """The powers of `to_json`."""
-        return cls(*(torch.tensor(content[name], dtype=torch.float64) for name in ("centre", "scale", "powers")))
+        return cls(*(tensor_of(content[name], name).double() for name in ("centre", "scale", "powers")))
 
 
 def _best(u: Tensor) -> float:

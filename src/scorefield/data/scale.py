@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data.powers import Powers
+from scorefield.inputs import tensor_of
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,12 @@ class Scale:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scale:
-        """The scale of `to_json`."""
-        mean, factor = (torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "factor"))
+        """The scale of `to_json`.
+
+        Raises:
+            ValueError: what is no numbers. KeyError, TypeError: what is none at all.
+        """
+        mean, factor = (tensor_of(content[name], name).double() for name in ("mean", "factor"))
         return cls(mean, factor, Powers.from_json(content["powers"]) if "powers" in content else None)
 
 

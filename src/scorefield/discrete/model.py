@@ -63,7 +63,7 @@ class JumpModel(ScoreModel):
             )
         if predict not in PREDICTIONS:
             raise ValueError(f"predict={predict!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
-        if isinstance(clock, str) and clock not in ("t", "total"):
+        if not (clock is None or callable(clock) or clock in ("t", "total")):
             raise ValueError(f"clock={clock!r} is unknown; choose t, total, None or a function")
         super().__init__(net, process, "data", shape=shape)  # type: ignore[arg-type]
         self.process = process

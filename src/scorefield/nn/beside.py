@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from scorefield.inputs import positive
 from scorefield.nn.initial import arguments
 
 
@@ -26,6 +27,7 @@ class Beside(nn.Module):
 
     def __init__(self, net: nn.Module, sigma_data: float) -> None:
         super().__init__()
+        positive(sigma_data=sigma_data)
         self.net, self.sigma_data = net, sigma_data
         self.num_classes = int(getattr(net, "num_classes", 0))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.dtypes import full_precision, wide
+from scorefield.inputs import positive
 from scorefield.nn.initial import fan_avg_uniform_
 
 
@@ -73,6 +74,7 @@ class PositionalFeatures(nn.Module):
 
     def __init__(self, features: int, scale: float = 1.0) -> None:
         super().__init__()
+        positive(time_scale=scale)
         self.features = features
         self.scale = scale
 

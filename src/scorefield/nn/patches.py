@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scorefield.inputs import positive
 from scorefield.nn.embeddings import cosine_features
 from scorefield.nn.initial import arguments
 
@@ -61,6 +62,7 @@ class DiT(nn.Module):
                 f"patch={patch}, depth={depth}, width={width}, heads={heads}: expected numbers from 1 on, and a width that "
                 "is a multiple of 4 and of heads"
             )
+        positive(time_scale=time_scale)
         self.in_channels, self.patch, self.width, self.time_scale = in_channels, patch, width, time_scale
         self.num_classes = num_classes
         outputs = in_channels * (2 if learn_sigma else 1)

@@ -106,6 +106,8 @@ def describe_model(model: ScoreModel) -> dict[str, Any]:
 def _check(parts: Mapping[str, Any], shape: Any) -> None:
     if not callable(parts["net"]) or not isinstance(parts["sde"], SDE | JumpProcess):
         raise TypeError("its net is no network or its sde no SDE")
+    if isinstance(parts["sde"], JumpProcess):
+        parts["sde"].between(0.0, parts["sde"].T)  # a schedule that is none fails here
     if shape is not None and not all(type(n) is int and n > 0 for n in shape):
         raise TypeError(f"shape {shape}")
 

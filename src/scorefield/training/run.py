@@ -154,7 +154,7 @@ def read_run(path: str | Path) -> RunInfo:
             raise ValueError("shape")
         if not all(isinstance(content["model"][part], Mapping) for part in ("net", "sde")):
             raise ValueError("model")
-        return RunInfo(
+        info = RunInfo(
             path=folder,
             model=dict(content["model"]),
             range=None if content["range"] is None else (float(content["range"][0]), float(content["range"][1])),
@@ -164,11 +164,15 @@ def read_run(path: str | Path) -> RunInfo:
             data=dict(content["data"]),
             config=dict(content["config"]),
         )
+        if not isinstance(info.data.get("codec", {}), Mapping):
+            raise ValueError("codec")
+        info.in_units(torch.zeros(1, *shape))  # a scale of another form fails here
+        return info
     except OSError as error:
         raise cannot_read(path, error) from error
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, RuntimeError) as error:
         raise CheckpointError(f"{folder / RUN_FILE} is damaged; restore it from a copy or train again") from error
 
 
