@@ -48,10 +48,10 @@ def test_its_samples_are_digits(model: sf.ScoreModel) -> None:
 
 
 def test_codes_decode_to_the_images(model: sf.ScoreModel) -> None:
-    x = sf.likelihood.dequantize(digits(train=False)[:3].read(range(3)), seed=0)
+    x = sf.likelihood.dequantize(digits(train=False)[:1].read(range(1)), seed=0)
     back = sf.decode(model, sf.encode(model, x))
-    # a pixel that the model holds to be all but impossible comes back less exactly, hence the median
-    assert float((back - x).square().flatten(1).mean(1).sqrt().median()) < 1e-3
+    # of an image with a pixel that the model holds to be all but impossible, that pixel comes back less exactly
+    assert float((back - x).square().mean().sqrt()) < 1e-3
 
 
 def test_the_distilled_one_draws_digits_in_two_jumps() -> None:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import scorefield as sf
 from cli_tools import tiny_run
 from scorefield.cli import main
 
@@ -67,6 +68,14 @@ def fuzz(count: int):
         suppress_health_check=every,
         phases=[Phase.generate],
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_steps():
+    """Where the number of steps is dropped from a command, the default need not be the thousand of the paper."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sf.PC, "default_steps", 20)
+        yield
 
 
 @pytest.fixture(scope="module")

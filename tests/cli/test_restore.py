@@ -1,6 +1,7 @@
 """Inverse problems from the command line: measurements by name, every method, and their pictures."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -76,7 +77,8 @@ def test_fourier_measures_the_middle_and_the_wanted_share_of_columns():
 
 
 @pytest.mark.parametrize("method", METHOD_STEPS)
-def test_every_method_writes_samples_and_panel(cli, trained, image, tmp_path, method):
+def test_every_method_writes_samples_and_panel(cli, trained, image, tmp_path, method, monkeypatch):
+    monkeypatch.setattr(sys.modules["scorefield.inverse.restore"], "PARTICLES", 16)
     out = tmp_path / "y.png"
     command = ["restore", trained, "--image", image, "--operator", "downsample:4", "--noise", 0.5, "--method", method]
     status, text, err = cli(*command, "--simulate", "-n", 3, "--steps", 2, "--out", out, "--json")

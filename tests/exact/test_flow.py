@@ -54,15 +54,10 @@ def test_flow_of_a_mixture_keeps_its_density(sde):
 def affine(
     solver: sf.Solver, gm: sf.GaussianMixture, t: Tensor, s: Tensor, state: object
 ) -> tuple[float, float, float]:
-    """(a, b, c) of a step x -> a x + b + c z in one dimension, by three calls of the solver itself."""
-
-    def call(x: float, z: float) -> float:
-        noise = FromFunction(1, lambda: torch.full((1, 1), z, dtype=torch.float64))
-        field = Field(gm, {}, 1)
-        return float(solver.step(field, torch.full((1, 1), x, dtype=torch.float64), t, s, state, noise)[0])
-
-    b = call(0.0, 0.0)
-    return call(1.0, 0.0) - b, b, call(0.0, 1.0) - b
+    """(a, b, c) of a step x -> a x + b + c z in one dimension, by a step of the solver itself from three (x, z)."""
+    x, z = torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [0.0], [1.0]]], dtype=torch.float64)
+    b, with_x, with_z = solver.step(Field(gm, {}, 3), x, t, s, state, FromFunction(3, lambda: z))[0].flatten().tolist()
+    return with_x - b, b, with_z - b
 
 
 def variance_error(solver: sf.Solver, sde: sf.GaussianSDE, steps: int) -> float:
