@@ -107,3 +107,13 @@ def derivative(function: Callable[[Time], Tensor], t: Tensor) -> Tensor:
         t = t.contiguous()  # torch.func.jvp wants memory of its own for every entry
         slope = torch.func.jvp(curve, (t,), (torch.ones_like(t),))[1]
     return slope
+
+
+def bisect(rising: Callable[[Tensor], Tensor], value: Tensor, end: float) -> Tensor:
+    """Where a rising function of times in [0, end] takes given values; of their shape."""
+    low, high = torch.zeros_like(value), torch.full_like(value, end)
+    for _ in range(64):  # end / 2^64: all digits of any time above 1e-5 of the end
+        middle = 0.5 * (low + high)
+        before = rising(middle) < value
+        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+    return 0.5 * (low + high)

@@ -29,7 +29,7 @@ th { font-weight: 600; } td:not(:first-child), th:not(:first-child) { text-align
          gap: 1.25rem; margin-top: 1.25rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1.1rem 1.2rem; }
 section.wide { grid-column: 1 / -1; } figure { margin: 0; } img { max-width: 100%; height: auto; border-radius: .25rem; }
-img.pixels { image-rendering: pixelated; } img.plot { background: #fff; }
+img.pixels { image-rendering: pixelated; }
 svg { width: 100%; height: auto; } svg text { fill: var(--dim); font-size: 12px; } svg .grid { stroke: var(--line); }
 svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } svg circle { stroke: none; }
 b.good, b.watch, b.act { padding: .1rem .55rem; border-radius: 1rem; color: #fff; font-size: .8rem; font-weight: 600; }
@@ -69,11 +69,10 @@ class Report:
         parts = [f"<p class='lead'>{escape(why)}</p><pre>{escape(what)}</pre>" for why, what in lines]
         self._section(title, "".join(parts), wide=True)
 
-    def picture(self, title: str, text: str, path: Path, *, wide: bool = False, pixels: bool = True) -> None:
+    def picture(self, title: str, text: str, path: Path, *, wide: bool = False) -> None:
         """Add a picture file, embedded, with a sentence above it."""
         code = base64.b64encode(path.read_bytes()).decode()
-        kind = "pixels" if pixels else "plot"
-        image = f'<img class="{kind}" alt="{escape(title)}" src="data:image/png;base64,{code}">'
+        image = f'<img class="pixels" alt="{escape(title)}" src="data:image/png;base64,{code}">'
         self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{image}</figure>", wide=wide)
 
     def curves(
@@ -84,11 +83,10 @@ class Report:
         labels: tuple[str, str],
         *,
         log_y: bool = False,
-        wide: bool = False,
     ) -> None:
         """Add a plot of named series of (x, y), drawn into the page itself; points that are not finite are left out."""
         plot = line_plot(lines, labels, log_y)
-        self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{plot}</figure>", wide=wide)
+        self._section(title, f"<p class='lead'>{escape(text)}</p><figure>{plot}</figure>", wide=False)
 
     def verdicts(self, title: str, rows: Sequence[tuple[str, str, str]]) -> None:
         """Add a table of questions, verdicts and what was found; a question leads to the `finding` of the same title."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.coefficients import Time, as_time, batch_time, derivative, expand, of_time
+from scorefield.coefficients import Time, as_time, batch_time, bisect, derivative, expand, of_time
 from scorefield.diffusion import acts_by_entry, checked_diffusion, checked_drift, noise_shape, outer, spread_by, tame
 from scorefield.dtypes import check_real
 from scorefield.errors import ScorefieldWarning
@@ -280,13 +280,7 @@ class GaussianSDE(SDE):
 
     def inverse_log_snr(self, log_snr: Time) -> Tensor:
         """The time at which `log_snr` takes the given value, by bisection; the shape of the argument."""
-        target = as_time(log_snr)
-        low, high = torch.zeros_like(target), torch.full_like(target, self.T)
-        for _ in range(64):  # T / 2^64: all digits of any time above 1e-5 T
-            middle = 0.5 * (low + high)
-            later = self.log_snr(middle) > target
-            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
-        return 0.5 * (low + high)
+        return bisect(lambda t: -self.log_snr(t), -as_time(log_snr), self.T)
 
     def kernel(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (like x0) and standard deviation (broadcasts with x0) of p(x_t | x_0); t is a float or (B,)."""

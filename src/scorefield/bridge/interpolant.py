@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.bridge.process import Bridge, end_of_path, same_shape
+from scorefield.bridge.process import Bridge, asked, same_shape
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.dtypes import check_real
 from scorefield.model import ScoreModel
@@ -55,16 +55,7 @@ class InterpolantModel(ScoreModel):
 
     def parts(self, x: Tensor, t: Time, *, x1: Tensor | None = None, **cond: Any) -> tuple[Tensor, Tensor]:
         """E[x_1 - x_0 | x_t] and E[z | x_t], each like x (B, C, *)."""
-        if self.sees_end:
-            cond = cond | {"x1": end_of_path(x1, x)}
-        dtype = self.dtype if any(True for _ in self.parameters()) else x.dtype
-        time = batch_time(t, x).to(device=x.device, dtype=dtype).expand(len(x))
-        y: Tensor = self.net(x.to(dtype), time, **cond)
-        if y.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
-            raise ValueError(
-                f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}; return twice the channels"
-            )
-        change, noise = y.to(x.dtype).chunk(2, 1)
+        change, noise = asked(self, x, t, x1, cond, 2).chunk(2, 1)
         return change, noise
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.bridge.process import Bridge, end_of_path, same_shape
+from scorefield.bridge.process import Bridge, asked, same_shape
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, generator
@@ -43,14 +43,7 @@ class BridgeModel(ScoreModel):
 
     def offset(self, x: Tensor, t: Time, *, x1: Tensor | None = None, **cond: Any) -> Tensor:
         """What the network says: E[x_t - x_0 | x_t] over its scale, like x."""
-        if self.sees_end:
-            cond = cond | {"x1": end_of_path(x1, x)}
-        dtype = self.dtype if any(True for _ in self.parameters()) else x.dtype
-        time = batch_time(t, x).to(device=x.device, dtype=dtype).expand(len(x))
-        y: Tensor = self.net(x.to(dtype), time, **cond)
-        if y.shape != x.shape:
-            raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}")
-        return y.to(x.dtype)
+        return asked(self, x, t, x1, cond)
 
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         """E[x_0 | x_t] for "denoise"; no other view exists without the law of the other end.

@@ -177,3 +177,20 @@ def same_shape(a: Tensor, b: Tensor) -> None:
         raise ValueError(
             f"the two ends have shapes {tuple(a.shape)} and {tuple(b.shape)}; give pairs of the same shape"
         )
+
+
+def asked(model: Any, x: Tensor, t: Time, x1: Any, cond: dict[str, Any], channels: int = 1) -> Tensor:
+    """What the network of a model between two ends says at x (B, C, *), (B, channels C, *), in the dtype of x.
+
+    Raises:
+        ValueError: no end where the network sees it, or an answer of another shape.
+    """
+    if model.sees_end:
+        cond = cond | {"x1": end_of_path(x1, x)}
+    dtype = model.dtype if any(True for _ in model.parameters()) else x.dtype
+    time = batch_time(t, x).to(device=x.device, dtype=dtype).expand(len(x))
+    y: Tensor = model.net(x.to(dtype), time, **cond)
+    if y.shape != (len(x), channels * x.shape[1], *x.shape[2:]):
+        right = "" if channels == 1 else "; return twice the channels"
+        raise ValueError(f"the network returned shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}{right}")
+    return y.to(x.dtype)

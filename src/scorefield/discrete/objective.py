@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, expand
-from scorefield.discrete.model import JumpModel, time_of
+from scorefield.discrete.model import JumpModel
 from scorefield.dtypes import check_finite, onto
+from scorefield.objective import draw
 from scorefield.randomness import generator
-from scorefield.times import Proposal, low_discrepancy
+from scorefield.times import Proposal
 
 Draw: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
 EARLIEST = 1e-5
@@ -203,24 +204,13 @@ def _corrupted(
     times: Proposal | None,
 ) -> Draw:
     """Times (B,), their weights (B,), and x_t like x0."""
-    process = model.process
+    process: Any = model.process
     check_data(process, x0)
     if noise is not None:
-        if noise.shape != x0.shape:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {tuple(x0.shape)}, that of x0")
         check_finite(noise, "noise")
-    n = x0.shape[0]
-    draws = generator(seed) if t is None or noise is None else None
-    if t is not None:
-        time = time_of(t, x0).expand(n)
-        weight = torch.ones_like(time)
-    else:
-        assert draws is not None
-        time, weight = (times or JumpTimes())(low_discrepancy(n, draws).cpu(), process)  # type: ignore[arg-type]
-    if noise is None:
-        assert draws is not None
-        noise = torch.randn(x0.shape, generator=draws, dtype=torch.float64, device=draws.device).to("cpu")
-    return time, weight, process.corrupt(x0.cpu(), time, torch.special.ndtr(noise.cpu().double())).to(x0.device)
+    like = torch.zeros((), dtype=torch.float64).expand(x0.shape)
+    time, weight, z = draw(process, like, times or JumpTimes(), seed, t, noise, stratify=True)
+    return time, weight, process.corrupt(x0.cpu(), time, torch.special.ndtr(z.cpu().double())).to(x0.device)
 
 
 def check_data(process: Any, x0: Tensor) -> None:

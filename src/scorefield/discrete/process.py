@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.coefficients import Time, as_time, expand
-from scorefield.discrete.schedule import Constant, LogLinear, Schedule, bisect
+from scorefield.coefficients import Time, as_time, bisect, expand
+from scorefield.discrete.schedule import Constant, LogLinear, Schedule
 from scorefield.dtypes import onto
 from scorefield.inputs import whole
 from scorefield.randomness import Noise, Seed, source

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scorefield.coefficients import Time, as_time
+from scorefield.coefficients import Time, as_time, bisect
 from scorefield.inputs import positive
 
 
@@ -51,16 +50,6 @@ class Schedule(ABC):
     def time_of(self, jumped: Time) -> Tensor:
         """The time at which `jumped` takes the given value, by bisection; the shape of the argument."""
         return bisect(self.jumped, as_time(jumped), self.T)
-
-
-def bisect(rising: Callable[[Tensor], Tensor], value: Tensor, end: float) -> Tensor:
-    """Where a rising function of times in [0, end] takes given values; of their shape."""
-    low, high = torch.zeros_like(value), torch.full_like(value, end)
-    for _ in range(64):
-        middle = 0.5 * (low + high)
-        before = rising(middle) < value
-        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
-    return 0.5 * (low + high)
 
 
 @dataclass(frozen=True)

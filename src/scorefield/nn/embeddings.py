@@ -20,8 +20,12 @@ def _at_least_float32(t: Tensor) -> Tensor:
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
-def positional_features(t: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoids of t at geometric frequencies from 1 to 1 / max_period (Vaswani et al. 2017, as laid out in DDPM).
+PERIOD = 10_000.0
+"""Of the slowest of the sinusoids of labels, over 2 pi."""
+
+
+def positional_features(t: Tensor, features: int) -> Tensor:
+    """Sinusoids of t at geometric frequencies from 1 to 1 / `PERIOD` (Vaswani et al. 2017, as laid out in DDPM).
 
     Main arguments:
         t: labels, shape (B,), usually in [0, 999].
@@ -29,20 +33,21 @@ def positional_features(t: Tensor, features: int, max_period: float = 10_000.0) 
 
     Returns shape (B, features): sines first, then cosines.
     """
-    t = _at_least_float32(t)
-    half = features // 2
-    index = torch.arange(half, dtype=t.dtype, device=t.device)
-    phase = torch.outer(t, torch.exp(index * (-math.log(max_period) / max(half - 1, 1))))
+    phase = _phases(t, features, max(features // 2 - 1, 1))
     return nn.functional.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, features % 2))
 
 
-def cosine_features(t: Tensor, features: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoids as guided diffusion and DiT lay them out: cosines first, frequencies from 1 down to short of 1 / max_period."""
-    t = _at_least_float32(t)
-    half = features // 2
-    index = torch.arange(half, dtype=t.dtype, device=t.device)
-    phase = torch.outer(t, torch.exp(index * (-math.log(max_period) / half)))
+def cosine_features(t: Tensor, features: int) -> Tensor:
+    """Sinusoids as guided diffusion and DiT lay them out: cosines first, frequencies from 1 down to short of 1 / `PERIOD`."""
+    phase = _phases(t, features, features // 2)
     return nn.functional.pad(torch.cat([phase.cos(), phase.sin()], dim=1), (0, features % 2))
+
+
+def _phases(t: Tensor, features: int, last: int) -> Tensor:
+    """t times frequencies, (B, features // 2), of which the one of that index would be 1 / `PERIOD`."""
+    t = _at_least_float32(t)
+    index = torch.arange(features // 2, dtype=t.dtype, device=t.device)
+    return torch.outer(t, torch.exp(index * (-math.log(PERIOD) / last)))
 
 
 class FourierFeatures(nn.Module):
