@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from scorefield.errors import cannot_write
+from scorefield.errors import InputError, cannot_write
 
 TEMPORARY = ".tmp-"
 REFUSED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOSYS)
@@ -157,3 +157,16 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_folder(path: str | Path) -> None:
+    """Refuse a folder that cannot be made, before anything is worked out that is to be kept there.
+
+    Raises:
+        InputError: it, or what it is to be in, is a file.
+    """
+    for part in (Path(path), *Path(path).parents):
+        if part.exists():
+            if not part.is_dir():
+                raise InputError(f"cannot write {path}: {part} is not a folder; choose another place")
+            return

@@ -45,6 +45,17 @@ def test_choices_are_said_recorded_and_repeated_bitwise(go, tmp_path, capsys):
     assert weights(tmp_path / "run", first.run.step) == weights(tmp_path / "again", again.run.step)
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_folder_that_cannot_be_made_is_refused_before_data_is_read(go, tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a folder"):
+        go(place, data="nowhere")
+    model = sf.ScoreModel(torch.nn.Identity(), sf.VP(), shape=(2,))
+    for door in (lambda out: sf.train(model, None, out=out), lambda out: sf.reward.finetune(model, None, out=out)):
+        with pytest.raises(InputError, match="file is not a folder"):
+            door(tmp_path / place)
+
+
 def test_the_same_call_goes_on_within_the_same_total(go, tmp_path, monkeypatch):
     real = door._stops_rising
     monkeypatch.setattr(door, "_stops_rising", lambda run: lambda moment: moment.step == 2)

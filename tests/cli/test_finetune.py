@@ -13,6 +13,12 @@ def less(x):
 def wide(x):
     return x
 
+def keyed(x):
+    raise KeyError("colour")
+
+def alone():
+    return 1
+
 number = 3
 """
 
@@ -50,10 +56,14 @@ def test_a_run_is_tuned_and_sampled(cli, trained, rewards, tmp_path):
         ("broken.py:less", "fails with ZeroDivisionError"),
         ("ink.txt:less", "must end in .py"),
         ("ink.py:wide", "expected one number a sample"),
+        ("ink.py:keyed", "ink.py:keyed fails with KeyError: 'colour'; --debug shows where"),
+        ("ink.py:alone", "takes 0 positional arguments"),
+        ("leaves.py:less", "fails with SystemExit: 3"),
     ],
 )
 def test_a_bad_reward_is_one_line(cli, trained, rewards, tmp_path, reward, told):
     (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit(3)")
     (tmp_path / "ink.txt").write_text(REWARD)
     status, _, err = cli("finetune", trained, "--reward", tmp_path / reward, "--out", tmp_path / "out", *QUICK)
     assert status == 2

@@ -21,7 +21,7 @@ from scorefield.data.scale import Scale
 from scorefield.differentiate import differentiation
 from scorefield.discrete import JumpModel, bound
 from scorefield.errors import CheckpointError, InputError
-from scorefield.files import atomic_file
+from scorefield.files import atomic_file, check_folder
 from scorefield.likelihood import LogProb, log_prob
 from scorefield.model import ScoreModel
 from scorefield.nn.beside import Beside
@@ -159,6 +159,7 @@ def fit(
         raise InputError("give minutes or steps, not both")
     minutes = 10.0 if minutes is None and steps is None else minutes
     length: dict[str, Any] = {"steps": steps} if minutes is None else {"minutes": TRAINED * minutes, "steps": 10**9}
+    check_folder(out)
     TrainConfig().updated(**length)  # refuses what is out of range before anything is read
     tell, begin = _teller(progress), time.monotonic()
     found = find(data, kind, size, labels, skip_broken, seed, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from scorefield.cli.options import COUNT, Batches, Name, OfRun, Result, Unset, open_run
-from scorefield.errors import InputError
+from scorefield.errors import InputError, ScorefieldError
 
 if TYPE_CHECKING:
     from scorefield.reward.methods import Method
@@ -84,7 +85,7 @@ def read_function(place: str) -> Callable[..., Any]:
     """The function of a place FILE.py:FUNCTION; the file is run.
 
     Raises:
-        InputError: no such file or function, or a file that fails.
+        InputError: no such file or function, or a file that fails; and from the function where it fails.
     """
     path, colon, name = place.rpartition(":")
     if not colon or not name.isidentifier():
@@ -97,13 +98,31 @@ def read_function(place: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"--reward {place}: {path} fails with {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not callable(found):
         known = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
         raise InputError(f"--reward {place}: {path} has no function {name}; it has {', '.join(known) or 'none'}")
-    return found  # type: ignore[no-any-return]
+    return _blamed(found, place)
+
+
+def _blamed(function: Callable[..., Any], place: str) -> Callable[..., Any]:
+    """The function, whose errors are told as those of the reader's file."""
+    from torch import OutOfMemoryError
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except (ScorefieldError, MemoryError, OutOfMemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"--reward {place} fails with {type(error).__name__}: {error}; --debug shows where"
+            ) from error
+
+    return call
 
 
 def _method(options: Options) -> Method:

@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 from scorefield.data.dataset import Dataset
 from scorefield.differentiate import differentiation
 from scorefield.errors import InputError
+from scorefield.files import check_folder
 from scorefield.flowmap import FlowMap
 from scorefield.inputs import whole
 from scorefield.model import ScoreModel, weights_hash
@@ -137,6 +138,8 @@ def finetune(
         raise InputError(
             "accumulate and inner cannot both be above 1: the parts of a batch would be taken for each other"
         )
+    if out is not None:
+        check_folder(out)
     chain = Chain.of(model, solver, chain_steps, grid)
     base = copied(model).eval().requires_grad_(False)
     game = _Game(base, chain, reward, how, float(temperature), dict(cond or {}))

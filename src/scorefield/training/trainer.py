@@ -21,6 +21,7 @@ from scorefield.data.open import as_dataset
 from scorefield.differentiate import differentiation
 from scorefield.dtypes import warn_of_units
 from scorefield.errors import InputError, ScorefieldWarning
+from scorefield.files import check_folder
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
 from scorefield.sde import SDE, GaussianSDE
@@ -150,6 +151,7 @@ def train(
             rolled back often enough; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C, once the run is saved.
     """
+    check_folder(out)
     settings = (config or TrainConfig()).updated(**options)
     states = getattr(model.sde, "data_states", None)  # of a jump process, which says what integers there are
     items, held_items = as_dataset(data, states), None if held_out is None else as_dataset(held_out, states)
