@@ -10,6 +10,7 @@ import torch
 
 import scorefield as sf
 from scorefield.automatic import door, findings
+from scorefield.data import array
 from scorefield.errors import CheckpointError, InputError
 from scorefield.training import read_run
 from scorefield.training.checkpoint import read_state
@@ -51,9 +52,22 @@ def test_a_folder_that_cannot_be_made_is_refused_before_data_is_read(go, tmp_pat
     with pytest.raises(InputError, match="file is not a folder"):
         go(place, data="nowhere")
     model = sf.ScoreModel(torch.nn.Identity(), sf.VP(), shape=(2,))
-    for door in (lambda out: sf.train(model, None, out=out), lambda out: sf.reward.finetune(model, None, out=out)):
-        with pytest.raises(InputError, match="file is not a folder"):
-            door(tmp_path / place)
+    with pytest.raises(InputError, match="file is not a folder"):
+        sf.train(model, None, out=tmp_path / place)
+    with pytest.raises(InputError, match="file is not a folder"):
+        sf.reward.finetune(model, None, out=tmp_path / place)
+
+
+def test_a_class_of_one_item_may_be_held_out_and_classes_may_begin_anywhere(go):
+    """The network knows every class of the data, and is judged on those that it has seen."""
+    labels = np.arange(200) + 1
+    found = findings.find(array(VECTORS, labels=labels), labels=True)
+    assert found.classes == 201 > int(found.data.labels.max())
+    assert go(data=array(VECTORS, labels=labels), labels=True, steps=1, judged=True).judgement is not None
+    with pytest.raises(
+        InputError, match="item 3 of data has the label 1000000000, which would be one of 1,000,000,001"
+    ):
+        array(VECTORS, labels=np.where(np.arange(200) == 3, 10**9, 0))
 
 
 def test_the_same_call_goes_on_within_the_same_total(go, tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def _of_states(found: Findings, seconds: float, steps: int | None, device: torch
 def build(found: Findings, width: int, seed: int) -> ScoreModel:
     """The model with the fresh weights of a seed."""
     data, kind = found.data, found.kind
-    classes = 0 if data.labels is None else len(data.classes) or int(data.labels.max()) + 1
+    classes = 0 if data.labels is None else found.classes
     # Dropout is for what is seen many times.
     drop = 0.0 if data.size >= MANY else 0.1
     with torch.random.fork_rng(devices=[]):

@@ -77,12 +77,18 @@ class Findings:
     law: Law | None = None
     known: RunInfo | None = None
 
+    @property
+    def classes(self) -> int:
+        """Classes of all items, those included that are only among the held-out ones; 0 where there are none."""
+        parts = [d.labels for d in (self.data, self.held_out) if d.labels is not None]
+        return max((len(self.data.classes), *(int(labels.max()) + 1 for labels in parts)), default=0)
+
     def __str__(self) -> str:
         d = self.data
         many = {"picture": "pictures", "vector": "vectors", "signal": "signals", "volume": "volumes"}
         many |= {"table": "rows", "states": "rows"}
         side = " x ".join(map(str, d.shape))
-        classes = f", {len(d.classes) or int(d.labels.max()) + 1} classes" if d.labels is not None else ""
+        classes = f", {self.classes} classes" if d.labels is not None else ""
         values = f"{d.levels} levels" if d.levels else "floats"
         notes = "".join(f"; {note}" for note in self.notes)
         held = f"{self.held_out.size:,} of them held out"

@@ -232,8 +232,8 @@ def _samples(
     n = max(8, min(n, int(n * seconds / (steps * _seconds_a_call(model, x)))))
     cond: dict[str, Any] = {}
     if found.data.labels is not None:
-        classes = len(found.data.classes) or int(found.data.labels.max()) + 1
-        cond["label"] = torch.arange(n, device=model.device) % classes
+        seen = found.data.labels.unique()
+        cond["label"] = seen[torch.arange(n) % len(seen)].to(model.device)
     solver = DPMSolver(2) if solver is None else solver
     drawn: Tensor = sample(model, n, solver, steps=steps, seed=seed, progress=progress, batch_size=256, **cond)
     return drawn.cpu()

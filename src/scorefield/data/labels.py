@@ -13,6 +13,9 @@ from torch import Tensor
 from scorefield.data.dataset import Dataset
 from scorefield.errors import InputError
 
+MANY = 100_000
+"""A label from which on few items cannot have so many classes: it is a number of another kind, such as a name of an item."""
+
 
 def class_labels(values: Any, size: int, name: str) -> tuple[Tensor, tuple[str, ...]]:
     """Classes as (N,) int64, and their names where they were words.
@@ -67,6 +70,12 @@ def _whole_numbers(found: np.ndarray, name: str) -> Tensor:
     if (found < 0).any():
         i = int((found < 0).argmax())
         raise InputError(f"item {i} of {name} has the label {int(found[i])}; expected whole numbers from 0, or words")
+    if len(found) and found.max() >= max(MANY, 10 * len(found)):
+        i, count = int(found.argmax()), int(found.max())
+        raise InputError(
+            f"item {i} of {name} has the label {count}, which would be one of {count + 1:,} classes of {len(found):,} items; "
+            "number the classes from 0, or give words"
+        )
     return torch.from_numpy(found.astype(np.int64))
 
 
