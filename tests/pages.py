@@ -18,6 +18,8 @@ import torch
 from scorefield.cli import main
 from scorefield.cli.app import COMMANDS
 from scorefield.cli.parse import parse
+from scorefield.cli.states import holds_states
+from scorefield.training import read_run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -146,6 +148,8 @@ def smaller(words: list[str]) -> list[str]:
         return []
     if words[0] == "train" and _is_own(words[1:]):
         return ["--steps", "2", "--fast"]
+    if words[0] == "likelihood" and not holds_states(read_run(words[1])):
+        return [*SMALL["likelihood"].split(), "--tolerance", "0.1"]
     return SMALL[words[0]].split()
 
 

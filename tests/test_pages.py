@@ -1,5 +1,7 @@
 """README and docs can be pasted: every block of Python and every command runs, at toy size, and every link leads somewhere."""
 
+import functools
+import inspect
 import re
 from pathlib import Path
 
@@ -7,11 +9,46 @@ import pytest
 
 import given
 import pages
-from scorefield import bundled, presets
+import scorefield as sf
+from scorefield import bundled, latent, presets
+from scorefield.automatic import choose
 from scorefield.cli.app import COMMANDS
 from scorefield.data import arrays
+from scorefield.discrete.solve import JumpSolver
+from scorefield.solve.ode import EmbeddedRungeKutta
 
 EVERY_PAGE = pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+
+
+NARROW = {
+    "HistogramUNet": {"nf": 8},
+    "StateUNet": {"nf": 8},
+    "Transformer": {"width": 32, "depth": 1, "heads": 2},
+    "StateMLP": {"width": 32},
+}
+
+
+def quick(monkeypatch):
+    """Narrow networks of the recipes, few steps and loose tolerances, where a page leaves them to the library."""
+
+    def narrow(make, sizes):
+        def smaller(*args, **options):
+            given = inspect.signature(make).bind(*args, **options)
+            given.arguments |= sizes
+            return make(*given.args, **given.kwargs)
+
+        return functools.wraps(make)(smaller)
+
+    for name, sizes in NARROW.items():
+        kind = getattr(sf.nn, name)
+        monkeypatch.setattr(kind, "__init__", narrow(kind.__init__, sizes))
+    digits_unet = sf.nn.digits_unet
+    monkeypatch.setattr(sf.nn, "digits_unet", lambda *args, **options: digits_unet(*args, **({"nf": 8} | options)))
+    monkeypatch.setattr(choose, "WIDTHS", dict.fromkeys(choose.WIDTHS, (8,)))
+    for solver in (sf.Solver, sf.PC, JumpSolver):
+        monkeypatch.setattr(solver, "default_steps", pages.STEPS)
+    monkeypatch.setattr(EmbeddedRungeKutta.__init__, "__defaults__", (0.1, 0.1))
+    monkeypatch.setattr(latent, "EVERY_ENTRY", sf.Dopri5(norm="max"))
 
 
 @pytest.fixture
@@ -28,6 +65,7 @@ def toys(tmp_path, monkeypatch):
     given.kept(given.digits_run)(tmp_path / "models" / "digits")
     for name in bundled.BUNDLED[1:]:
         (tmp_path / "models" / name).symlink_to(bundled.MODELS / name)
+    quick(monkeypatch)
     monkeypatch.setattr(bundled, "MODELS", tmp_path / "models")
     monkeypatch.setattr(presets, "get", smaller)
     monkeypatch.setenv("SCOREFIELD_CACHE", str(tmp_path / "cache"))
