@@ -6,6 +6,7 @@ import torch
 import scorefield as sf
 from scorefield import nn
 from scorefield.data import array
+from scorefield.errors import CheckpointError
 from scorefield.training import TrainConfig
 from scorefield.training.loss import Objective
 
@@ -29,6 +30,20 @@ def test_training_measures_the_spread_and_goes_on_with_it(run_training, tmp_path
     assert run.model.sigma_data == pytest.approx(float(data.std()), rel=1e-3)
     assert sf.load(tmp_path / "run").sigma_data == run.model.sigma_data
     assert run_training(model=sf.ScoreModel(network(), sf.VP()), data=data, steps=20).finished
+
+
+def test_a_run_goes_on_with_the_spread_of_its_start(run_training, tmp_path, cloud, monkeypatch):
+    """Another machine may round it otherwise; other data is told as such, not as another spread."""
+    spread = run_training("whole", model=sf.ScoreModel(network(), sf.VP()), steps=20).model.sigma_data
+    run_training("run", model=sf.ScoreModel(network(), sf.VP()), steps=10)
+    monkeypatch.setattr("scorefield.training.trainer._spread", lambda *_: spread + 1e-4)
+    again = run_training("run", model=sf.ScoreModel(network(), sf.VP()), steps=20)
+    assert again.model.sigma_data == spread
+    names = [f"step-000020/{group}.safetensors" for group in ("model", "ema", "optimizer")]
+    one, two = ([(tmp_path / run / name).read_bytes() for name in names] for run in ("whole", "run"))
+    assert one == two
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        run_training("run", model=sf.ScoreModel(network(), sf.VP()), data=2 * cloud, steps=20)
 
 
 def test_a_given_spread_stays_and_integers_count_in_the_range_of_the_model(run_training):

@@ -280,12 +280,12 @@ def check_same_data(info: RunInfo, data: Dataset) -> None:
     Raises:
         CheckpointError: it is other data.
     """
-    if info.data["fingerprint"] == data.fingerprint():
+    if info.data.get("fingerprint") == data.fingerprint():
         return
-    before, now = (info.data["name"], info.data["size"], list(info.shape)), (data.name, data.size, list(data.shape))
+    before, now = (info.data.get("name"), info.data.get("size"), info.shape), (data.name, data.size, data.shape)
     if before == now:
         raise CheckpointError(f"{info.path} was trained on other data ({data.name} held other values then); {REMEDY}")
-    shapes = (f" of {tuple(info.shape)}", f" of {data.shape}") if before[2] != now[2] else ("", "")
+    shapes = (f" of {info.shape}", f" of {data.shape}") if before[2] != now[2] else ("", "")
     raise CheckpointError(
         f"{info.path} was trained on other data ({before[0]}, {before[1]} items{shapes[0]}; "
         f"now {now[0]}, {now[1]} items{shapes[1]}); {REMEDY}"
@@ -307,7 +307,8 @@ def to_go_on(run: Path, data: Dataset, seed: int) -> RunInfo | None:
     if not (run / RUN_FILE).exists() or not list_checkpoints(run):
         return None
     info = read_run(run)
-    before = info.config.get("arguments", {}).get("seed", seed)
+    arguments = info.config.get("arguments")
+    before = arguments.get("seed", seed) if isinstance(arguments, Mapping) else seed
     try:
         if before != seed:
             raise CheckpointError(f"{run} was trained with seed={before}, not {seed}; {REMEDY}")

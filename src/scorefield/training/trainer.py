@@ -36,7 +36,7 @@ from scorefield.training.monitor import Callback, Moment, Observer
 from scorefield.training.optimizer import class_count, held, make_accelerator, own_randomness
 from scorefield.training.plan import Plan
 from scorefield.training.progress import Progress, fault
-from scorefield.training.run import load_weights
+from scorefield.training.run import load_weights, to_go_on
 from scorefield.training.saves import Saves
 from scorefield.training.weights import Weights
 
@@ -162,8 +162,8 @@ def train(
             raise InputError(f"{part.name} has items of shape {part.shape} and the model expects {model.shape}")
         if isinstance(model.sde, SDE):
             model.sde.check(_looked_at(part, model, settings.seed), part.name)
-    _fit_units(model, items, settings.seed)
     folder = Path(out)
+    _fit_units(model, items, settings.seed, folder)
     with StopSignals() as signals:
         accelerator = make_accelerator(settings, device)
         with held(folder, accelerator), own_randomness(accelerator.device):
@@ -187,12 +187,18 @@ def _looked_at(data: Dataset, model: ScoreModel, seed: int) -> Tensor:
         return to_range(data.read(index), data, model.sde.range)
 
 
-def _fit_units(model: ScoreModel, items: Dataset, seed: int) -> None:
-    """Warn of data in units that are not the model's, and precondition by its spread where that is not given."""
+def _fit_units(model: ScoreModel, items: Dataset, seed: int, folder: Path) -> None:
+    """Warn of data in units that are not the model's, and precondition by its spread where that is not given.
+
+    A run that goes on keeps the spread of its start, which another machine may round otherwise.
+    """
     if items.levels is None and items.range is None and isinstance(model.sde, GaussianSDE):
         _warn_of_scale(_looked_at(items, model, seed), model.sde, items.name)
     if getattr(model, "predict", "") == "edm" and not model.sigma_known:
-        model.sigma_data, model.sigma_known = _spread(items, model, seed), True
+        known = to_go_on(folder, items, seed)
+        before = None if known is None else known.model.get("sigma_data")
+        model.sigma_data = before if isinstance(before, float) else _spread(items, model, seed)
+        model.sigma_known = True
 
 
 def _warn_of_scale(x: Tensor, sde: GaussianSDE, name: str) -> None:
