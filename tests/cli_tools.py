@@ -1,5 +1,8 @@
 """What the tests of the command line share."""
 
+import functools
+import inspect
+
 import torch
 
 import scorefield as sf
@@ -14,6 +17,19 @@ def assert_one_line(err, *words):
     assert err.endswith("\n")
     for word in words:
         assert word in err
+
+
+def narrow(monkeypatch, network, **sizes):
+    """Networks of a class get these sizes, whatever a recipe asks for."""
+    make = network.__init__
+
+    @functools.wraps(make)
+    def smaller(*args, **options):
+        given = inspect.signature(make).bind(*args, **options)
+        given.arguments |= sizes
+        return make(*given.args, **given.kwargs)
+
+    monkeypatch.setattr(network, "__init__", smaller)
 
 
 def tiny_run(out, channels=1, labels=False):

@@ -1,7 +1,5 @@
 """README and docs can be pasted: every block of Python and every command runs, at toy size, and every link leads somewhere."""
 
-import functools
-import inspect
 import re
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import given
 import pages
 import scorefield as sf
+from cli_tools import narrow
 from scorefield import bundled, latent, presets
 from scorefield.automatic import choose
 from scorefield.cli.app import COMMANDS
@@ -30,18 +29,8 @@ NARROW = {
 
 def quick(monkeypatch):
     """Narrow networks of the recipes, few steps and loose tolerances, where a page leaves them to the library."""
-
-    def narrow(make, sizes):
-        def smaller(*args, **options):
-            given = inspect.signature(make).bind(*args, **options)
-            given.arguments |= sizes
-            return make(*given.args, **given.kwargs)
-
-        return functools.wraps(make)(smaller)
-
     for name, sizes in NARROW.items():
-        kind = getattr(sf.nn, name)
-        monkeypatch.setattr(kind, "__init__", narrow(kind.__init__, sizes))
+        narrow(monkeypatch, getattr(sf.nn, name), **sizes)
     digits_unet = sf.nn.digits_unet
     monkeypatch.setattr(sf.nn, "digits_unet", lambda *args, **options: digits_unet(*args, **({"nf": 8} | options)))
     monkeypatch.setattr(choose, "WIDTHS", dict.fromkeys(choose.WIDTHS, (8,)))

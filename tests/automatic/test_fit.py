@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield.automatic import door, findings
+from cli_tools import narrow
+from scorefield.automatic import choose, door, findings
 from scorefield.data import array
 from scorefield.errors import CheckpointError, InputError
 from scorefield.training import read_run
@@ -26,7 +27,11 @@ def weights(folder, step):
 
 
 @pytest.fixture
-def go(tmp_path, capsys):
+def go(tmp_path, capsys, monkeypatch):
+    """sf.fit with networks that suit a test: what is wider is not trained better in a few steps."""
+    monkeypatch.setattr(choose, "WIDTHS", dict.fromkeys(choose.WIDTHS, (8,)))
+    narrow(monkeypatch, sf.nn.StateMLP, width=64)
+
     def run(name="run", data=VECTORS, **options):
         return sf.fit(data, out=tmp_path / name, **({"device": "cpu", "judged": False, "progress": False} | options))
 

@@ -54,19 +54,19 @@ def test_histograms_are_probabilities():
 
 
 def test_an_exact_model_has_the_entropy_and_no_warning():
-    x = draws(3000) @ MIX.T + 5
+    x = draws(1500) @ MIX.T + 5
     found = find(x.numpy())
     model = sf.GaussianMixture(torch.zeros(1, 3), torch.eye(3)[None], None, sf.VP())  # whitened data
     result = judge(model, found, 120.0)  # more than a busy machine needs
     mean, error, count = result.model
-    assert count == 300
+    assert count == 150
     entropy = 1.5 * np.log(2 * np.pi * np.e) + float(MIX.det().log())
     assert mean == pytest.approx(-entropy, abs=4 * error)
     assert result.baselines["Gaussian"] == pytest.approx(mean, abs=0.02)
     assert result.warnings == ()
     assert result.spread == pytest.approx(1.0, abs=0.1)
     assert 0.7 < result.nearest < 1.4
-    assert result.values()["held_out"]["n"] == 300
+    assert result.values()["held_out"]["n"] == 150
     assert "Gaussian" in str(result)
 
 

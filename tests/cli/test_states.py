@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from cli_tools import assert_one_line
+import scorefield as sf
+from cli_tools import assert_one_line, narrow
 from scorefield.cli.states import codec_of
 from scorefield.training import read_run
 
@@ -184,7 +185,8 @@ def test_samples_of_a_mixed_table_have_its_marginals_and_its_pairs(cli, tmp_path
     assert dependence[0] > 0.7 * dependence[1]  # a few seconds of training
 
 
-def test_images_of_states(cli, tmp_path):
+def test_images_of_states(cli, tmp_path, monkeypatch):
+    narrow(monkeypatch, sf.nn.StateUNet, nf=8)
     x = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
     run = tmp_path / "run"
