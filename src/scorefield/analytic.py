@@ -94,7 +94,10 @@ class GaussianMixture(ScoreModel):
         Raises:
             ValueError: b of another shape, or a temperature that is not a positive number.
         """
-        slope = exact(tensor_of(b, "b"))
+        slope = tensor_of(b, "b")
+        if slope.is_complex():
+            raise ValueError("b is complex; give real numbers")
+        slope = exact(slope)
         if tuple(slope.shape) != self.shape:
             raise ValueError(f"b has shape {tuple(slope.shape)}; this mixture is over {self.shape}")
         if not 0 < temperature < math.inf:

@@ -28,6 +28,8 @@ def batch_time(t: Time, x: Tensor) -> Tensor:
         ValueError: any other shape, or states that are not real floating-point numbers.
     """
     check_real(x)
+    if x.ndim == 0:
+        raise ValueError("x has shape (); give a batch (B, *), one item being (1, *)")
     time = as_time(t)
     if time.ndim > 1 or (time.ndim == 1 and time.shape[0] != x.shape[0]):
         raise ValueError(f"t has shape {tuple(time.shape)} but x has batch size {x.shape[0]}; give a float or (B,)")

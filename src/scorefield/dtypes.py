@@ -46,11 +46,33 @@ def check_real(x: Tensor, name: str = "x") -> None:
     """Refuse states that are not real floating-point numbers: noise and scores have no place among integers.
 
     Raises:
-        ValueError: integers, booleans or complex numbers.
+        ValueError: integers, booleans or complex numbers, or no tensor.
     """
+    check_tensor(x, name)
     if x.is_complex():
         raise ValueError(f"{name} is complex; give its parts as real entries, torch.view_as_real({name})")
     check_not_integers(x, name)
+
+
+def check_tensor(x: Any, name: str = "x") -> None:
+    """Refuse what is no tensor, where an array cannot stand for one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} is a {type(x).__name__}; give a tensor, as torch.as_tensor makes one of an array")
+
+
+def check_batch(x: Tensor, name: str = "x") -> None:
+    """Refuse what is no batch (B, *) of real floating-point numbers.
+
+    Raises:
+        ValueError: as `check_real`, or one dimension or none.
+    """
+    check_real(x, name)
+    if x.ndim < 2:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; give a batch (B, *), one item being (1, *)")
 
 
 def check_not_integers(x: Tensor, name: str = "x") -> None:

@@ -220,7 +220,7 @@ def pairs_of(
         ValueError: fewer than two states, entries that are not numbers, times that do not rise, or dt that is not theirs.
     """
     values = tensor_of(series, "series")
-    if values.is_complex() or values.ndim == 0:
+    if values.is_complex() or values.ndim == 0 or not values.numel():
         raise ValueError(f"series has shape {tuple(values.shape)} and dtype {values.dtype}; give real numbers (T, d)")
     values = (
         values.reshape(len(values), -1, 1) if values.ndim == 1 else values.reshape(len(values), -1, values.shape[-1])
@@ -323,7 +323,7 @@ def _states(value: Any, name: str) -> Tensor:
     found = tensor_of(value, name, "; remove these pairs")
     if found.is_complex() or found.ndim == 0:
         raise ValueError(f"{name} has shape {tuple(found.shape)} and dtype {found.dtype}; give real numbers (N, d)")
-    return found.double().reshape(len(found), -1)
+    return found.detach().double().reshape(len(found), math.prod(found.shape[1:]))
 
 
 def _bandwidth(states: Tensor, count: int) -> float:

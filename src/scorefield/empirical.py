@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
-from scorefield.inputs import tensor_of
+from scorefield.inputs import as_tensor, check_event, tensor_of
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE
@@ -68,23 +68,30 @@ class Empirical(ScoreModel):
     def view(self, name: View, x: Tensor, t: Time, cond: dict[str, Any]) -> Tensor:
         """The view of that name from E[x_0 | x_t]; `given` is the only condition."""
         time = batch_time(t, x)
-        rows = torch.arange(len(x)).split(max(1, TOGETHER // (len(self.points) * max(1, x[0].numel() // 8))))
+        check_event(x, self.shape)
+        if not len(x):
+            return torch.zeros_like(x)
+        outer, x = x.dtype, x.to(_common(x.dtype, self.points.dtype))
+        rows = torch.arange(len(x)).split(max(1, TOGETHER // (len(self.points) * max(1, math.prod(x.shape[1:]) // 8))))
         given = self._conditions(cond, x)
         parts = []
         for row in rows:
             local = time if time.ndim == 0 else time[row]
             points, weights = self._nearest(None if given is None else given[row])
-            parts.append(posterior_mean(x[row], points, weights, self.sde, local))
+            parts.append(posterior_mean(x[row], points.to(x.dtype), weights.to(x.dtype), self.sde, local))
         data = torch.cat(parts)
-        return data if name == "denoise" else convert(name, "denoise", data, x, time, self.sde)
+        return (data if name == "denoise" else convert(name, "denoise", data, x, time, self.sde)).to(outer)
 
     def log_prob(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """log p_t(x) in nats, (B,); infinite at sigma = 0."""
+        x = as_tensor(x)
         time = batch_time(t, x)
+        check_event(x, self.shape)
+        x = x.to(_common(x.dtype, self.points.dtype))
         points, weights = self._nearest(self._conditions(cond, x))
-        logits = log_kernels(x, points, self.sde, time) + torch.log_softmax(weights, -1)
+        logits = log_kernels(x, points.to(x.dtype), self.sde, time) + torch.log_softmax(weights.to(x.dtype), -1)
         sigma = expand(torch.log(self.sde.sigma(time)), x).reshape(-1)
-        return torch.logsumexp(logits, 1) - x[0].numel() * (sigma + 0.5 * math.log(2 * math.pi))
+        return torch.logsumexp(logits, 1) - math.prod(x.shape[1:]) * (sigma + 0.5 * math.log(2 * math.pi))
 
     def sample(self, n: int, t: Time = 0.0, seed: Seed = None) -> Tensor:
         """n draws of x_t, (n, *), without a condition."""
@@ -107,7 +114,7 @@ class Empirical(ScoreModel):
             raise ValueError(f"conditions {sorted(cond)}: this model takes {has}")
         if self.given is None:
             return None
-        found = torch.as_tensor(cond["given"], dtype=x.dtype, device=x.device).reshape(-1, self.given.shape[1])
+        found = torch.as_tensor(cond["given"]).to(self.given).reshape(-1, self.given.shape[1])
         if len(found) not in (1, len(x)):
             raise ValueError(f"given has {len(found)} rows for {len(x)} samples; give one, or one for each")
         return found.expand(len(x), -1)
@@ -118,6 +125,11 @@ class Empirical(ScoreModel):
             return self.points.unsqueeze(0), self.points.new_zeros(1, len(self.points))
         index, squared = neighbours(self.given, given, self.bandwidth, self.neighbours)
         return self.points[index], -0.5 * squared
+
+
+def _common(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The dtype in which points and states are compared: half precision has too few digits for their distances."""
+    return torch.promote_types(torch.promote_types(a, b), torch.float32)
 
 
 def neighbours(known: Tensor, wanted: Tensor, bandwidth: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time
-from scorefield.dtypes import check_finite, check_real
+from scorefield.dtypes import check_batch, check_finite, check_tensor
 from scorefield.inputs import tensor_of
 from scorefield.model import ScoreModel
 from scorefield.objective import draw, dsm_loss
@@ -79,13 +79,14 @@ def minibatch_ot(
     Raises:
         ValueError: other shapes, entries that are not finite, a negative regularisation, or no scipy.
     """
+    check_batch(x0, "x0")
+    check_tensor(noise, "noise")
     if noise.shape != x0.shape or (label is not None and label.shape != x0.shape[:1]):
         raise ValueError(
             f"x0 has shape {tuple(x0.shape)}, noise {tuple(noise.shape)}"
             + ("" if label is None else f", label {tuple(label.shape)}")
             + "; give noise like x0, and one label a row"
         )
-    check_real(x0, "x0")
     check_finite(x0, "x0")
     check_finite(noise, "noise")
     label = None if label is None else tensor_of(label, "label")

@@ -141,9 +141,14 @@ class FlowMap(ScoreModel):
         whole, left = (self.sde.alpha(u) + self.sde.sigma(u) for u in (t, s))
         late, early = self.sde.sigma(t) / whole, self.sde.sigma(s) / left
         z = expand(1 / whole, x) * x
-        span = (late - early).to(device=x.device, dtype=x.dtype).expand(len(x))
-        u = self._call(z, late, cond | {"span": span})
+        u = self.average_velocity(z, late, late - early, cond)
         return expand(left, x) * (z - expand(late - early, x) * u)
+
+    def average_velocity(self, z: Tensor, t: Tensor, span: Tensor, cond: dict[str, Any]) -> Tensor:
+        """What the network of an "average" map says of z (B, *) for jumps of length `span` from t, () or (B,), like z."""
+        weight = self._weight()
+        length = span.to(device=z.device, dtype=z.dtype if weight is None else weight.dtype).expand(len(z))
+        return self._call(z, t, cond | {"span": length})
 
 
 class _AsEDM(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.differentiate import differentiation_twice, ordinary
+from scorefield.dtypes import check_batch
 from scorefield.model import ScoreModel
 from scorefield.nn.potential import Potential
 from scorefield.randomness import generator
@@ -48,6 +49,7 @@ def fokker_planck_residual(
     Raises:
         ValueError: a time at which the rates are infinite, fewer than one probe, or a model that knows only part of its score.
     """
+    check_batch(x)
     vectors = None if probes is None else _signs(x, probes, generator(seed))
     (residual,) = _residuals(model, x, batch_time(t, x).expand(len(x)), [vectors], cond)
     return residual if grad else residual.detach()
@@ -82,6 +84,7 @@ def fokker_planck_loss(
         ValueError: a process without a Gaussian kernel, a time at which the rates are infinite, or fewer than one probe.
     """
     _check_gaussian(model)
+    check_batch(x0, "x0")
     draws = generator(seed)
     time = batch_time(t, x0).expand(len(x0)) if t is not None else None
     if time is None:
@@ -116,6 +119,7 @@ def fokker_planck_spread(
         ValueError: a process without a Gaussian kernel, fewer than two items, or fewer than one probe.
     """
     _check_gaussian(model)
+    check_batch(x0, "x0")
     draws, found = generator(seed), []
     if len(x0) < 2:
         raise ValueError(f"x0 has {len(x0)} items; a spread needs at least 2")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time
 from scorefield.differentiate import differentiation, ordinary, variable
-from scorefield.dtypes import check_real, onto
+from scorefield.dtypes import check_batch, onto
 from scorefield.model import ScoreModel
 from scorefield.objective import Weighting
 from scorefield.randomness import generator
@@ -74,7 +74,7 @@ def ssm_loss(
         )
     if probes < 1 or not step > 0:
         raise ValueError(f"probes={probes}, step={step}: give at least one probe and a positive step")
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     draws, sde = generator(seed), model.sde
     if t is None:
         time, scale = (times or UniformTimes())(low_discrepancy(len(x0), draws), sde)

@@ -40,6 +40,16 @@ def as_tensor(value: Any, name: str = "x") -> Tensor:
     return value if isinstance(value, Tensor) else tensor_of(value, name)
 
 
+def check_event(x: Tensor, shape: tuple[int, ...] | None) -> None:
+    """Refuse a batch (B, *) whose items are of another shape.
+
+    Raises:
+        ValueError: they are.
+    """
+    if x.ndim == 0 or tuple(x.shape[1:]) != shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}; this model is over items of shape {shape}, (B, *)")
+
+
 def _check_entries(value: Tensor, name: str, hint: str = "") -> None:
     """Refuse NaN and infinity, which an average or a solve would spread over everything.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
-from scorefield.dtypes import check_real, onto
+from scorefield.dtypes import check_batch, onto
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
 from scorefield.sde import GaussianSDE
@@ -88,7 +88,7 @@ def draw(
     stratify: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Times (B,) and their weights (B,), float64 on the CPU, and eps like x0; each drawn unless given."""
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     if noise is not None and noise.shape != x0.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {tuple(x0.shape)}, that of x0")
     n = x0.shape[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, as_time, batch_time, expand
+from scorefield.dtypes import check_batch
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, generator, source
 from scorefield.sde import SDE
@@ -229,8 +230,7 @@ def hsm_loss(
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting={weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)}")
-    if not x0.is_floating_point():
-        raise ValueError(f"x0 has dtype {x0.dtype}; give data in the model's range, in floating point")
+    check_batch(x0, "x0")
     sde, draws = model.process, generator(seed)
     n, both = len(x0), (len(x0), 2 * x0.shape[1], *x0.shape[2:])
     if t is None:
@@ -345,11 +345,12 @@ def log_prob_bound(
     from scorefield.likelihood import log_prob
 
     sde = model.process
+    check_batch(x)
     if draws < 1 or not sde.gamma > 0:
         raise ValueError(
             f"draws={draws}, gamma={sde.gamma}: the bound needs a draw of a velocity with positive variance"
         )
-    variance, d = sde.gamma * sde.mass, x[0].numel()
+    variance, d = sde.gamma * sde.mass, math.prod(x.shape[1:])
     entropy = 0.5 * d * math.log(2 * math.pi * math.e * variance)
     noise, found = source(seed, len(x)), []
     for _ in range(draws):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.coefficients import Time, batch_time
+from scorefield.inputs import as_tensor, check_event, tensor_of
 from scorefield.model import Guided, ScoreModel
 from scorefield.sde import GaussianSDE
 from scorefield.views import View, convert
@@ -48,11 +49,14 @@ def polynomial_score(
     Raises:
         ValueError: an order below 1, data that is degenerate or not numbers, or a basis of more than 400 functions.
     """
-    flat = torch.as_tensor(data).double().flatten(1)
+    data = tensor_of(data, "data")
+    if data.is_complex() or data.ndim < 2 or data.shape[1:].numel() == 0:
+        raise ValueError(f"data has shape {tuple(data.shape)} and dtype {data.dtype}; give real numbers (N, *)")
+    flat = data.double().flatten(1)
     if order < 1 or basis not in ("total", "axis"):
         raise ValueError(f"order={order}, basis={basis!r}: give an order from 1 up, and the basis total or axis")
-    if len(flat) < 2 or not bool(torch.isfinite(flat).all()):
-        raise ValueError(f"data has {len(flat)} items and must have at least 2, all of them numbers")
+    if len(flat) < 2:
+        raise ValueError(f"data has {len(flat)} items and must have at least 2")
     if not bool((flat.std(0) > 0).all()):
         raise ValueError("data is degenerate: an entry is the same in all items; leave it out")
     d = flat.shape[1]
@@ -87,10 +91,12 @@ class PolynomialScore(ScoreModel):
 
     def log_density_ratio(self, x: Tensor, t: Time) -> Tensor:
         """u(x, t), (B,): the logarithm of p_t over a Gaussian of variance c^2, up to a constant."""
+        x = as_tensor(x)
         return self._read(x, batch_time(t, x))[1]
 
     def _read(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Score, like x, and u, (B,)."""
+        check_event(x, self.shape)
         times, which = torch.unique(t.reshape(-1), return_inverse=True)
         alpha, spread = self.sde.alpha(times), self.sde.sigma(times) / self._scale
         c2, weights = self._fit(alpha, spread)  # (T, G, 1) and (T, G, P), G groups of axes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, as_time, batch_time, expand
+from scorefield.dtypes import check_real
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import SDE
 
@@ -114,6 +115,7 @@ class ReflectedVE(SDE):
         Raises:
             ValueError: an entry outside, or not a number.
         """
+        check_real(x, name)
         low, high, walls = self._box(x)
         slack = 1e-6 * torch.where(walls, high - low, torch.ones_like(high))
         outside = walls & ~((x >= low - slack) & (x <= high + slack))
@@ -164,6 +166,8 @@ class ReflectedVE(SDE):
         1 + 2 sum over n of exp(-n^2 pi^2 s^2 / 2) cos(n pi x_0) cos(n pi x) (Lou & Ermon 2023, sec. 4.1). The first, a sum of
         positive terms taken in logarithms, is accurate everywhere; the second loses the tails where s is small.
         """
+        check_real(x)
+        check_real(x0, "x0")
         low, high, walls = self._box(x)
         width = torch.where(walls, high - low, torch.ones_like(high))
         origin = torch.where(walls, low, torch.zeros_like(low))
@@ -244,6 +248,7 @@ class BoxPrior:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats, (B,); -inf beyond a hundredth of the box outside of it, which no solver's error explains."""
+        check_real(x)
         low, high, walls = self.sde._box(x)
         width = torch.where(walls, high - low, torch.ones_like(high))
         excess = torch.maximum(low - x, x - high) / width

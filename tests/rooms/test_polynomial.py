@@ -264,7 +264,7 @@ def test_bad_input_is_one_line():
         ((data, sf.VP(), 0), "order=0"),
         ((data[:1], sf.VP()), "at least 2"),
         ((torch.ones(10, 2), sf.VP()), "degenerate"),
-        ((torch.full((4, 1), math.nan), sf.VP()), "all of them numbers"),
+        ((torch.full((4, 1), math.nan), sf.VP()), "entries are NaN or infinite"),
         ((rotated(30, 12), sf.VP(), 4), "use basis='axis'"),
     ):
         with pytest.raises(ValueError, match=match):

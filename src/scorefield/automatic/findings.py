@@ -195,7 +195,7 @@ def _opened(source: Any, size: int | None, labels: bool, skip_broken: bool, kind
         )
     if isinstance(source, str | Path):
         return _named(str(source), size, labels, skip_broken)
-    if isinstance(source, Tensor | np.ndarray):
+    if isinstance(source, Tensor | np.ndarray) and source.ndim:
         whole = source.dtype in (torch.uint8, np.uint8)
         return array(source, image=whole and source.ndim in (3, 4)) if source.ndim > 1 else array(source[:, None])
     if hasattr(source, "to_numpy") and (hasattr(source, "columns") or hasattr(source, "index")):

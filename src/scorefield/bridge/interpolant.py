@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.bridge.process import Bridge, asked, same_shape
 from scorefield.coefficients import Time, batch_time, expand
-from scorefield.dtypes import check_real
+from scorefield.dtypes import check_batch
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, generator
 from scorefield.solve.integrate import Field, Solver
@@ -104,7 +104,7 @@ def interpolant_loss(
         ValueError: x0 and x1 of different shapes, or not in floating point.
     """
     same_shape(x0, x1)
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     draws = generator(seed)
     if t is None:
         t = torch.rand(len(x0), generator=draws, dtype=torch.float64)

@@ -82,8 +82,6 @@ def bridge_loss(
         ValueError: x0 and x1 of different shapes, or integers.
     """
     same_shape(x0, x1)
-    if not x0.is_floating_point():
-        raise ValueError(f"x0 has dtype {x0.dtype}; give data in floating point")
     draws = generator(seed)
     if t is None:
         t = torch.rand(len(x0), generator=draws, dtype=torch.float64).clamp_min(1e-3)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, as_time, batch_time, expand
+from scorefield.dtypes import check_batch
 from scorefield.sde import SDE
 
 
@@ -171,8 +172,10 @@ def same_shape(a: Tensor, b: Tensor) -> None:
     """Refuse ends of different shapes.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ, or are no batches of real numbers.
     """
+    check_batch(a, "the first end")
+    check_batch(b, "the second end")
     if a.shape != b.shape:
         raise ValueError(
             f"the two ends have shapes {tuple(a.shape)} and {tuple(b.shape)}; give pairs of the same shape"

@@ -35,7 +35,10 @@ def gaussian_bridge(a: Tensor, b: Tensor, sigma: float = 1.0) -> Tensor:
     Raises:
         ValueError: matrices of other shapes, not symmetric, or not positive definite.
     """
-    one, two = tensor_of(a, "a").double(), tensor_of(b, "b").double()
+    one, two = tensor_of(a, "a"), tensor_of(b, "b")
+    if one.is_complex() or two.is_complex():
+        raise ValueError("a and b: covariances are real")
+    one, two = one.double(), two.double()
     positive(sigma=sigma)
     if one.ndim != 2 or one.shape != two.shape or one.shape[0] != one.shape[1]:
         raise ValueError(f"a has shape {tuple(one.shape)} and b {tuple(two.shape)}; give two covariances (D, D)")

@@ -10,7 +10,7 @@ from torch import Tensor
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.conditions import split, with_rows
 from scorefield.consistency.mask import masked
-from scorefield.dtypes import check_real, onto
+from scorefield.dtypes import check_batch, onto
 from scorefield.flowmap import FlowMap
 from scorefield.inputs import share as within
 from scorefield.randomness import generator
@@ -41,7 +41,7 @@ def meanflow_loss(
     """
     if fm.kind != "average":
         raise ValueError(f"meanflow_loss needs FlowMap(kind='average'), not {fm.kind!r}")
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     within(share=share)
     draws, n = generator(seed), len(x0)
     if t is None:
@@ -55,7 +55,7 @@ def meanflow_loss(
     mask = int(torch.randint(2**31, (), generator=draws))
 
     def network(state: Tensor, now: Tensor, width: Tensor) -> Tensor:
-        return masked(mask, x0.device, lambda: fm.net(state, now, span=width, **cond))
+        return masked(mask, x0.device, lambda: fm.average_velocity(state, now, width, cond))
 
     ones = torch.ones_like(clock)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def shortcut_loss(
     within(share=share)
     if not clip > 0:
         raise ValueError(f"clip={clip}: give a positive bound, or infinity for none")
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     draws, n = generator(seed), len(x0)
     if t is None:
         late, span, long = _lengths(n, levels, share, draws)
@@ -114,7 +114,7 @@ def shortcut_loss(
     mask, rows = int(torch.randint(2**31, (), generator=draws)), torch.nonzero(long).flatten()
 
     def velocity(model: FlowMap, state: Tensor, now: Tensor, width: Tensor, given: dict[str, Any]) -> Tensor:
-        return masked(mask, x0.device, lambda: model.net(state, onto(now, x0), span=onto(width, x0), **given))
+        return masked(mask, x0.device, lambda: model.average_velocity(state, onto(now, x0), onto(width, x0), given))
 
     if len(rows):
         chosen = rows.to(x0.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.consistency.mask import masked
 from scorefield.consistency.pairs import Karras, Pairs, ends
-from scorefield.dtypes import check_real, onto
+from scorefield.dtypes import check_batch, onto
 from scorefield.flowmap import FlowMap
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
@@ -58,7 +58,7 @@ def consistency_loss(
     Raises:
         ValueError: an unknown distance.
     """
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     draws, n, sde = generator(seed), len(x0), fm.sde
     if t is None:
         u = torch.rand(n, generator=draws, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
@@ -88,7 +88,7 @@ def _far(gap: Tensor, distance: str, huber: float) -> Tensor:
         return squared
     if distance != "huber":
         raise ValueError(f"distance={distance!r} is unknown; choose l1, l2 or huber")
-    c = huber * math.sqrt(gap[0].numel())
+    c = huber * math.sqrt(math.prod(gap.shape[1:]))
     return torch.sqrt(squared + c**2) - c
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
 from scorefield.consistency.mask import masked
-from scorefield.dtypes import check_real, onto
+from scorefield.dtypes import check_batch, onto
 from scorefield.flowmap import FlowMap
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator
@@ -47,7 +47,7 @@ def scm_loss(
     """
     if fm.kind != "trig":
         raise ValueError(f"scm_loss needs FlowMap(kind='trig'), not {fm.kind!r}")
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     draws, n, sd, sde = generator(seed), len(x0), fm.sigma_data, fm.sde
     if t is None:
         rho = torch.exp(mean + std * torch.randn(n, generator=draws, dtype=torch.float64))
@@ -68,7 +68,7 @@ def scm_loss(
     mask, clock = int(torch.randint(2**31, (), generator=draws)), onto(th, x0).contiguous()
 
     def network(state: Tensor, angle: Tensor) -> Tensor:
-        return masked(mask, x0.device, lambda: fm.net(state / sd, angle, **cond))
+        return masked(mask, x0.device, lambda: fm._call(state / sd, angle, cond))
 
     factor = torch.cos(th) * torch.sin(th)
     with torch.no_grad():

@@ -83,6 +83,10 @@ def array(
         labels = stored_labels if labels is None else labels
     else:
         values = source.detach().cpu() if isinstance(source, Tensor) else source
+        if (
+            isinstance(values, Tensor) and values.dtype == torch.bfloat16
+        ):  # which NumPy, and so a fingerprint, does not know
+            values = values.float()
     name = name or "data"
     shape, levels = _checked(values, levels, range, name)
     moved = _image_axes(shape, name) if image else None

@@ -104,7 +104,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: fewer than five rows, a constant column, or what no table holds (text, NaN, infinity, complex numbers).
         """
         self._check()
-        x = validate_data(self, X, dtype=np.float64, ensure_min_samples=5)
+        x = validate_data(self, _plain(X), dtype=np.float64, ensure_min_samples=5)
         self._check_columns(x)
         draws = torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
         members = min(self.members, len(x) // 2)
@@ -137,7 +137,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def score_samples(self, X: Any) -> Array:
         """Log-density of each row of X (N, D), in nats and in the units of the table, (N,)."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, reset=False)
+        x = validate_data(self, _plain(X), dtype=np.float64, reset=False)
         table = torch.tensor(x)
         rows = self.scale_.forward(table)
         if self.model_ is self.mixture_:
@@ -188,3 +188,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 f"X: column {which} is constant, where a density is infinite; leave it out, or add noise to it"
             )
+
+
+def _plain(X: Any) -> Any:
+    """Tensors as arrays, with the dtypes and graphs that NumPy does not know."""
+    return X.detach().cpu().double().numpy() if isinstance(X, torch.Tensor) and not X.is_complex() else X

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, as_time
 from scorefield.discrete.model import JumpModel
+from scorefield.discrete.process import INTEGERS
 from scorefield.discrete.solve import jump_model
 from scorefield.guide.classifier import ClassifierGuidance
 from scorefield.guide.classifier_free import Autoguidance, ClassifierFree
+from scorefield.inputs import tensor_of
 from scorefield.model import Guided
 from scorefield.randomness import Noise
 from scorefield.solve.integrate import Field
@@ -140,8 +142,8 @@ class Infill:
     per_event: ClassVar[tuple[str, ...]] = ("y", "known")
 
     def __post_init__(self) -> None:
-        y, known = torch.as_tensor(self.y), torch.as_tensor(self.known)
-        if y.is_floating_point():
+        y, known = tensor_of(self.y, "y"), tensor_of(self.known, "known")
+        if y.dtype not in INTEGERS:
             raise ValueError(f"y has dtype {y.dtype}; give states, integers")
         if known.dtype != torch.bool or known.shape != y.shape:
             raise ValueError(
@@ -157,7 +159,9 @@ class Infill:
         Raises:
             ValueError: more states than the sequence has.
         """
-        y = torch.as_tensor(y)
+        y = tensor_of(y, "y")
+        if y.dtype not in INTEGERS or y.ndim == 0:
+            raise ValueError(f"y has shape {tuple(y.shape)} and dtype {y.dtype}; give states, integers (K,) or (n, K)")
         if y.shape[-1] > length:
             raise ValueError(f"the prompt has {y.shape[-1]} states and a sample {length}; give a shorter prompt")
         whole = torch.zeros(*y.shape[:-1], length, dtype=torch.int64)

@@ -220,6 +220,8 @@ def check_data(process: Any, x0: Tensor) -> None:
         ValueError: as `JumpProcess.check`, or a mask among the data.
     """
     process.check(x0, "x0")
+    if x0.ndim < 2:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)}; give a batch (B, *), one item being (1, *)")
     if process.mask is not None and not x0.is_meta and bool((x0 == process.mask).any()):
         raise ValueError(f"x0 has state {process.mask}, the mask; data has states from 0 to {process.mask - 1}")
 

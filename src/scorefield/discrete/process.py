@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from scorefield.coefficients import Time, as_time, bisect, expand
 from scorefield.discrete.schedule import Constant, LogLinear, Schedule
-from scorefield.dtypes import onto
+from scorefield.dtypes import check_tensor, onto
 from scorefield.inputs import whole
 from scorefield.randomness import Noise, Seed, source
 
@@ -160,6 +161,7 @@ class JumpProcess(ABC):
         Raises:
             ValueError: a dtype that is not an integer one, or a state outside of 0 .. S - 1.
         """
+        check_tensor(x, what)
         if x.dtype not in INTEGERS:
             raise ValueError(
                 f"{what} has dtype {x.dtype}; a jump process takes states, integers from 0 to {self.S - 1}"
@@ -313,7 +315,7 @@ def _lose(total: Tensor, like: Tensor) -> Tensor:
 
 def _times(v: Tensor, matrix: Tensor) -> Tensor:
     """v (B, *, S) times (S, S) or (B, S, S), in the dtype of v."""
-    return (v.reshape(v.shape[0], -1, v.shape[-1]) @ onto(matrix, v)).reshape(v.shape)
+    return (v.reshape(v.shape[0], math.prod(v.shape[1:-1]), v.shape[-1]) @ onto(matrix, v)).reshape(v.shape)
 
 
 def _rows(matrix: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scorefield.coefficients import Time, as_time, batch_time, expand
 from scorefield.differentiate import differentiation, variable
-from scorefield.dtypes import check_real, onto, wide_dtype
+from scorefield.dtypes import check_batch, onto, wide_dtype
 from scorefield.guide.classifier_free import check_strength
 from scorefield.inputs import tensor_of
 from scorefield.model import Guided, ScoreModel
@@ -145,7 +145,7 @@ def classifier_loss(
     Other arguments:
         t: times, a float or (B,), in place of drawn ones. times: proposal, uniform in [1e-5, T] by default.
     """
-    check_real(x0, "x0")
+    check_batch(x0, "x0")
     draws = generator(seed)
     n = x0.shape[0]
     weight = None

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from scorefield.dtypes import check_finite
+from scorefield.dtypes import check_finite, check_real
+from scorefield.inputs import as_tensor
 from scorefield.likelihood.log_prob import log_prob
 from scorefield.likelihood.trace import TraceMethod
 from scorefield.model import ScoreModel
@@ -114,6 +115,8 @@ class ModelDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats of value (*, *event_shape), broadcast against the batch, with its gradient if it wants one."""
+        value = as_tensor(value, "value")
+        check_real(value, "value")
         tail = value.shape[value.ndim - len(self.event_shape) :]
         if tail != self.event_shape:
             raise ValueError(
