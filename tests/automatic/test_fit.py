@@ -156,9 +156,10 @@ def test_a_run_without_a_checkpoint_is_begun_anew(go, tmp_path):
     [
         (lambda x: np.concatenate([x, x + 1]), r"was trained on other data \(.*data.npy, 180 items; now .*, 360 items"),
         (lambda x: x[:, :1], r"180 items of \(2,\); now .*data.npy, 180 items of \(1,\)\); choose another --out"),
+        (lambda x: np.where(np.arange(200)[:, None] == 78, 0, x).astype(np.float32), r"held other values then"),
         (lambda x: 2 * x, r"trained on other data \(.*data.npy held other values then\); choose another --out, or use"),
     ],
-    ids=["more rows", "fewer columns", "other numbers"],
+    ids=["more rows", "fewer columns", "another row", "other numbers"],
 )
 def test_changed_data_is_told_before_anything_is_fitted(go, tmp_path, monkeypatch, change, words):
     path = tmp_path / "data.npy"

@@ -80,6 +80,7 @@ def write_run(path: Path, model: ScoreModel, data: Dataset, config: Any, labels:
         "name": data.name,
         "size": data.size,
         "fingerprint": data.fingerprint(),
+        "contents": data.contents(),
         "range": None if data.range is None else list(data.range),
     }
     if data.codec is not None:
@@ -281,7 +282,9 @@ def check_same_data(info: RunInfo, data: Dataset) -> None:
         CheckpointError: it is other data.
     """
     if info.data.get("fingerprint") == data.fingerprint():
-        return
+        contents = info.data.get("contents")  # which runs of earlier versions do not have
+        if contents is None or contents == data.contents():
+            return
     before, now = (info.data.get("name"), info.data.get("size"), info.shape), (data.name, data.size, data.shape)
     if before == now:
         raise CheckpointError(f"{info.path} was trained on other data ({data.name} held other values then); {REMEDY}")
