@@ -39,13 +39,7 @@ def minimize(
     Raises:
         ValueError: fewer than one step, no parameters or some that cannot learn, or a loss that is not finite.
     """
-    moved = [p for p in parameters if p.requires_grad]
-    if steps < 1 or not moved:
-        raise ValueError(f"steps={steps} of {len(moved)} parameters: give at least one of each")
-    if any(p.is_inference() for p in moved):
-        raise ValueError(
-            "the network was made under torch.inference_mode(), where weights cannot learn: make it outside"
-        )
+    moved = _that_learn(parameters, steps)
     optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.99))
     mean = [p.detach().clone() for p in moved]
     losses = []
@@ -70,3 +64,14 @@ def minimize(
             for p, m in zip(moved, mean, strict=True):
                 p.copy_(m)
     return losses
+
+
+def _that_learn(parameters: Iterable[Tensor], steps: int) -> list[Tensor]:
+    moved = [p for p in parameters if p.requires_grad]
+    if steps < 1 or not moved:
+        raise ValueError(f"steps={steps} of {len(moved)} parameters: give at least one of each")
+    if any(p.is_inference() for p in moved):
+        raise ValueError(
+            "the network was made under torch.inference_mode(), where weights cannot learn: make it outside"
+        )
+    return moved

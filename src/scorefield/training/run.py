@@ -150,31 +150,36 @@ def read_run(path: str | Path) -> RunInfo:
         content = json.loads((folder / RUN_FILE).read_text("utf-8"))
         if content["format"] > FORMAT:
             raise CheckpointError(f"{path} has format {content['format']}; update scorefield, which reads {FORMAT}")
-        shape = tuple(content["shape"])
-        if not all(type(n) is int and n > 0 for n in shape):
-            raise ValueError("shape")
-        if not all(isinstance(content["model"][part], Mapping) for part in ("net", "sde")):
-            raise ValueError("model")
-        info = RunInfo(
-            path=folder,
-            model=dict(content["model"]),
-            range=None if content["range"] is None else (float(content["range"][0]), float(content["range"][1])),
-            levels=content["levels"],
-            shape=shape,
-            classes=tuple(content["classes"]),
-            data=dict(content["data"]),
-            config=dict(content["config"]),
-        )
-        if not isinstance(info.data.get("codec", {}), Mapping):
-            raise ValueError("codec")
-        info.in_units(torch.zeros(1, *shape))  # a scale of another form fails here
-        return info
+        return _described(folder, content)
     except OSError as error:
         raise cannot_read(path, error) from error
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, RuntimeError) as error:
         raise CheckpointError(f"{folder / RUN_FILE} is damaged; restore it from a copy or train again") from error
+
+
+def _described(folder: Path, content: Mapping[str, Any]) -> RunInfo:
+    """What run.json says; a part that is missing or of another form fails here."""
+    shape = tuple(content["shape"])
+    if not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError("shape")
+    if not all(isinstance(content["model"][part], Mapping) for part in ("net", "sde")):
+        raise ValueError("model")
+    info = RunInfo(
+        path=folder,
+        model=dict(content["model"]),
+        range=None if content["range"] is None else (float(content["range"][0]), float(content["range"][1])),
+        levels=content["levels"],
+        shape=shape,
+        classes=tuple(content["classes"]),
+        data=dict(content["data"]),
+        config=dict(content["config"]),
+    )
+    if not isinstance(info.data.get("codec", {}), Mapping):
+        raise ValueError("codec")
+    info.in_units(torch.zeros(1, *shape))  # a scale of another form fails here
+    return info
 
 
 def load(
