@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +81,7 @@ def _body_lines(node: Function) -> int:
     return node.end_lineno - body[0].lineno + 1
 
 
+@cache
 def imports(root: Path = ROOT) -> dict[str, set[str]]:
     """Which modules of the package each of its modules imports, also inside functions, but not for types alone."""
     files = sources(root)

@@ -101,7 +101,7 @@ def test_stationary_variance_of_the_corrector(sde, snr):
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize(
     ("corrector", "pilots"),
-    [(sf.Langevin(snr=0.16), 16_384), (sf.Langevin(snr=0.16), None), (sf.solve.AnnealedLangevin(snr=0.16), None)],
+    [(sf.Langevin(snr=0.16), 4096), (sf.Langevin(snr=0.16), None), (sf.solve.AnnealedLangevin(snr=0.16), None)],
     ids=["Langevin-pilots", "Langevin", "AnnealedLangevin"],
 )
 def test_correctors_are_right_in_three_dimensions(sde, corrector, pilots):
