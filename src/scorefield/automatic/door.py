@@ -165,8 +165,8 @@ def fit(
     found = find(data, kind, size, labels, skip_broken, seed, out)
     tell(str(found))
     if found.known is None and like is None:
-        seconds = None if minutes is None else 60 * TRAINED * minutes
-        choice = choose(found, seconds, steps, make_accelerator(TrainConfig(), device).device, seed)
+        training = None if minutes is None else 60 * TRAINED * minutes
+        choice = choose(found, training, steps, make_accelerator(TrainConfig(), device).device, seed)
         model, config = choice.model, choice.config
         tell(_why(choice, minutes))
     else:
@@ -187,22 +187,20 @@ def fit(
         progress=progress,
     )
     tell(f"{run.step:,} steps made; again exactly: steps={run.step}, like={str(out)!r}")
-    judgement = None
-    if judged and run.stopped in (None, "a callback", "the clock"):
-        judgement = judge(
-            run.model, found, 60 * (1 - TRAINED) * minutes if minutes is not None else 30.0, seed, progress
-        )
-        tell(str(judgement))
-        with atomic_file(Path(out) / FIT_FILE, "w") as file:
-            json.dump(judgement.values(), file, indent=1)
-    done = Fitted(run, found, judgement)
-    if judgement is not None:
-        _draw(done, tell)
+    if not judged or run.stopped not in (None, "a callback", "the clock"):
+        return Fitted(run, found, None)
+    seconds = 30.0 if minutes is None else 60 * (1 - TRAINED) * minutes
+    done = Fitted(run, found, judge(run.model, found, seconds, seed, progress))
+    _keep(done, tell)
     return done
 
 
-def _draw(done: Fitted, tell: Callable[[str], None]) -> None:
-    """Write figures of samples and losses into the run, where matplotlib is installed."""
+def _keep(done: Fitted, tell: Callable[[str], None]) -> None:
+    """Tell the judgement and write it into the run, with figures of samples and losses where matplotlib is installed."""
+    assert done.judgement is not None
+    tell(str(done.judgement))
+    with atomic_file(done.path / FIT_FILE, "w") as file:
+        json.dump(done.judgement.values(), file, indent=1)
     try:
         from scorefield.charts import save_figure
     except ImportError:

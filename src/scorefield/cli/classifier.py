@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 import scorefield as sf
-from scorefield.cli.options import COUNT, Arrays, Name, OfRun, Reading, Result, pick_device
+from scorefield.cli.options import COUNT, Arrays, Name, OfRun, Reading, Result, pick_device, read_data
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Options(Reading, Arrays, OfRun):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.data import open_data
     from scorefield.guide.classifier import accuracy
     from scorefield.training.classifier import class_count, load_classifier, train_classifier
     from scorefield.training.describe import from_json
@@ -57,16 +56,7 @@ def run(options: Options) -> Result:
     info = sf.training.read_run(options.run)
 
     def read(train: bool) -> Dataset:
-        return open_data(
-            options.data,
-            info.shape,
-            train=train,
-            levels=options.levels,
-            range=options.range,
-            labels=True,
-            convert=options.grey,
-            skip_broken=options.skip_broken,
-        )
+        return read_data(options, options.data, info.shape, train=train, labels=True)
 
     whole = read(train=True)
     class_count(whole)

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from scorefield.cli.options import COUNT, Arrays, Batches, Name, OfRun, Reading, Result, open_run, pick_device
+from scorefield.cli.options import (
+    COUNT,
+    Arrays,
+    Batches,
+    Name,
+    OfRun,
+    Reading,
+    Result,
+    open_run,
+    pick_device,
+    read_data,
+)
 from scorefield.errors import InputError
 
 MEAN, STD = 0.2, 2.0
@@ -42,7 +53,6 @@ class Options(Reading, Arrays, Batches, OfRun):
 def run(options: Options) -> Result:
     """Do what the options ask."""
     from scorefield.consistency import Karras, Staged, consistency_loss
-    from scorefield.data import open_data
     from scorefield.flowmap import FlowMap, fixed_point_bias
     from scorefield.sde import GaussianSDE
     from scorefield.training import train
@@ -58,14 +68,7 @@ def run(options: Options) -> Result:
     if info.classes or info.scale is not None:
         what = "classes" if info.classes else "a table's units"
         raise InputError(f"{options.run} has {what}, which a distilled run would lose; use sf.consistency_loss")
-    data = open_data(
-        options.data,
-        info.shape,
-        levels=options.levels,
-        range=options.range,
-        convert=options.grey,
-        skip_broken=options.skip_broken,
-    )
+    data = read_data(options, options.data, info.shape)
     student, pairs = FlowMap.from_model(teacher), Karras(options.noise_levels, mean=MEAN, std=STD)
     bias = fixed_point_bias(pairs.levels(teacher.sde, student.end), student.sigma_data, "heun")
     done = train(

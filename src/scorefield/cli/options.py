@@ -17,6 +17,7 @@ from scorefield.errors import InputError, cannot_write
 from scorefield.files import is_special
 
 if TYPE_CHECKING:
+    from scorefield.data import Dataset
     from scorefield.model import ScoreModel
     from scorefield.solve.integrate import Solution
     from scorefield.training import RunInfo
@@ -199,6 +200,18 @@ def open_run(path: str, device: str | None) -> tuple[RunInfo, ScoreModel]:
     if is_classifier(model):
         raise InputError(f"{path} is a classifier, not a score model; give the folder that train wrote")
     return info, model
+
+
+def read_data(options: Any, name: str, shape: tuple[int, ...] | None, **rest: Any) -> Dataset:
+    """Data as the options of a command with `Reading` and `Arrays` ask; `rest` goes to `open_data`.
+
+    Raises:
+        InputError: as `open_data`.
+    """
+    from scorefield.data import open_data
+
+    own = {"levels": options.levels, "range": options.range}
+    return open_data(name, shape, convert=options.grey, skip_broken=options.skip_broken, **own, **rest)
 
 
 def drawn(options: Any, model: ScoreModel, n: int, shape: tuple[int, ...], **rest: Any) -> Solution:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.options import COUNT, Arrays, Basic, Flag, Name, Reading, Result, Unset
+from scorefield.cli.options import COUNT, Arrays, Basic, Flag, Name, Reading, Result, Unset, read_data
 from scorefield.errors import DivergedError, InputError
 from scorefield.parallel import launched
 from scorefield.training.config import OptimConfig, TrainConfig
 
 if TYPE_CHECKING:
     from scorefield.data import Dataset
+    from scorefield.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +106,12 @@ def _reading(options: Options, codec: Any) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def run(options: Options) -> Result:
-    """Do what the options ask."""
-    from scorefield.cli.options import pick_device
-    from scorefield.data import open_data
-    from scorefield.training import train
-    from scorefield.training.recipes import recipe
-    from scorefield.training.run import RUN_FILE, load, load_weights
+def _source(options: Options, chosen: Recipe) -> str:
+    """The name of the data.
 
-    chosen = recipe(options.preset)
+    Raises:
+        InputError: none, or options of text for a preset of something else.
+    """
     source = options.data or chosen.data
     if source is None:
         raise InputError(
@@ -124,6 +122,18 @@ def run(options: Options) -> Result:
         raise InputError(
             f"--length, --tokenizer and --fold are for text, and preset {options.preset} is not; leave them out"
         )
+    return source
+
+
+def run(options: Options) -> Result:
+    """Do what the options ask."""
+    from scorefield.cli.options import pick_device
+    from scorefield.training import train
+    from scorefield.training.recipes import recipe
+    from scorefield.training.run import RUN_FILE, load, load_weights
+
+    chosen = recipe(options.preset)
+    source = _source(options, chosen)
     out = options.out or f"runs/{options.preset}"
     device = pick_device(options.device)
     processes = launched()
@@ -131,16 +141,7 @@ def run(options: Options) -> Result:
     def opened(name: str, shape: tuple[int, ...] | None, train: bool) -> Dataset:
         if chosen.open is not None:
             return chosen.open(name, train=train, **_reading(options, None if train else data.codec))
-        return open_data(
-            name,
-            shape,
-            train=train,
-            levels=options.levels,
-            range=options.range,
-            labels=options.labels,
-            convert=options.grey,
-            skip_broken=options.skip_broken,
-        )
+        return read_data(options, name, shape, train=train, labels=options.labels)
 
     data = opened(source, chosen.shape, True)
     held_out = None if options.held_out is None else opened(options.held_out, data.shape, False)

@@ -109,14 +109,14 @@ def open_data(
         InputError: no such data, or a shape that does not fit.
     """
     path = Path(source)
-    picture_shape = shape is not None and len(shape) == 3
-    channels, height, width = shape if shape is not None and len(shape) == 3 else (3, 32, 32)
+    sides = shape if shape and len(shape) == 3 else None
+    channels, height, width = sides or (3, 32, 32)
     if source == "digits":
         data = digits(train)
     elif source.startswith(("torchvision:", "hf:")):
-        known = {"size": (height, width), "channels": channels} if picture_shape else {}
+        known = {"size": (height, width), "channels": channels} if sides else {}
         data = _library(source, convert=convert, **known)
-    elif (source.partition("?")[0] if source.startswith(REMOTE) else source).endswith(".tar"):
+    elif _is_archive(source):
         data = shards(
             source, (height, width), channels=channels, labels=labels, skip_broken=skip_broken, convert=convert
         )
@@ -125,17 +125,19 @@ def open_data(
     elif path.suffix.lower() in (".csv", ".tsv"):
         data = table(path, labels=labels)
     elif path.suffix.lower() in (".npy", ".npz"):
-        data = array(path, levels=levels, range=range, image=picture_shape)
+        data = array(path, levels=levels, range=range, image=sides is not None)
+    elif shape and not sides:
+        raise InputError(f"{source} holds images, and items of shape {shape} are expected; give a .npy file of them")
     else:
-        if shape is not None and not picture_shape:
-            raise InputError(
-                f"{source} holds images, and items of shape {shape} are expected; give a .npy file of them"
-            )
         rest = {"labels": labels, "skip_broken": skip_broken, "convert": convert}
         data = _pictures(source, (height, width), channels=channels, span=span, **rest)
     if shape is not None and data.shape != shape:
         raise InputError(f"{source} {_mismatch(data.shape, shape)}")
     return data
+
+
+def _is_archive(source: str) -> bool:
+    return (source.partition("?")[0] if source.startswith(REMOTE) else source).endswith(".tar")
 
 
 def _pictures(source: str, size: tuple[int, int], *, channels: int, span: Range | None, **options: Any) -> Dataset:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,16 +48,23 @@ def series(file: str | Path, *, time: str | None = None, path: str | None = None
     state = [i for i in range(len(columns)) if i not in (at_time, at_path)]
     if not state or len(rows) < 2:
         raise InputError(f"{file} has {len(rows)} rows of {len(state)} columns of states; give at least two of one")
-    name = str(file)
-    values = np.array([[_state(row[i], columns[i], k, name, at_time) for i in state] for k, row in enumerate(rows)])
-    for i, column in zip(state, values.T, strict=True):
-        if column.min() == column.max():
-            raise InputError(f"column {columns[i]!r} of {file} never changes, so it has no dynamics; leave it out")
+    name, names = str(file), tuple(columns[i] for i in state)
+    values = _states(names, [[row[i] for i in state] for row in rows], name, at_time)
     paths = None if at_path is None else _numbered([str(row[at_path]).strip() for row in rows])
     clock = None
     if at_time is not None:
         clock = _clock([row[at_time] for row in rows], columns[at_time], paths, name)
-    return Series(torch.from_numpy(values), tuple(columns[i] for i in state), clock, paths)
+    return Series(values, names, clock, paths)
+
+
+def _states(names: Sequence[str], rows: Sequence[Sequence[str]], name: str, at_time: int | None) -> Tensor:
+    """Fields as numbers, (T, D), each column of which changes."""
+    fields = [[_state(v, c, k, name, at_time) for c, v in zip(names, row, strict=True)] for k, row in enumerate(rows)]
+    values = torch.tensor(fields, dtype=torch.double)
+    for column, constant in zip(names, (values == values[0]).all(0).tolist(), strict=True):
+        if constant:
+            raise InputError(f"column {column!r} of {name} never changes, so it has no dynamics; leave it out")
+    return values
 
 
 def _numbered(words: Sequence[str]) -> Tensor:
