@@ -199,8 +199,8 @@ class Marginal:
         k = torch.searchsorted(edges, pick.squeeze(1)).clamp_max(len(edges) - 1)
         means, spectrum = gm._flat, gm._spectrum
         z = noise.normal((noise.size, means.shape[1]), torch.float64, cpu)
-        time = as_time(self.t)
-        alpha, sigma = gm.sde.alpha(time), gm.sde.sigma(time)
+        time = batch_time(self.t, z)
+        alpha, sigma = expand(gm.sde.alpha(time), z), expand(gm.sde.sigma(time), z)
         scaled = torch.sqrt(alpha**2 * spectrum[k] + sigma**2) * z
         if gm._basis is not None:
             scaled = torch.einsum("bij,bj->bi", gm._basis[k], scaled)

@@ -10,15 +10,27 @@ import torch
 from torch import Tensor
 
 from scorefield.dtypes import check_real, onto
+from scorefield.inputs import tensor_of
 
 Time: TypeAlias = "float | Tensor"
 
 
 def as_time(t: Time) -> Tensor:
-    """t as a float64 tensor on the CPU, where all coefficients are computed; one on another device is read back."""
+    """t as a float64 tensor on the CPU, where all coefficients are computed; one on another device is read back.
+
+    Raises:
+        ValueError: it holds no numbers.
+    """
     if isinstance(t, Tensor):
-        return t if t.dtype is torch.float64 and t.is_cpu else t.cpu().to(torch.float64)
-    return torch.tensor(float(t), dtype=torch.float64, device="cpu")
+        if t.dtype is torch.float64 and t.is_cpu:
+            return t
+        if t.is_meta or t.is_complex():
+            raise ValueError(f"t is a tensor of {t.dtype} on {t.device}; give times as real numbers")
+        return t.cpu().to(torch.float64)
+    try:
+        return torch.tensor(float(t), dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError):  # arrays and lists
+        return as_time(tensor_of(t, "t").cpu())
 
 
 def batch_time(t: Time, x: Tensor) -> Tensor:

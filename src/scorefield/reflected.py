@@ -109,6 +109,11 @@ class ReflectedVE(SDE):
         self.check(x0)
         return self.fold(x0 + expand(self.sigma(batch_time(t, x0)), x0) * noise)
 
+    def noised(self, x_s: Tensor, s: Time, t: Time, noise: Noise) -> Tensor:
+        """A draw from p(x_t | x_s), s < t, like x_s."""
+        v = self.transition_coefficients(s, t)[1]
+        return self.fold(x_s + expand(v.sqrt(), x_s) * noise.like(x_s))
+
     def check(self, x: Tensor, name: str = "data") -> None:
         """Refuse what lies outside the box by more than rounding.
 

@@ -157,6 +157,16 @@ class SDE(ABC):
         """
         raise ValueError(self._no_kernel())
 
+    def noised(self, x_s: Tensor, s: Time, t: Time, noise: Noise) -> Tensor:
+        """A draw from p(x_t | x_s), s < t, where the kernel is known.
+
+        Raises:
+            ValueError: it is not.
+        """
+        raise ValueError(
+            f"the grid rises, where noise is added by a kernel that {type(self).__name__} has not; give times that only fall"
+        )
+
     def kernel_score(self, x: Tensor, x0: Tensor, t: Time) -> Tensor:
         """grad log p(x_t | x_0) at x_t = x, like x, where the kernel is known.
 

@@ -128,3 +128,49 @@ def test_known_states_are_integers(y):
         discrete.Infill(y, torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match="is a list; give a tensor"):
         STATES.ratio([[0, 1]], 0.5)
+
+
+TIMED = {
+    "points": lambda t: sf.Empirical(X, VP).score(X, t),
+    "mixture": lambda t: sf.GaussianMixture(X[:2], 0.1, None, VP).score(X, t),
+    "its draws": lambda t: sf.GaussianMixture(X[:2], 0.1, None, VP).sample(20, t, seed=0),
+    "walls": lambda t: BOX.kernel_score(X, X.flip(1), t),
+    "ends": lambda t: BRIDGE.kernel(X, X.flip(1), t)[0],
+    "velocity": lambda t: PHASE.denoise(torch.cat([X, X], 1), t),
+    "states": lambda t: STATES.ratio(torch.zeros(20, 2, dtype=torch.int64), t),
+    "map": lambda t: AVERAGE.jump(X, t, 0.1),
+}
+
+
+@pytest.mark.parametrize("door", TIMED)
+def test_times_in_every_form(door):
+    expected = TIMED[door](0.5)
+    for t in (torch.full((20,), 0.5), [0.5] * 20, np.full(20, 0.5), np.float32(0.5)):
+        torch.testing.assert_close(TIMED[door](t), expected)
+    for t, words in (
+        (torch.full((20, 1), 0.5), "t has shape"),
+        ([0.5] * 3, "t has shape"),
+        (None, "t: NoneType holds no numbers"),
+        ("late", "t: str holds no numbers"),
+        (torch.tensor(0.5, device="meta"), "t is a tensor of torch.float32 on meta"),
+        (0.5j, "t is a tensor of torch.complex"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            TIMED[door](t)
+
+
+def test_the_law_of_a_table_and_of_a_prior_is_that_of_one_time():
+    with pytest.raises(ValueError, match="the law is that of one time"):
+        discrete.Table(torch.ones(3, 3), discrete.Uniform(3)).law(torch.tensor([0.1, 0.2]))
+    with pytest.raises(ValueError, match="t has shape"):
+        diagnose.fit_prior(VP, X, torch.tensor([0.1, 0.2]))
+
+
+def test_grids_that_rise_in_between():
+    """Noise is added by the kernel of the process, folded back where there are walls; without one it is refused."""
+    up = torch.tensor([1.0, 0.2, 0.5, 0.0])
+    model = sf.ScoreModel(lambda x, t: 0 * x, BOX, shape=(2,))
+    found = sf.sample(model, 4, sf.EulerMaruyama(), grid=up, seed=0)
+    assert bool(((found >= 0) & (found <= 1)).all())
+    with pytest.raises(ValueError, match="give times that only fall"):
+        sf.sample(PHASE, 4, phase.SSCS(), grid=up, seed=0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scorefield.analytic import GaussianMixture, Marginal
+from scorefield.coefficients import batch_time
 from scorefield.dtypes import exact
 from scorefield.gaussians import fit_gaussians
 from scorefield.inputs import as_tensor, whole
@@ -42,6 +43,7 @@ def fit_prior(sde: GaussianSDE, data: Tensor, t: float, components: int = 1, see
         raise ValueError(f"data has shape {tuple(data.shape)} and dtype {data.dtype}; give finite floats, (N, *)")
     if len(data) < 2 * components:
         raise ValueError(f"data has {len(data)} rows; {components} components need {2 * components} or more")
+    t = float(batch_time(t, torch.empty(1)))
     if not 0 < t <= sde.T:
         raise ValueError(f"t={t}: give a time in (0, {sde.T}]")
     alpha, sigma, flat = float(sde.alpha(t)), float(sde.sigma(t)), exact(data).flatten(1)

@@ -49,6 +49,8 @@ class Table(JumpModel):
     def law(self, t: Time = 0.0) -> Tensor:
         """p_t, (S, .., S) with the mask among the states; t is a float."""
         matrix = self.process.transition(t)
+        if matrix.ndim > 2:
+            raise ValueError(f"t has shape {tuple(matrix.shape[:-2])}; the law is that of one time, a float")
         p = self.table
         for d in range(p.ndim):
             p = torch.movedim(torch.movedim(p, d, -1) @ matrix, -1, d)
