@@ -181,3 +181,27 @@ def test_a_constant_column_is_named():
         ScoreDensity(**QUICK).fit(x)
     with pytest.raises(ValueError, match="column 'dose' is constant"):
         ScoreDensity(**QUICK).fit(pandas.DataFrame(x, columns=["age", "dose", "size"]))
+
+
+@pytest.mark.parametrize("rows", [5, 6])
+def test_the_fewest_rows(rows):
+    x = np.random.default_rng(0).normal(size=(rows, 2))
+    assert np.isfinite(ScoreDensity(steps=1, width=4, depth=1, random_state=0).fit(x).score_samples(x)).all()
+    with pytest.raises(ValueError, match="minimum of 5"):
+        ScoreDensity().fit(x[:4])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": 1.5}, {"width": None}, {"members": "four"}, {"tolerance": "x"}, {"weight_decay": float("nan")}],
+)
+def test_options_that_are_no_numbers_are_refused_by_name(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.* is needed"):
+        ScoreDensity(**options).fit(np.eye(6))
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, None])
+def test_rows_are_counted_in_whole_numbers(count):
+    fitted = ScoreDensity(steps=0, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 1)))
+    with pytest.raises(ValueError, match="n_samples="):
+        fitted.sample(count)

@@ -21,6 +21,7 @@ from scorefield.differentiate import differentiation, ordinary
 from scorefield.errors import ScorefieldWarning
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
+from scorefield.randomness import generator, whole_seed
 
 Driver: TypeAlias = "Callable[[float, Tensor, Tensor], Tensor]"
 Terminal: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -89,7 +90,7 @@ def solve(
             f"noise_dim={noise_dim}, steps={steps}, paths={paths}, T={T}, method={method!r}: give positive counts and a "
             "positive horizon, and the method regression or deep"
         )
-    h, draws = T / steps, torch.Generator().manual_seed(seed)
+    h, draws = T / steps, generator(whole_seed(seed))
     half = torch.randn(steps, max(1, paths // 2), noise_dim, generator=draws, dtype=torch.float64)
     dw = math.sqrt(h) * torch.cat([half, -half], 1)
     w = torch.cat([torch.zeros_like(dw[:1]), dw.cumsum(0)])
@@ -160,7 +161,7 @@ def _deep(
     xi, w, dw = ordinary(xi), ordinary(w), ordinary(dw)
     d, m, steps = xi.shape[1], dw.shape[2], len(dw)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(whole_seed(seed))
         net = nn.Sequential(nn.Linear(1 + m, width), nn.Tanh(), nn.Linear(width, d * m)).double()
     # Without a control at first: noise of the paths would move y_0 through a driver that is not linear.
     for p in net[-1].parameters():

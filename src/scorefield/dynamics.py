@@ -23,7 +23,7 @@ from scorefield.errors import ScorefieldWarning
 from scorefield.inputs import positive, tensor_of
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
-from scorefield.randomness import generator
+from scorefield.randomness import generator, whole_seed
 from scorefield.sampling import sample
 from scorefield.sdes import VP
 from scorefield.solve import Dopri5
@@ -301,12 +301,12 @@ def learn_flow_map(
     increments = after - states
     scale = states.std(0).clamp_min(1e-12)
     width_of = scale * (_bandwidth(states / scale, count) if bandwidth is None else bandwidth)
-    draws = torch.Generator().manual_seed(seed)
+    draws = generator(whole_seed(seed))
     pick = torch.randint(len(states), (labels,), generator=draws)
     z = torch.randn(labels, states.shape[1], generator=draws, dtype=torch.float64)
     targets = _labels(states, increments, states[pick], z, width_of, count, progress)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(whole_seed(seed))
         fitted = StochasticMap(states, increments, dt, width_of, count, width).double()
     nn.init.zeros_(fitted.body[-1].weight)  # type: ignore[arg-type]
     here, spread = states[pick], fitted.spread

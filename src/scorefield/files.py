@@ -165,7 +165,11 @@ def check_folder(path: str | Path) -> None:
     Raises:
         InputError: it, or what it is to be in, is a file.
     """
-    for part in (Path(path), *Path(path).parents):
+    try:
+        whole = Path(path)
+    except TypeError:
+        raise InputError(f"out={path!r}: give the folder in which everything is kept") from None
+    for part in (whole, *whole.parents):
         if part.exists():
             if not part.is_dir():
                 raise InputError(f"cannot write {path}: {part} is not a folder; choose another place")

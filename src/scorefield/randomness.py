@@ -186,10 +186,29 @@ def source(seed: Seed, n: int, noise: NoiseFn | None = None) -> Noise:
 
 
 def generator(seed: int | torch.Generator | None) -> torch.Generator:
-    """A CPU generator for draws that belong to a whole batch, such as those of a training step."""
+    """A CPU generator for draws that belong to a whole batch, such as those of a training step.
+
+    Raises:
+        ValueError: the seed is no integer.
+    """
     if isinstance(seed, torch.Generator):
         return seed
-    return torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
+    return torch.Generator().manual_seed(secrets.randbits(63) if seed is None else whole_seed(seed))
+
+
+def whole_seed(seed: object) -> int:
+    """A seed that decides everything, as an int of Python's own.
+
+    Raises:
+        ValueError: it is no integer, or negative.
+    """
+    try:
+        found = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"seed={seed!r}: give an integer, which decides all that is random") from None
+    if not 0 <= found < 2**63:
+        raise ValueError(f"seed={found}: seeds are integers from 0 to 2**63 - 1")
+    return found
 
 
 def _keys(seed: Seed, n: int) -> list[tuple[int, int]]:

@@ -51,6 +51,32 @@ def test_choices_are_said_recorded_and_repeated_bitwise(go, tmp_path, capsys):
     assert weights(tmp_path / "run", first.run.step) == weights(tmp_path / "again", again.run.step)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"out": None}, "out=None: give the folder"),
+        ({"device": "tpu"}, "device='tpu' is unknown"),
+        ({"steps": "3"}, "steps='3' is impossible; expected a whole number"),
+        ({"steps": 1.5}, "steps=1.5 is impossible; expected a whole number"),
+        ({"steps": None, "minutes": "ten"}, "minutes='ten' is impossible; expected a number"),
+    ],
+)
+def test_options_that_are_none_are_refused_by_name(tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        sf.fit(VECTORS, **{"out": tmp_path, "steps": 1, "progress": False} | options)
+
+
+def test_numbers_of_any_kind_are_taken(go):
+    assert go(steps=np.int64(2), seed=np.int64(1)).run.step == 2
+    fitted = go(steps=2.0, seed=torch.tensor(1))
+    assert fitted.run.steps == 2
+    lines = fitted.log_prob(VECTORS[:3].tolist(), seed=0).nats
+    assert torch.equal(lines, fitted.log_prob(torch.from_numpy(VECTORS[:3]), seed=0).nats)
+    for x, words in ((np.ones((3, 3)), "items of shape"), (VECTORS[:3] + 1j, "x is complex"), (None, "no numbers")):
+        with pytest.raises(ValueError, match=words):
+            fitted.log_prob(x)
+
+
 @pytest.mark.parametrize("place", ["file", "file/run"])
 def test_a_folder_that_cannot_be_made_is_refused_before_data_is_read(go, tmp_path, place):
     (tmp_path / "file").touch()

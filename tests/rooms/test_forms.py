@@ -174,3 +174,25 @@ def test_grids_that_rise_in_between():
     assert bool(((found >= 0) & (found <= 1)).all())
     with pytest.raises(ValueError, match="give times that only fall"):
         sf.sample(PHASE, 4, phase.SSCS(), grid=up, seed=0)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), torch.tensor(3), True])
+def test_seeds_are_integers_of_any_kind(seed):
+    torch.testing.assert_close(sf.dsm_loss(MODEL, X, seed=seed), sf.dsm_loss(MODEL, X, seed=int(seed)))
+    fitted = [
+        dynamics.learn_flow_map(X, X.sin(), 0.1, labels=10, steps=1, progress=False, seed=s) for s in (seed, int(seed))
+    ]
+    torch.testing.assert_close(*[f.body[0].weight for f in fitted])
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", -1, 2**63, [1, 2]])
+def test_other_seeds_are_refused(seed, tmp_path):
+    for door in (
+        lambda: sf.dsm_loss(MODEL, X, seed=seed),
+        lambda: dynamics.learn_flow_map(X, X, 0.1, seed=seed),
+        lambda: sf.bsde.solve(lambda t, y, z: y, torch.sin, steps=1, paths=4, seed=seed),
+        lambda: sf.fit(X, out=tmp_path, steps=1, seed=seed),
+        lambda: sf.train(MODEL, X, out=tmp_path, steps=1, seed=seed),
+    ):
+        with pytest.raises(ValueError, match="seed="):
+            door()

@@ -22,9 +22,11 @@ from scorefield.differentiate import differentiation
 from scorefield.discrete import JumpModel, bound
 from scorefield.errors import CheckpointError, InputError
 from scorefield.files import atomic_file, check_folder
+from scorefield.inputs import check_event, tensor_of
 from scorefield.likelihood import LogProb, log_prob
 from scorefield.model import ScoreModel
 from scorefield.nn.beside import Beside
+from scorefield.randomness import whole_seed
 from scorefield.sampling import sample
 from scorefield.training.checkpoint import list_checkpoints, read_checkpoint
 from scorefield.training.config import TrainConfig
@@ -84,7 +86,10 @@ class Fitted:
 
         Of states, bounds as by `scorefield.discrete.bound`.
         """
-        items = torch.as_tensor(x)
+        items = tensor_of(x, "x")
+        if items.is_complex():
+            raise InputError("x is complex; give real numbers")
+        check_event(items, self.found.data.shape)
         if isinstance(self.model, JumpModel):
             return bound(self.model, items.to(self.model.device), **options)
         if self._scale is None:
@@ -157,9 +162,10 @@ def fit(
     """
     if minutes is not None and steps is not None:
         raise InputError("give minutes or steps, not both")
-    minutes = 10.0 if minutes is None and steps is None else minutes
+    minutes = 10.0 if minutes is None and steps is None else TrainConfig().updated(minutes=minutes).minutes
     length: dict[str, Any] = {"steps": steps} if minutes is None else {"minutes": TRAINED * minutes, "steps": 10**9}
     check_folder(out)
+    seed = whole_seed(seed)
     TrainConfig().updated(**length)  # refuses what is out of range before anything is read
     tell, begin = _teller(progress), time.monotonic()
     found = find(data, kind, size, labels, skip_broken, seed, out)

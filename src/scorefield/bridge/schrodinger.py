@@ -15,7 +15,7 @@ from scorefield.differentiate import differentiation
 from scorefield.dtypes import check_finite
 from scorefield.inputs import positive, tensor_of
 from scorefield.minimize import minimize
-from scorefield.randomness import NoiseFn, Seed
+from scorefield.randomness import NoiseFn, Seed, generator, whole_seed
 from scorefield.sde import SDE
 
 Draw: TypeAlias = "Callable[[int, torch.Generator], Tensor]"
@@ -182,7 +182,7 @@ def schrodinger_bridge(
         raise ValueError(
             f"rounds={rounds}, steps={steps}, start={start!r}: give at least one of each, and reference or independent pairs"
         )
-    draws, bridge = torch.Generator().manual_seed(seed), Bridge(sigma)
+    draws, bridge = generator(whole_seed(seed)), Bridge(sigma)
     x0, x1 = sample0(pairs, draws), sample1(pairs, draws)
     same_shape(x0, x1)
     check_finite(x0, "sample0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from scorefield.data.scale import Scale
 from scorefield.density.corrected import Plan, correct
 from scorefield.density.mixture import choose
 from scorefield.differentiate import differentiation
+from scorefield.inputs import whole
 from scorefield.likelihood import log_prob
 from scorefield.progress import Bar
 from scorefield.sampling import sample
@@ -155,6 +157,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
         """Rows drawn from the density, (n_samples, D)."""
         check_is_fitted(self)
+        n_samples = whole(n_samples, "n_samples", "the number of rows")
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         shape = (self.n_features_in_,)
         if self.model_ is self.mixture_:
@@ -174,11 +177,14 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _check(self) -> None:
         least = {"steps": 0, "members": 2, "width": 1, "depth": 0, "batch_size": 1}
         for name, low in least.items():
-            if int(getattr(self, name)) < low:
-                raise ValueError(f"{name}={getattr(self, name)}: at least {low} is needed")
+            value = getattr(self, name)
+            if not (isinstance(value, Integral) and int(value) >= low):
+                raise ValueError(f"{name}={value!r}: a whole number is needed, at least {low}")
         for name in ("minutes", "learning_rate", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: a positive number is needed")
+            if not (isinstance(value := getattr(self, name), Real) and float(value) > 0):
+                raise ValueError(f"{name}={value!r}: a positive number is needed")
+        if not (isinstance(self.weight_decay, Real) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay={self.weight_decay!r}: 0 or a positive number is needed")
 
     def _check_columns(self, x: Array) -> None:
         constant = np.flatnonzero(x.std(0) <= 1e-12 * np.abs(x).max(0))

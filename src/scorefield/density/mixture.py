@@ -57,7 +57,7 @@ def choose(
         z, volume = space.forward(x), float(space.log_volume(x).mean())
         top, behind = -math.inf, 0
         for size in SIZES:
-            if 4 * size > min(map(len, rest)) or behind == 2 or (fits and time.monotonic() - begin > seconds):
+            if 1 < size > min(map(len, rest)) / 4 or behind == 2 or (fits and time.monotonic() - begin > seconds):
                 break
             tried = [
                 fit_gaussians(z[rows], size, seed + i, kind, floor=RIDGE, settled=settled)

@@ -39,6 +39,7 @@ class OptimConfig:
     """Largest global norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
+        _as_numbers(self, "optim.")
         _require(self.name in ("adam", "adamw", "muon"), "optim.name", self.name, "adam, adamw or muon")
         _require(self.name != "muon" or not self.weight_decay, "optim.weight_decay", self.weight_decay, "0 with muon")
         _require(0 < self.lr < math.inf, "optim.lr", self.lr, "a positive number, such as 2e-4")
@@ -136,6 +137,7 @@ class TrainConfig:
     """Write report.html at the end and with every sample grid."""
 
     def __post_init__(self) -> None:
+        _as_numbers(self)
         positive = ("steps", "batch_size", "accumulate", "snapshot_every", "log_every", "checkpoint_every", "keep")
         for name in (*positive, "sample_count"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -265,6 +267,34 @@ class Options(TypedDict, total=False):
 
 def _choice(name: str, value: object, known: tuple[str, ...]) -> None:
     _require(value in known, name, value, "one of " + ", ".join(known))
+
+
+def _as_numbers(config: Any, prefix: str = "") -> None:
+    """Make numbers of any kind Python's own, so that they compare, print and are written as such.
+
+    Raises:
+        InputError: a field that counts is not whole, or one of numbers holds none.
+    """
+    for f in fields(config):
+        value, kind = getattr(config, f.name), str(f.type).removesuffix(" | None")
+        if kind not in ("int", "float") or (value is None and "None" in str(f.type)):
+            continue
+        number = _plain(value)
+        if number is None or (kind == "int" and not (math.isfinite(number) and number == int(number))):
+            raise InputError(
+                f"{prefix}{f.name}={value!r} is impossible; expected {'a whole ' * (kind == 'int') or 'a '}number"
+            )
+        if type(value) not in (int, float) or (kind == "int" and type(value) is float):
+            object.__setattr__(config, f.name, int(number) if kind == "int" else float(number))
+
+
+def _plain(value: Any) -> float | int | None:
+    """A number of NumPy or torch as one of Python; None for what is none."""
+    if isinstance(value, int | float):
+        return value
+    item = getattr(value, "item", None)
+    found = item() if item is not None and not getattr(value, "ndim", 0) else None
+    return found if isinstance(found, int | float) else None
 
 
 def _require(condition: bool, name: str, value: object, right: str) -> None:

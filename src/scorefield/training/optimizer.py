@@ -49,7 +49,10 @@ def make_accelerator(config: TrainConfig, device: str | None) -> Any:
     if not torch.distributed.is_initialized():
         # accelerate keeps the precision and device of the first run of a process for all later ones.
         AcceleratorState._reset_state(reset_partial_state=True)
-    kind = torch.device(device).type if device else None
+    try:
+        kind = torch.device(device).type if device else None
+    except (RuntimeError, TypeError):
+        raise InputError(f"device={device!r} is unknown; choose cpu, cuda, cuda:1 or mps, or leave it out") from None
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise InputError(f"device={device} is not available here; use cpu")
