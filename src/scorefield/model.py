@@ -100,7 +100,7 @@ class ScoreModel(nn.Module):
         """Whether `sigma_data` was given; training measures it on the data otherwise."""
         self.data_levels: int | None = None
         self.data_range: tuple[float, float] | None = None
-        """Number of values of the data of training, where these are integers, and the interval they fill (set by `load`)."""
+        """Values of the data of training, 0 for real numbers, and the interval they fill (set by `train` and `load`)."""
 
     @classmethod
     def from_score(cls, score: Callable[..., Tensor], sde: SDE, shape: Sequence[int] | None = None) -> ScoreModel:

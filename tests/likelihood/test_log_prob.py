@@ -242,6 +242,17 @@ def test_bits_count_the_levels_of_the_data_the_model_was_trained_on():
         assert lp.bits_per_dim(256, 0.0, 1.0).tolist() == pytest.approx([expected + math.log2(256 / 17)] * 2)
 
 
+def test_bits_of_real_numbers_are_refused_where_nobody_names_levels():
+    """A density of 0 nats counted as 256 levels in [-1, 1] is 7 bits, which a model of real numbers never meant."""
+    lp = replace(LogProb.of_draws(torch.zeros(2, 1).double(), torch.zeros(2), torch.zeros(2), 12), levels=0)
+    with pytest.raises(ValueError, match=r"real numbers.*take nats, or bits_per_dim\(levels="):
+        lp.bits_per_dim()
+    assert lp.bits_per_dim(8, 0.0, 2.0).tolist() == [2.0, 2.0]
+    with pytest.warns(ScorefieldWarning, match="give low and high"):
+        assert lp.bits_per_dim(8).tolist() == [2.0, 2.0]
+    assert replace(lp, range=(0.0, 1.0)).bits_per_dim(8).tolist() == [3.0, 3.0]  # floats whose ends are known
+
+
 def test_a_loaded_model_knows_the_levels_and_range_of_its_data(mixture):
     model = sf.load("digits")
     assert (model.data_levels, model.data_range) == (256, (-1.0, 1.0))

@@ -296,3 +296,14 @@ def test_noise_that_is_made_for_large_data_is_no_mistake(run_training, make_mode
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         run_training(model=model, data=500 + 100 * cloud, steps=1)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_trained_model_knows_whether_its_data_has_levels(whole, run_training, cloud, tmp_path):
+    data = torch.randint(0, 17, (100, 2), generator=torch.Generator().manual_seed(0)) if whole else cloud
+    data = sf.data.array(data, levels=17) if whole else data
+    told = (17, (-1.0, 1.0)) if whole else (0, None)
+    for model in (run_training(data=data, steps=1).model, sf.load(tmp_path / "run")):
+        assert (model.data_levels, model.data_range) == told
+        lp = sf.log_prob(model, cloud[:2], trace="exact", seed=0, solver=sf.Dopri5(1e-2, 1e-2))
+        assert (lp.levels, lp.range) == told

@@ -12,9 +12,8 @@ from torch import Tensor
 from scorefield.coefficients import Time
 from scorefield.dtypes import check_finite, check_real, warn_of_units, wide
 from scorefield.inputs import as_tensor
-from scorefield.likelihood.dequantize import levels_width
 from scorefield.likelihood.log_prob import AugmentedFlow
-from scorefield.likelihood.result import LEVELS, RANGE, LogProb
+from scorefield.likelihood.result import LogProb
 from scorefield.likelihood.trace import Function, Hutchinson, Linearizer, estimator
 from scorefield.model import ScoreModel
 from scorefield.randomness import Seed, source
@@ -39,9 +38,12 @@ class Places:
     stderr: Tensor
 
     def bits(self) -> Tensor:
-        """Parts of `lp.bits_per_dim()`, like x: the bits that each entry costs; their mean is the figure."""
-        width = levels_width(self.lp.levels or LEVELS, *(self.lp.range or RANGE))
-        return math.log2(width) - self.nats / math.log(2)
+        """Parts of `lp.bits_per_dim()`, like x: the bits that each entry costs; their mean is the figure.
+
+        Raises:
+            ValueError: as `bits_per_dim`.
+        """
+        return math.log2(self.lp.width()) - self.nats / math.log(2)
 
     def bits_stderr(self) -> Tensor:
         """Standard error of `bits`, like x."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scorefield.charts import Chart
 
 LEVELS, RANGE = 256, (-1.0, 1.0)
+REAL = 0
+"""Levels of data that has none."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,7 +35,8 @@ class LogProb:
         dims: dimensions of a sample.
         latent: the state at T, like x; None for what follows no trajectory.
         discrete: whether these are probabilities of integers, in place of densities.
-        levels, range: how many values the data of the model has, and the interval that they fill, where `load` knows.
+        levels, range: how many values the data of the model has, 0 for real numbers and None where nothing says, and the
+            interval that they fill; `train` and `load` know them.
     """
 
     nats: Tensor
@@ -59,23 +62,42 @@ class LogProb:
         """Bits per dimension of discrete data with `levels` values that were dequantised to fill [low, high]: (B,).
 
         A density that is uniform on the range gives log2(levels) (Theis et al. 2016; 8 bits for 256 levels). The defaults
-        are those of the data that a loaded model was trained on, else 256 levels in [-1, 1]; other levels than the
-        model's are counted as asked for, with a warning. Probabilities of integers take no arguments.
+        are those of the data that the model was trained on, else 256 levels in [-1, 1]; other levels than the model's are
+        counted as asked for, with a warning. Data of real numbers has no levels: its densities are `nats`. Probabilities of
+        integers take no arguments.
 
         Raises:
-            ValueError: fewer than one level, an empty range, or arguments for probabilities of integers.
+            ValueError: fewer than one level, an empty range, no levels for a model of real numbers, or arguments for
+                probabilities of integers.
         """
         bits = -self.nats / (self.dims * math.log(2))
         if self.discrete:
             if (levels, low, high) != (None, None, None):
                 raise ValueError("bits_per_dim: these are probabilities of integers already; call it without arguments")
             return bits
-        if None not in (levels, self.levels) and levels != self.levels:
-            message = f"bits_per_dim: levels={levels}, and the model was trained on data of {self.levels} levels"
-            warnings.warn(message, ScorefieldWarning, stacklevel=2)
+        return math.log2(self.width(levels, low, high)) + bits
+
+    def width(self, levels: int | None = None, low: float | None = None, high: float | None = None) -> float:
+        """Levels per unit of the range, as `bits_per_dim` counts them.
+
+        Raises:
+            ValueError: as `bits_per_dim`.
+        """
+        if levels is None and self.levels == REAL:
+            raise ValueError(
+                "bits_per_dim: the model was trained on real numbers, which have no levels; take nats, or "
+                "bits_per_dim(levels=256, low=-1, high=1) if they are levels that were dequantised to fill [-1, 1]"
+            )
+        told = None
+        if None not in (levels, self.levels) and levels != self.levels != REAL:
+            told = f"levels={levels}, and the model was trained on data of {self.levels} levels"
         start, end = self.range or RANGE
+        if self.levels == REAL and self.range is None and None in (low, high):
+            told = f"the model was trained on real numbers of unknown range, taken for [{start:g}, {end:g}]; give low and high"
+        if told is not None:
+            warnings.warn(f"bits_per_dim: {told}", ScorefieldWarning, stacklevel=3)
         start, end = start if low is None else low, end if high is None else high
-        return math.log2(levels_width(levels or self.levels or LEVELS, start, end)) + bits
+        return levels_width(levels or self.levels or LEVELS, start, end)
 
     def bits_stderr(self) -> Tensor:
         """Standard error of `bits_per_dim`, (B,)."""

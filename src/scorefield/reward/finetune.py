@@ -250,7 +250,7 @@ class _Game:
             return item.expand(len(indices), *item.shape[1:])
 
         name = f"reward {getattr(self.reward, '__name__', type(self.reward).__name__)} of base {mark:x}"
-        return Dataset(name, tuple(item.shape[1:]), 1, read, levels=self.base.data_levels)
+        return Dataset(name, tuple(item.shape[1:]), 1, read, levels=self.base.data_levels or None)
 
 
 def hash_of(text: str) -> int:

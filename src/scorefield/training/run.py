@@ -210,7 +210,7 @@ def load(
     if checkpoint is None:
         raise CheckpointError(f"{run} has no {'best ' if step == 'best' else ''}checkpoint yet; train it first")
     load_weights(model, checkpoint.tensors["ema"], str(checkpoint.path))
-    model.data_levels, model.data_range = info.levels, info.range
+    model.data_levels, model.data_range = info.levels or 0, info.range
     return model.to(device).eval()
 
 

@@ -164,6 +164,7 @@ def train(
             model.sde.check(_looked_at(part, model, settings.seed), part.name)
     folder = Path(out)
     _fit_units(model, items, settings.seed, folder)
+    model.data_levels, model.data_range = items.levels or 0, model.sde.range if items.scaled else None
     with StopSignals() as signals:
         accelerator = make_accelerator(settings, device)
         with held(folder, accelerator), own_randomness(accelerator.device):
