@@ -169,6 +169,22 @@ def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> tu
     return Principal(mean, basis, spectrum.clamp_min(least), rest), held_out
 
 
+def principal_log_prob(law: Principal, x: Tensor) -> Tensor:
+    """log-density of rows x (N, D), (N,), float64."""
+    away = x.double() - law.mean
+    along, left = away @ law.basis, away.shape[1] - len(law.spectrum)
+    inside = (along.square() / law.spectrum + law.spectrum.log()).sum(1)
+    outside = (away.square().sum(1) - along.square().sum(1)).clamp_min(0) / law.rest + left * law.rest.log()
+    return -0.5 * (inside + outside + away.shape[1] * math.log(2 * math.pi))
+
+
+def stationary_log_prob(law: Stationary, x: Tensor) -> Tensor:
+    """log-density of items x (N, C, *), (N,), float64."""
+    power = torch.fft.fftn(x.double() - law.mean, dim=tuple(range(2, x.ndim)), norm="ortho").abs().square()
+    nats: Tensor = -0.5 * (power / law.spectrum + law.spectrum.log() + math.log(2 * math.pi)).flatten(1).sum(1)
+    return nats
+
+
 def _directions(x: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (D,), leading eigenvectors (D, k) and eigenvalues (k,) of the covariance of rows x (N, D), k at most `most`."""
     mean = x.mean(0)

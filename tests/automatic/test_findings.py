@@ -42,7 +42,7 @@ def test_kind_and_form(data, kind, shape):
 
 
 def test_what_was_cut_is_said():
-    assert "cut from 101, so that" in str(find(DRAWS.normal(size=(50, 2, 101))))
+    assert "cut from 101 to its middle, [2:98], so that" in str(find(DRAWS.normal(size=(50, 2, 101))))
 
 
 def test_a_folder_is_grey_where_no_picture_has_colour(tmp_path):

@@ -22,6 +22,28 @@ def test_gaussian_is_that_of_the_sample():
     torch.testing.assert_close(gaussian(x)(y), exact, rtol=0, atol=5e-3)  # drawn to the variances by 3 / 20,000
 
 
+def test_gaussian_of_few_directions_is_that():
+    """A covariance that is only drawn towards its variances is two hundred nats behind here."""
+    turn = draws(7, 1, 168)
+    x, y = (draws(n, seed, 7) @ turn + 0.05 * draws(n, seed + 1, 168) + 3 for n, seed in ((800, 2), (300, 4)))
+    cov = turn.T @ turn + 0.05**2 * torch.eye(168, dtype=torch.float64)
+    exact = torch.distributions.MultivariateNormal(torch.full((168,), 3.0).double(), cov).log_prob(y).mean()
+    assert float(exact) - 2.5 < float(gaussian(x)(y).mean()) < float(exact)  # 7 x 168 numbers are estimated
+
+
+def test_gaussian_that_is_the_same_everywhere_is_that():
+    """Of 24 signals of 64 entries, whose covariance is known from its spectrum alone."""
+    spectrum = 1 / (1 + torch.fft.fftfreq(64, 1 / 64).double().square())
+    x, y = (
+        torch.fft.ifft(torch.fft.fft(draws(n, n, 64), norm="ortho") * spectrum.sqrt(), norm="ortho").real
+        for n in (24, 300)
+    )
+    cov = torch.fft.ifft(spectrum).real[(torch.arange(64)[:, None] - torch.arange(64)) % 64]
+    exact = torch.distributions.MultivariateNormal(torch.zeros(64).double(), cov).log_prob(y).mean()
+    assert float(exact) - 3 < float(gaussian(x, (1, 64))(y).mean()) < float(exact)
+    assert float(gaussian(x)(y).mean()) < float(exact) - 10
+
+
 def test_kernel_density_is_the_mean_of_kernels_of_the_best_width():
     x, y = draws(300, d=2), draws(20, 1, 2)
     density = kernel(x)

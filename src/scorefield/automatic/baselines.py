@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from scorefield.gaussians import fit_gaussians
+from scorefield.gaussians import fit_gaussians, fit_principal, fit_stationary, principal_log_prob, stationary_log_prob
 
 Density = Callable[[Tensor], Tensor]
 """log p of rows, (N, D) -> (N,), float64."""
 FULL = 3072
 """Entries up to which a Gaussian has a full covariance."""
+TRIED = 512
+"""Entries up to which several forms of it are tried."""
+SHARES = (0.0003, 0.003, 0.03, 0.3, 1.0)
+"""Of the variances alone in the covariance of a Gaussian, as they are tried."""
 KERNELS = 5000
 """Items of a kernel density at most."""
 LOG_2PI = math.log(2 * math.pi)
 
 
-def gaussian(x: Tensor) -> Density:
-    """A Gaussian with the mean and covariance of x, (N, D), drawn towards the variances where N is not large against D."""
+def gaussian(x: Tensor, shape: Sequence[int] | None = None, seed: int = 0) -> Density:
+    """The Gaussian of rows x, (N, D), of the form that a fifth of them likes best under the fit to the rest.
+
+    The forms: covariances drawn towards the variances, by several shares; few directions and one variance in the others
+    (see `fit_principal`); of items of `shape` (C, *) one that is the same everywhere (see `fit_stationary`). Beyond `TRIED`
+    entries one share is taken, beyond `FULL` the variances alone.
+    """
     x = x.double()
-    mean, d = x.mean(0), x.shape[1]
-    variance = x.var(0, correction=0).clamp(min=1e-12)
-    if d > FULL:
+    n, d = x.shape
+    if d > TRIED:
+        return _shrunk(x, 1.0 if d > FULL else d / (d + n))
+    fits: list[Callable[[Tensor], Density]] = [partial(_shrunk, share=s) for s in {*SHARES, d / (d + n)}]
+    if min(n, d) > 2:
+        fits.append(partial(_principal, seed=seed))
+    if shape is not None and len(shape) > 1:
+        fits.append(partial(_stationary, shape=tuple(shape), seed=seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    held, seen = x[order[: max(1, n // 5)]], x[order[max(1, n // 5) :]]
+    return max(fits, key=lambda fit: float(fit(seen)(held).mean()))(x)
+
+
+def _shrunk(x: Tensor, share: float) -> Density:
+    """With the covariance of the rows, that share of it their variances alone."""
+    mean, variance = x.mean(0), x.var(0, correction=0).clamp(min=1e-12)
+    d = x.shape[1]
+    if share == 1:
         return lambda y: -0.5 * ((y.double() - mean).square() / variance + variance.log() + LOG_2PI).sum(1)
-    share = d / (d + len(x))
     cov = (1 - share) * torch.cov(x.T, correction=0).reshape(d, d) + share * torch.diag(variance)
     factor = torch.linalg.cholesky(cov + 1e-9 * variance.mean() * torch.eye(d, dtype=torch.float64))
     return lambda y: _normal(y.double(), mean, factor)
+
+
+def _principal(x: Tensor, seed: int) -> Density:
+    law, _ = fit_principal(x, x.shape[1] - 1, seed)
+    return partial(principal_log_prob, law)
+
+
+def _stationary(x: Tensor, shape: tuple[int, ...], seed: int) -> Density:
+    law, _ = fit_stationary(x.reshape(-1, *shape), seed)
+    return lambda y: stationary_log_prob(law, y.reshape(-1, *shape))
 
 
 def mixture(x: Tensor, seed: int = 0) -> Density:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from scorefield.automatic.choose import Choice, choose, with_law
-from scorefield.automatic.findings import Findings, Kind, find
+from scorefield.automatic.findings import Findings, Kind, find, into
 from scorefield.automatic.judge import Judgement, judge
 from scorefield.data.dataset import to_range
 from scorefield.data.scale import Scale
@@ -23,6 +23,8 @@ from scorefield.discrete import JumpModel, bound
 from scorefield.errors import CheckpointError, InputError
 from scorefield.files import atomic_file, check_folder
 from scorefield.inputs import check_event, tensor_of
+from scorefield.inverse import Restored, restore
+from scorefield.inverse.measurement import Measurement
 from scorefield.likelihood import LogProb, log_prob
 from scorefield.model import ScoreModel
 from scorefield.nn.beside import Beside
@@ -78,25 +80,49 @@ class Fitted:
 
         Of a table with words they are states, (n, columns), which `found.data.codec.write` turns into lines.
         """
-        x = sample(self.model, n, *args, **options)
-        return x if self._scale is None else self._scale.to_units(x)
+        return self.to_units(sample(self.model, n, *args, **options))
 
     def log_prob(self, x: Any, **options: Any) -> LogProb:
         """Log-densities as by `scorefield.log_prob`, of items (B, *) in the units of the data.
 
         Of states, bounds as by `scorefield.discrete.bound`.
         """
-        items = tensor_of(x, "x")
-        if items.is_complex():
-            raise InputError("x is complex; give real numbers")
-        check_event(items, self.found.data.shape)
+        items = self._formed(x)
         if isinstance(self.model, JumpModel):
             return bound(self.model, items.to(self.model.device), **options)
+        lp = log_prob(self.model, self.to_model(items), **options)
         if self._scale is None:
-            return log_prob(self.model, items, **options)
-        lp = log_prob(self.model, self._scale.to_model(items).to(self.model.device), **options)
+            return lp
         shift = self._scale.log_volume(items).to(lp.nats.device)
         return replace(lp, nats=lp.nats - shift, draws=lp.draws - shift.unsqueeze(1))
+
+    def to_model(self, x: Any) -> Tensor:
+        """Items (B, *) of the data in the form and units of the model, on its device, as `sf.encode(done.model, ...)` takes."""
+        items = self._formed(x)
+        return (items if self._scale is None else self._scale.to_model(items)).to(self.model.device)
+
+    def to_units(self, z: Tensor) -> Tensor:
+        """What a function of scorefield makes of the model, (B, *), in the units of the data."""
+        return z if self._scale is None else self._scale.to_units(z)
+
+    def restore(self, operator: Measurement, y: Any, noise: float, n: int = 1, **options: Any) -> Restored:
+        """n items given each measurement y = A(x) + noise z, all in the units of the data; see `inverse.restore`.
+
+        The operator acts on items in the form of the model (`found.data.shape`). Where the model has units of its own it is
+        taken for one that is not linear, as a column that is straightened makes it.
+        """
+        there = operator if self._scale is None else _InUnits(operator, self._scale)
+        found = restore(self.model, there, tensor_of(y, "y"), noise, n, **options)
+        return replace(found, samples=self.to_units(found.samples.flatten(0, 1)).reshape(found.samples.shape))
+
+    def _formed(self, x: Any) -> Tensor:
+        items, shape = tensor_of(x, "x"), self.found.data.shape
+        if items.is_complex():
+            raise InputError("x is complex; give real numbers")
+        if items.ndim < 2 or items.shape[1:] == shape:
+            check_event(items, shape)
+            return items
+        return into(shape, tuple(items.shape[1:]), "x")(items)
 
     def plot(self) -> Chart:
         """A figure of samples beside held-out data, in its units (needs matplotlib)."""
@@ -119,6 +145,19 @@ class Fitted:
 
     def __repr__(self) -> str:
         return f"Fitted({str(self.path)!r}, {self.found.kind}s of {self.found.data.shape}, step {self.run.step:,})"
+
+
+@dataclass(frozen=True)
+class _InUnits:
+    """A measurement of items in the units of the data, as one of what the model works with."""
+
+    operator: Measurement
+    scale: Scale
+
+    linear: ClassVar[bool] = False
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.operator(self.scale.to_units(z))
 
 
 @differentiation()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -286,19 +286,24 @@ def in_form(data: Dataset, shape: tuple[int, ...]) -> Dataset:
     Raises:
         InputError: its items are of another shape.
     """
-    if data.shape == shape:
-        return data
-    if len(shape) == 1 and math.prod(data.shape) == shape[0]:
-        return _mapped(data, shape, lambda x: x.flatten(1))
-    if len(data.shape) == len(shape) - 1:
-        data = _mapped(data, (1, *data.shape), lambda x: x.unsqueeze(1))
-    if len(data.shape) == len(shape) and len(shape) > 1 and data.shape[0] == shape[0]:
-        unit = 2 ** (levels_of(min(shape[1:])) - 1)
-        if all(0 <= old - new < unit for old, new in zip(data.shape[1:], shape[1:], strict=True)):
-            return _cut(data, shape[1:])
-    raise InputError(
-        f"{data.name} has items of shape {data.shape} and {shape} is expected; reshape or resize them first"
-    )
+    return data if data.shape == shape else _mapped(data, shape, into(shape, data.shape, data.name))
+
+
+def into(shape: tuple[int, ...], given: tuple[int, ...], name: str = "x") -> Callable[[Tensor], Tensor]:
+    """What brings items of a given shape, (B, *given), to that of a run: flattened, with a channel, their rim cut off.
+
+    Raises:
+        InputError: they are of another shape.
+    """
+    if len(shape) == 1 and math.prod(given) == shape[0]:
+        return lambda x: x.flatten(1)
+    full = (1, *given) if len(given) == len(shape) - 1 else given
+    unit = 2 ** (levels_of(min(shape[1:])) - 1) if len(shape) > 1 else 1
+    fits = len(full) == len(shape) and full[0] == shape[0]
+    if fits and all(0 <= old - new < unit for old, new in zip(full[1:], shape[1:], strict=True)):
+        cut = _middle(full[1:], shape[1:])
+        return lambda x: x.reshape(len(x), *full)[(slice(None), slice(None), *cut)]
+    raise InputError(f"{name} has items of shape {given} and {shape} is expected; reshape or resize them first")
 
 
 def levels_of(side: int) -> int:
@@ -314,14 +319,15 @@ def _cropped(data: Dataset, kind: Kind) -> tuple[Dataset, tuple[str, ...]]:
     sides = [side // unit * unit for side in data.shape[1:]]
     if sides == list(data.shape[1:]):
         return data, ()
-    old = " x ".join(map(str, data.shape[1:]))
-    note = f"cut from {old}, so that the network can halve its sides"
-    return _cut(data, sides), (note,)
+    old, cut = " x ".join(map(str, data.shape[1:])), _middle(data.shape[1:], sides)
+    kept = ", ".join(f"{side.start}:{side.stop}" for side in cut)
+    note = f"cut from {old} to its middle, [{kept}], so that the network can halve its sides"
+    shape = (data.shape[0], *sides)
+    return _mapped(data, shape, into(shape, data.shape)), (note,)
 
 
-def _cut(data: Dataset, sides: Sequence[int]) -> Dataset:
-    cuts = [slice((old - new) // 2, (old - new) // 2 + new) for old, new in zip(data.shape[1:], sides, strict=True)]
-    return _mapped(data, (data.shape[0], *sides), lambda x: x[(slice(None), slice(None), *cuts)])
+def _middle(old: Sequence[int], new: Sequence[int]) -> list[slice]:
+    return [slice((o - n) // 2, (o - n) // 2 + n) for o, n in zip(old, new, strict=True)]
 
 
 def _mapped(data: Dataset, shape: tuple[int, ...], change: Any) -> Dataset:

@@ -192,7 +192,8 @@ def _baselines(
     """log p of the held-out items under each simple density, in the units of the data."""
     data, x, y, shift = found.data, *_comparable(found, train, held, interval, seed)
     d = x.shape[1]
-    densities: dict[str, Density] = {"Gaussian": gaussian(x)}
+    shape = found.data.shape if found.kind in ("signal", "volume") else None
+    densities: dict[str, Density] = {"Gaussian": gaussian(x, shape, seed)}
     if d <= SMALL:
         densities |= {"mixture": mixture(x, seed), "kernels": kernel(x)}
     result = {name: density(y) + shift for name, density in densities.items()}
