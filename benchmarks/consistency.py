@@ -50,12 +50,12 @@ def target_law() -> sf.GaussianMixture:
     return sf.GaussianMixture(means, covs, [0.4, 0.35, 0.25], EDM())
 
 
-def student(kind: str, seed: int) -> sf.FlowMap:
-    """A fresh map; its clock is 1/4 log(sigma), or an angle."""
+def student(kind: str, seed: int, size: int = 2, depth: int = 3) -> sf.FlowMap:
+    """A fresh map of vectors; its clock is 1/4 log(sigma), or an angle."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = sf.nn.MLP(2, width=WIDTH, depth=3, time_scale=10.0)
-    return sf.FlowMap(net, EDM(), kind, shape=(2,), sigma_data=0.5)  # type: ignore[arg-type]
+        net = sf.nn.MLP(size, width=WIDTH, depth=depth, time_scale=10.0)
+    return sf.FlowMap(net, EDM(), kind, shape=(size,), sigma_data=0.5)  # type: ignore[arg-type]
 
 
 def trained(name: str, law: sf.GaussianMixture, seed: int, share: float) -> sf.FlowMap:

@@ -17,6 +17,7 @@ import math
 import time
 
 import torch
+from consistency import EDM, student
 from torch import Tensor
 
 import scorefield as sf
@@ -27,19 +28,6 @@ from scorefield.minimize import minimize
 MEANS, STDS, WEIGHTS = (-0.6, 0.4), (0.15, 0.25), (0.3, 0.7)
 BATCH, FLOOR = 256, 0.05
 GRID = torch.linspace(-2.5, 2.5, 20_001, dtype=torch.float64)
-
-
-class EDM(sf.GaussianSDE):
-    """The process of Karras et al. 2022: alpha = 1, sigma = t on [0, 80]."""
-
-    T = 80.0
-    t_min = 0.002
-
-    def alpha(self, t):
-        return 1 + 0 * t
-
-    def sigma(self, t):
-        return t
 
 
 def distribution() -> Tensor:
@@ -79,17 +67,13 @@ def oracle(seed: int, repeats: int = 20) -> dict[str, object]:
     }
 
 
-def student(kind: str, seed: int) -> sf.FlowMap:
-    """A fresh map of a number."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = sf.nn.MLP(1, width=128, depth=2, time_scale=10.0)
-    return sf.FlowMap(net, EDM(), kind, shape=(1,), sigma_data=0.5)  # type: ignore[arg-type]
-
-
 def distilled(points: Tensor, steps: int, seed: int) -> sf.FlowMap:
     """By the exact score of the points."""
-    teacher, draws, fm = sf.Empirical(points, EDM()), torch.Generator().manual_seed(seed), student("trig", seed)
+    teacher, draws, fm = (
+        sf.Empirical(points, EDM()),
+        torch.Generator().manual_seed(seed),
+        student("trig", seed, size=1, depth=2),
+    )
 
     def loss(step: int) -> Tensor:
         x0 = points[torch.randint(len(points), (BATCH,), generator=draws)]
@@ -103,7 +87,7 @@ def alone(points: Tensor, steps: int, seed: int) -> sf.FlowMap:
     """By the points, without a teacher."""
     draws, fm, pairs = (
         torch.Generator().manual_seed(seed),
-        student("consistency", seed),
+        student("consistency", seed, size=1, depth=2),
         Curriculum(10, 160, total=steps),
     )
 
