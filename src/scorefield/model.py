@@ -158,6 +158,8 @@ class ScoreModel(nn.Module):
         except TypeError as error:
             refused = _refused(self.net, x, label, cond)
             raise (error if refused is None else ValueError(refused)) from error
+        except IndexError as error:  # of a table of classes, most often
+            raise (ValueError(f"the network said {str(error)!r}{_NO_LABEL}") if _withheld(cond) else error) from error
         if not isinstance(y, Tensor):
             theirs = "; sf.pretrained.from_diffusers(model, scheduler) reads it" if hasattr(y, "sample") else ""
             raise ValueError(
@@ -368,6 +370,17 @@ def _call_of(net: Any, cond: dict[str, Any]) -> str:
     """A call of a network as one would write it: Net(x, t, label=label)."""
     name = getattr(net, "__name__", type(net).__name__)
     return f"{name}({', '.join(['x', 't', *(f'{key}={key}' for key in cond)])})"
+
+
+_NO_LABEL = (
+    " where a label is -1, which stands for no label; give its table one row more and count from 1, as in "
+    "nn.Embedding(num_classes + 1, width)(label + 1)"
+)
+
+
+def _withheld(cond: dict[str, Any]) -> bool:
+    label = cond.get("label")
+    return isinstance(label, Tensor) and bool((label < 0).any())
 
 
 def _refused(net: Any, x: Tensor, t: Tensor, cond: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 
 import scorefield as sf
-from scorefield.errors import InputError
+from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.training import OptimConfig, TrainConfig, progress
 from scorefield.training.checkpoint import read_state
 from scorefield.training.config import Options
@@ -151,3 +151,17 @@ def test_commands_let_idle_threads_sleep_before_torch_is_loaded(given, found):
     environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [found, "False"]
+
+
+def test_a_warm_up_that_outlasts_the_run_is_told_once(clock, recwarn):
+    """By the steps at the start, and by the clock when it has planned them."""
+    Plan(TrainConfig().updated(steps=200, warmup=199), Progress())
+    assert not recwarn.list
+    with pytest.warns(
+        ScorefieldWarning, match=r"warmup=1000 .* 200 steps: .* rises to 4e-05, not to lr=0.0002; give warmup=20,"
+    ):
+        Plan(TrainConfig().updated(steps=200), Progress())
+    with pytest.warns(ScorefieldWarning, match="no shorter than the run of") as told:
+        plan, _, _ = steps_made(TrainConfig().updated(minutes=5, schedule="cooldown", warmup=1000))
+    assert len(told) == 1
+    assert plan.steps < 1000

@@ -17,6 +17,7 @@ from scorefield.data import array
 from scorefield.errors import CheckpointError, InputError, ScorefieldWarning
 from scorefield.training import read_run
 from scorefield.training.checkpoint import best_checkpoint, read_state
+from scorefield.training.classes import learns_classes
 
 
 def weights(folder, step):
@@ -273,3 +274,31 @@ def test_load_takes_the_best_where_data_was_held_out_and_a_rise_is_told(run_trai
     (tmp_path / "run" / "step-000010" / "ema.safetensors").write_bytes(b"")
     with pytest.warns(ScorefieldWarning, match="step-000010 is damaged .* taking the newest"):
         assert sf.load(tmp_path / "run").shape == read_run(tmp_path / "run").shape
+
+
+class Labelled(torch.nn.Module):
+    """A network of one's own, whose table has no row for what has no label."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(3, 2)
+
+    def forward(self, x, t, label=None):
+        return x + (self.table.weight.sum(0) if label is None else self.table(label))
+
+
+def test_a_network_that_takes_labels_and_does_not_say_so_is_named(run_training, cloud, recwarn):
+    data = array(cloud, labels=torch.arange(100) % 3)
+    with pytest.warns(ScorefieldWarning, match=r"Labelled takes `label` but has no num_classes.*num_classes = 3"):
+        run_training("silent", model=sf.ScoreModel(Labelled(), sf.VP(), "noise"), data=data, steps=1, warmup=0)
+    knowing = Labelled()
+    knowing.num_classes = 3
+    with pytest.raises(ValueError, match=r"index out of range.* label is -1, which stands for no label"):
+        run_training("knowing", model=sf.ScoreModel(knowing, sf.VP(), "noise"), data=data, label_dropout=1.0)
+    recwarn.clear()
+    for net in (sf.nn.MLP(2, width=4, depth=1), torch.nn.Identity()):  # says that it knows none; takes none
+        assert not learns_classes(net, data, None)
+    assert not recwarn.list
+    wrapped = sf.ladder.DDPMScore(sf.nn.MLP(2, width=4, depth=1, num_classes=3))
+    with pytest.warns(ScorefieldWarning, match="DDPMScore takes `label`"):
+        learns_classes(wrapped, data, None)

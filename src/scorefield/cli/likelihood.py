@@ -45,7 +45,7 @@ class Options(Batches, Items, OfRun):
     trace: Literal["hutchinson", "exact"] = "hutchinson"
     """Estimated or exact divergence; exact costs one pass for each dimension."""
     probes: Annotated[int, COUNT] = 1
-    """Random probes for each item; two or more give it a standard error of its own."""
+    """Random probes for each item; from two on it has a standard error of its own, with one that column is empty."""
     tolerance: float = 1e-5
     """Relative and absolute tolerance of the solver."""
     out: Annotated[str | None, Unset("FILE")] = None

@@ -25,6 +25,8 @@ NOT_OURS = "it is not a table of this command"
 class Table:
     """Rows 0, 1, 2, ... of a .csv or .jsonl file, each with the settings by which it was computed.
 
+    What is not a finite number is empty in .csv and null in .jsonl.
+
     Main arguments:
         path: the file; it appears with the first row.
         columns: names and types (int, float or str) of what is computed; an index comes first, the settings last.
@@ -72,11 +74,10 @@ class Table:
             table = csv.DictWriter(buffer, self._names(), lineterminator="\n")
             if not self.path.exists():
                 table.writeheader()
-            table.writerows({**row, SETTINGS: self.settings} for row in rows)
+            table.writerows({**_finite(row), SETTINGS: self.settings} for row in rows)
         else:
             for row in rows:
-                finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-                buffer.write(json.dumps({**finite, SETTINGS: self.settings}) + "\n")
+                buffer.write(json.dumps({**_finite(row), SETTINGS: self.settings}) + "\n")
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +118,7 @@ class Table:
                     raise ValueError(row)
                 if row[SETTINGS] != self.settings:
                     raise self._other(f"its rows were computed with {row[SETTINGS]}, not {self.settings}")
-                values = {k: math.nan if row[k] is None else kind(row[k]) for k, kind in self.columns.items()}
-                rows.append({INDEX: i, **values})
+                rows.append({INDEX: i, **{name: _typed(row[name], kind) for name, kind in self.columns.items()}})
         except InputError:
             raise
         except (ValueError, TypeError, csv.Error) as error:
@@ -127,6 +127,14 @@ class Table:
 
     def _other(self, fault: str) -> InputError:
         return InputError(f"cannot continue {self.path}: {fault}; choose another --out, or pass --overwrite")
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _typed(text: Any, kind: type) -> Any:
+    return math.nan if kind is float and text in (None, "") else kind(text)
 
 
 def one_line(text: str) -> str:

@@ -32,7 +32,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     """Weight decay."""
     warmup: int = 1000
-    """Steps over which the learning rate rises linearly from zero."""
+    """Steps over which the learning rate rises linearly from zero; far fewer than the run has."""
     schedule: Literal["constant", "linear", "cosine", "cooldown"] = "constant"
     """How the learning rate falls to zero after the warm-up; cooldown is linear over the last quarter of the steps."""
     clip: float = 1.0

@@ -90,12 +90,6 @@ def held(folder: Path, accelerator: Any) -> Iterator[None]:
         yield
 
 
-def class_count(net: Any) -> int:
-    """The classes that a network knows, 0 for none."""
-    count = getattr(net, "num_classes", 0)
-    return int(count) if isinstance(count, int) else 0
-
-
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
     """Leave the caller's global generators as they were."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from statistics import median
 
+from scorefield.errors import ScorefieldWarning
 from scorefield.training.config import TrainConfig
 from scorefield.training.progress import Progress
 
@@ -22,12 +24,16 @@ class Plan:
 
     Main arguments:
         at: where the run stands; its `planned` holds the number once it is fixed.
+
+    Warns where the warm-up is no shorter than the run, once, when its number of steps is known.
     """
 
     def __init__(self, config: TrainConfig, at: Progress) -> None:
         self._config, self._at = config, at
         self._budget = None if config.minutes is None else 60 * config.minutes
         self._recent: deque[float] = deque(maxlen=RECENT)
+        if self.settled:
+            self._warn_of_warmup()
 
     @property
     def steps(self) -> int:
@@ -70,6 +76,19 @@ class Plan:
     def settle(self) -> None:
         """Fix the number of steps, the present one included."""
         self._at.planned = min(self._end(), self._config.steps)
+        self._warn_of_warmup()
+
+    def _warn_of_warmup(self) -> None:
+        """Say that the learning rate never gets where it should."""
+        optim, steps = self._config.optim, self.steps
+        if optim.warmup >= steps:
+            warnings.warn(
+                f"warmup={optim.warmup} is no shorter than the run of {steps} steps: the learning rate rises to "
+                f"{optim.lr * (steps - 1) / optim.warmup:.2g}, not to lr={optim.lr:g}; give warmup={steps // 10}, a tenth of "
+                "the steps, or train longer",
+                ScorefieldWarning,
+                stacklevel=6,
+            )
 
     @property
     def late(self) -> bool:

@@ -28,12 +28,13 @@ from scorefield.sde import SDE, GaussianSDE
 from scorefield.training.averages import save_snapshot
 from scorefield.training.batches import Feed, derived_seed
 from scorefield.training.checkpoint import best_checkpoint, read_checkpoint
+from scorefield.training.classes import class_count, learns_classes
 from scorefield.training.config import Options, TrainConfig
 from scorefield.training.interrupt import StopSignals
 from scorefield.training.log import read_log
 from scorefield.training.loss import Loss, held_out_loss
 from scorefield.training.monitor import Callback, Moment, Observer
-from scorefield.training.optimizer import class_count, held, make_accelerator, own_randomness
+from scorefield.training.optimizer import held, make_accelerator, own_randomness
 from scorefield.training.plan import Plan
 from scorefield.training.progress import Progress, fault
 from scorefield.training.run import load_weights, to_go_on
@@ -234,11 +235,9 @@ class _Training:
                 f"accumulate={config.accumulate}; choose a multiple of {world * config.accumulate}"
             )
         classes = class_count(model.net)
-        labels = data.labels is not None and classes > 0
-        if labels and held_out is not None:
+        if classes and held_out is not None:
             held_out = with_classes_of(held_out, data)
-        for part in (data, held_out) if labels else ():
-            _check_labels(part, classes)
+        labels = learns_classes(model.net, data, held_out)
         self.data, self.config, self.folder, self.accelerator = data, config, folder, accelerator
         self.loss, self.held_out, self.labels, self.classes = loss, held_out, labels, classes if labels else 0
         self.processes, self.measured = Processes(rank, world), math.nan
@@ -380,11 +379,3 @@ class _Training:
         if self.weights.sharded:
             raise InputError("averaged() needs all processes, and callbacks run on one; leave out shard=True")
         return self.weights.averaged()
-
-
-def _check_labels(data: Dataset | None, classes: int) -> None:
-    if data is not None and data.labels is not None and int(data.labels.max()) >= classes:
-        raise InputError(
-            f"{data.name} has class {int(data.labels.max())} and the network knows {classes} classes, from 0; "
-            "build it with more"
-        )
