@@ -137,7 +137,7 @@ def test_likelihood_writes_a_row_for_each_item_and_their_mean(cli, run_folder, t
     data = tmp_path / "x.npy"
     np.save(data, np.random.default_rng(1).integers(0, 256, (3, 8, 8), dtype=np.uint8))
     rows_file = tmp_path / "rows.csv"
-    options = ["likelihood", run_folder, "--data", data, "--tolerance", 1e-2, "--out", rows_file, "--json"]
+    options = ["likelihood", run_folder, "--data", data, "--tolerance", 0.1, "--out", rows_file, "--json"]
     status, out, _ = cli(*options)
     values = json.loads(out)
     with open(rows_file) as file:

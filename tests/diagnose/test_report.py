@@ -57,7 +57,7 @@ def turning(x, t):
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Fewer likelihoods and posteriors, for speed."""
-    monkeypatch.setattr(chapters, "FLOWN", 20)
+    monkeypatch.setattr(chapters, "FLOWN", 10)
     monkeypatch.setattr(chapters_of_use, "JUDGED", 4)
     monkeypatch.setattr(chapters_of_use, "TRUTHS", 40)
 

@@ -41,7 +41,8 @@ def test_importance_sampling_lowers_the_variance_a_hundredfold_on_the_same_mean(
 def test_single_draws_of_the_loss_have_that_mean_and_variance():
     gm = sf.GaussianMixture(torch.zeros(1, 1).double(), 0.25, None, sf.VP())
     n = 100_000
-    losses = sf.dsm_loss(gm, gm.sample(n, seed=0), "likelihood", times=ImportanceTimes(T_MIN), seed=1, stratify=False)
+    data, seed = (gm.sample(n, seed=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))
+    losses = sf.dsm_loss(gm, data, "likelihood", times=ImportanceTimes(T_MIN), seed=seed, stratify=False)
     mean, variance = moments_of_a_draw(sf.VP(), ImportanceTimes(T_MIN))
     assert float(losses.mean()) == pytest.approx(mean, abs=5 * math.sqrt(variance / n))
     assert float(losses.var()) == pytest.approx(variance, rel=0.05)

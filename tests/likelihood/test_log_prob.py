@@ -173,7 +173,9 @@ def test_the_moments_prior_removes_the_bias_of_ve():
     gm = sf.GaussianMixture(torch.tensor([[1.0, 0.0], [-1.0, 0.5]]).double(), 0.3, None, sde)
     x = gm.sample(2, seed=0)
     exact = gm.log_prob(x, T_MIN)
-    fitted = sf.log_prob(gm, x, trace="exact", prior="moments", data=gm.sample(20_000, seed=1))
+    fitted = sf.log_prob(
+        gm, x, trace="exact", prior="moments", data=gm.sample(20_000, seed=torch.Generator().manual_seed(1))
+    )
     nominal = sf.log_prob(gm, x, trace="exact")
     assert float((fitted.nats - exact).abs().max()) < 1e-2
     assert float((nominal.nats - exact).abs().max()) > 3e-2
@@ -185,7 +187,11 @@ def test_draws_from_the_moments_prior_have_its_moments(cov):
     mean = torch.tensor([[0.5, -1.0]], dtype=torch.float64)
     full = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)
     given = {"diagonal": full.diagonal().reshape(1, 2), "full": full}.get(cov, cov)
-    x = moments(sde, mean=mean, cov=given).sample(20_000, seed=0, dtype=torch.float64).flatten(1)
+    x = (
+        moments(sde, mean=mean, cov=given)
+        .sample(20_000, seed=torch.Generator().manual_seed(0), dtype=torch.float64)
+        .flatten(1)
+    )
     expected = torch.diag(full.diagonal()) if cov == "diagonal" else full if cov == "full" else 0.25 * torch.eye(2)
     assert torch.allclose(x.mean(0), mean[0], atol=5 * math.sqrt(1.5 / 20_000))
     assert torch.allclose(torch.cov(x.T), expected.double() + torch.eye(2).double(), atol=0.06)
