@@ -5,6 +5,7 @@ import io
 import os
 import re
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import scorefield as sf
 CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if os.access(p, os.X_OK)), None)
 if CHROMIUM is None:
     pytest.skip("there is no chromium here (apt-get install chromium)", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="there is no playwright here (pip install playwright)")
-pytest.importorskip("gradio", reason="there is no gradio here (pip install gradio)")
+for needed in ("playwright", "gradio"):  # found here, and loaded by the fixture: they take seconds
+    if find_spec(needed) is None:
+        pytest.skip(f"there is no {needed} here (pip install {needed})", allow_module_level=True)
 
 FLAGS = [
     "--headless=new",
@@ -105,11 +107,13 @@ def reached():
 
 @pytest.fixture(scope="module")
 def desk(run, reached, tmp_path_factory):
+    from playwright.sync_api import sync_playwright
+
     from scorefield.studio.page import serve
 
     folder = tmp_path_factory.mktemp("studio")
     blocks, address = serve(run, browser=False, folder=folder, wait=False)
-    with sync_api.sync_playwright() as program:
+    with sync_playwright() as program:
         browser = program.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         desk = Desk(browser.new_page(viewport={"width": 1280, "height": 900}), address)
         desk.page.goto(address)
