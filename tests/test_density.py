@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from scorefield.density.corrected import Corrected, Ensemble, Plan, correct
 from scorefield.density.estimator import ScoreDensity
+from scorefield.errors import ScorefieldWarning
 from scorefield.sdes import VE
 
 QUICK = {"steps": 0, "members": 2, "random_state": 0}
@@ -97,6 +98,12 @@ def test_the_correction_learns_what_the_mixture_lacks_and_keeps_nothing_where_it
     own = wide.sample(400, seed=3).float()
     kept = correct(wide, own, folds, plan, torch.Generator().manual_seed(0), lambda _: None)
     assert 0 <= float(kept.gains.min()) <= float(kept.gains.max()) < 0.05
+
+
+def test_columns_of_few_values_are_named():
+    rows = np.stack([bent(100)[:, 1], np.arange(100) % 4], 1)
+    with pytest.warns(ScorefieldWarning, match=r"X: column 1 \(4 different values\) of 100 rows"):
+        ScoreDensity(**QUICK).fit(rows)
 
 
 def test_kernels_join_where_held_out_rows_gain():

@@ -11,6 +11,7 @@ import torch
 import scorefield as sf
 from cli_tools import narrow
 from scorefield.automatic import choose, door, findings
+from scorefield.automatic.choose import _mixture
 from scorefield.data import array
 from scorefield.errors import CheckpointError, InputError
 from scorefield.training import read_run
@@ -341,3 +342,9 @@ def test_data_frames_with_words_are_tables_of_states(go):
     frame.loc[3, "ground"] = None
     with pytest.raises(InputError, match=r"row 4 of data has no value in column 'ground'"):
         go("missing", frame, steps=2)
+
+
+def test_the_size_of_a_mixture_says_what_it_is_made_of():
+    assert _mixture(96, 359) == " beside a mixture of 96 Gaussians"
+    assert _mixture(455, 359) == " beside a mixture of 96 fitted Gaussians and a small one on each of the 359 rows"
+    assert _mixture(359, 359) == " beside a small Gaussian on each of the 359 rows"

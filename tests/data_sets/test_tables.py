@@ -1,12 +1,16 @@
 """Tables, and other forms in which numbers are held."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from scorefield.data import open_data, table
+from scorefield.automatic.findings import find
+from scorefield.data import open_data, statistics, table
 from scorefield.data.open import as_dataset
-from scorefield.errors import InputError
+from scorefield.data.tables import few_values
+from scorefield.errors import InputError, ScorefieldWarning
 
 ROWS = "height,weight,species\n1.0,10,ant\n2.0,30,bee\n3.0,20,ant\n"
 
@@ -65,3 +69,28 @@ def test_lists_and_paths(tmp_path):
     assert as_dataset(written(tmp_path, "1,2\n3,5\n")).size == 2
     with pytest.raises(InputError, match="not numbers of one shape"):
         as_dataset([[1.0, 2.0], [3.0]])
+
+
+def test_columns_that_repeat_few_values_are_named_with_what_is_right(tmp_path):
+    """Integers, categories and many zeros have no density; rounded measurements and what repeats by chance are left alone."""
+    z = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rain = torch.where(z[:, 2] < 0, 0.0, z[:, 2])
+    rows = torch.stack([z[:, 0], (2 + z[:, 1]).round(), rain, (z[:, 3] * 20).round(), z[:, 4]], 1)
+    names = ("income", "kids", "rain", "rounded", "height")
+    told = few_values(rows, "people", names)
+    count = len(rows[:, 1].unique())
+    assert told.startswith(
+        f"people: kids ({count} different values), rain (one value again and again) of 200 rows: a density"
+    )
+    assert "noise of one unit" in told
+    assert "kind='states'" in told
+    assert few_values(rows[:, [0, 3, 4]], "people") is None
+    table = tmp_path / "people.csv"
+    np.savetxt(table, rows[:, :2].numpy(), delimiter=",", header="income,kids", comments="")
+    with pytest.warns(ScorefieldWarning, match=r"people\.csv: kids \("):
+        find(str(table))
+    assert statistics(str(table), progress=False).repeats.startswith(f"{table}: kids (")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find(rows[:, [0, 4]])
+    assert statistics(rows[:, [0, 4]], progress=False).repeats == ""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scorefield.automatic.findings import Findings, levels_of
+from scorefield.automatic.findings import LOOKED_AT, Findings, levels_of
 from scorefield.data.dataset import Dataset, to_range
 from scorefield.discrete import JumpModel
 from scorefield.discrete.habits import own_loss
@@ -47,12 +47,14 @@ class Choice:
     """What to train and how.
 
     Attributes:
-        model: with fresh weights. config: without its length. pace: seconds a step.
+        model: with fresh weights. config: without its length. pace: seconds a step. rows: that a mixture
+            was fitted to.
     """
 
     model: ScoreModel
     config: TrainConfig
     pace: float
+    rows: int = 0
 
     def __str__(self) -> str:
         net, config = self.model.net, self.config
@@ -60,7 +62,7 @@ class Choice:
         speed = f"{1 / self.pace:.3g} steps/s here"
         beside = ""
         if isinstance(net, BesideMixture):
-            beside, net = f" beside a Gaussian mixture of {len(net.logs)}", net.net
+            beside, net = _mixture(len(net.logs), self.rows), net.net
         elif isinstance(net, BesideGaussian):
             beside, net = f" beside a Gaussian of {len(net.spectrum)} directions", net.net
         elif isinstance(net, BesideStationary):
@@ -74,6 +76,15 @@ class Choice:
             f"{type(net).__name__} of width {width} ({size / 1e6:.2f} M parameters){beside}, {how}; "
             f"{config.optim.name}, batches of {config.batch_size}, {speed}"
         )
+
+
+def _mixture(components: int, rows: int) -> str:
+    """What a mixture is made of; fitted ones are fewer than the rows, so that more are a kernel on each and the rest."""
+    fitted = components - rows if components >= rows else components
+    if fitted == components:
+        return f" beside a mixture of {components} Gaussians"
+    few = "a small Gaussian" if fitted == 0 else f"a mixture of {fitted} fitted Gaussians and a small one"
+    return f" beside {few} on each of the {rows:,} rows"
 
 
 def choose(found: Findings, seconds: float | None, steps: int | None, device: torch.device, seed: int) -> Choice:
@@ -99,7 +110,7 @@ def choose(found: Findings, seconds: float | None, steps: int | None, device: to
         width = fits[-1] if fits else widths[0]
         model = build(found, width, seed)
         pace = narrow if width == widths[0] else _pace(model, found, config, device, seconds)
-    return Choice(model, configured(found, steps or seconds / pace, seed), pace)
+    return Choice(model, configured(found, steps or seconds / pace, seed), pace, min(found.data.size, LOOKED_AT))
 
 
 def _of_states(found: Findings, seconds: float, steps: int | None, device: torch.device, seed: int) -> Choice:

@@ -20,9 +20,9 @@ from scorefield.data.images import SUFFIXES
 from scorefield.data.pixels import has_colour, quiet_pillow
 from scorefield.data.scale import Scale
 from scorefield.data.states import BINS, categories
-from scorefield.data.tables import holds_words
+from scorefield.data.tables import few_values, holds_words
 from scorefield.density.mixture import choose
-from scorefield.errors import InputError
+from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.gaussians import Kind as Covariances
 from scorefield.gaussians import Mixture, Principal, Stationary, fit_principal, fit_stationary
 from scorefield.training.batches import step_generator
@@ -344,6 +344,8 @@ def _scaled(data: Dataset, raw: Tensor, kind: Kind, seed: int) -> tuple[Scale, L
     x = raw.double()
     if kind in ("vector", "table"):
         _refuse_dead(data, x)
+        if (told := few_values(x, data.name, data.columns)) is not None:
+            warnings.warn(told, ScorefieldWarning, stacklevel=4)
         return _of_columns(x, data.labels is None, seed)
     scale = Scale(x.mean(), x.std(correction=0).clamp(min=1e-12))
     if kind == "picture" or x[0].numel() > DIRECTED:

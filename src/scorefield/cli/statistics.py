@@ -63,5 +63,7 @@ def run(options: Options) -> Result:
             f"warning: {plural(found.constant, 'entry' if found.constant == 1 else 'entrie')} never change; "
             "dequantise integer data (--dequantize), or drop them: they have no density"
         )
+    if found.repeats:
+        lines.append(f"warning: {found.repeats}")
     values = {**asdict(found), "shape": list(found.shape), "sigma_data": found.std, "sigma_max": unit.distance}
     return Result("\n".join(lines), values | {"exact": exact})

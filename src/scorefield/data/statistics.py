@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Range, to_range
 from scorefield.data.open import as_dataset
+from scorefield.data.tables import few_values
 from scorefield.progress import Bar
 
 CHUNK_NUMBERS = 2**22
@@ -31,6 +32,8 @@ class Statistics:
             it lets a chain pass from any item to any other (Song & Ermon 2020, Technique 1).
         compared: items whose distances were taken; less than `count` makes `distance` a lower bound.
         labels: number of items of each class; empty without labels.
+        repeats: which columns of a table or of vectors repeat few values, of which there is no density, and what is right
+            then, in words; empty where none does.
     """
 
     count: int
@@ -44,6 +47,7 @@ class Statistics:
     distance: float
     compared: int
     labels: tuple[int, ...] = ()
+    repeats: str = ""
 
     def to(self, range: Range) -> Statistics:
         """The figures in another range; those of data of unknown range stay as they are."""
@@ -101,6 +105,7 @@ def statistics(
             bar(index.stop / items.size)
     offset, n = total / (items.size * dims), items.size * dims
     assert shift is not None
+    compared, vectors = torch.cat(kept), items.levels is None and len(items.shape) == 1
     return Statistics(
         count=items.size,
         shape=items.shape,
@@ -110,9 +115,10 @@ def statistics(
         mean=float(shift) + offset,
         std=math.sqrt(max(squares / n - offset**2, 0.0)),
         constant=int((low == high).sum()),
-        distance=_greatest_distance(torch.cat(kept)),
+        distance=_greatest_distance(compared),
         compared=len(chosen),
         labels=() if items.labels is None else tuple(torch.bincount(items.labels.clamp(min=0)).tolist()),
+        repeats=(few_values(compared, items.name, items.columns) or "") if vectors else "",
     )
 
 

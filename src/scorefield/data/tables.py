@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from scorefield.data.labels import class_labels
 from scorefield.data.scale import Scale
 from scorefield.errors import InputError, cannot_read
 
+REPEATS = 0.2
+"""Different values by rows at which a column is no continuous number; or the share of rows that hold one and the same."""
 LABELS = ("label", "class", "target", "species", "y")
 """What a column of classes is usually called."""
 
@@ -67,6 +71,29 @@ def holds_words(source: Any) -> bool:
     columns, rows = read_rows(Path(source)) if isinstance(source, str | Path) else rows_of(source)
     present = ([v for v in (row[j] for row in rows) if str(v).strip()] for j in range(len(columns)))
     return any(not all(_is_number(v) for v in values) for values in present)
+
+
+def few_values(x: Tensor, name: str, columns: Sequence[str] = ()) -> str | None:
+    """Which columns of rows x (N, D) repeat few values, so that they have no density, and what is right then; None if none."""
+    ordered = x.detach().cpu().double().sort(0).values
+    different = 1 + (ordered[1:] > ordered[:-1]).sum(0)
+    often = max(2, math.ceil(REPEATS * len(x))) - 1
+    repeated = (ordered[often:] == ordered[:-often]).any(0)
+    found = ((different <= REPEATS * len(x)) | repeated).nonzero().flatten().tolist()
+    if not found:
+        return None
+    shown = []
+    for i in found[:3]:
+        count = int(different[i])
+        few = count <= REPEATS * len(x)
+        called = columns[i] if len(columns) else f"column {i}"
+        shown.append(f"{called} ({f'{count} different values' if few else 'one value again and again'})")
+    more = f" and {len(found) - 3} more columns" if len(found) > 3 else ""
+    return (
+        f"{name}: {', '.join(shown)}{more} of {len(x):,} rows: a density of what repeats has no bound and says little; "
+        "spread each value by uniform noise of one unit, or learn a table as states (sf.fit(table, kind='states'), "
+        "train --data FILE --kind states)"
+    )
 
 
 def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

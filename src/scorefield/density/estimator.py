@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -19,9 +20,11 @@ except ImportError as error:
 
 from scorefield.analytic import GaussianMixture
 from scorefield.data.scale import Scale
+from scorefield.data.tables import few_values
 from scorefield.density.corrected import Plan, correct
 from scorefield.density.mixture import choose
 from scorefield.differentiate import differentiation
+from scorefield.errors import ScorefieldWarning
 from scorefield.inputs import whole
 from scorefield.likelihood import log_prob
 from scorefield.progress import Bar
@@ -51,7 +54,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     and what held-out rows gain more from: an ensemble of small networks that corrects the mixture's denoiser, trained by
     denoising score matching with the likelihood's weighting (Song et al. 2021b), or, in small tables, a share of kernels on
     the rows themselves (stacking, Smyth & Wolpert 1999). The log-density is exact, by the probability flow (Song et
-    al. 2021, eq. 39), and in the units of the table. A column of data that is discrete has no density: add noise first.
+    al. 2021, eq. 39), and in the units of the table. A column that repeats few values has no density: a
+    warning names it; add noise of one unit first.
 
     Main arguments:
         steps: most training steps of the networks; 0 for none.
@@ -108,6 +112,9 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self._check()
         x = validate_data(self, _plain(X), dtype=np.float64, ensure_min_samples=5)
         self._check_columns(x)
+        told = few_values(torch.tensor(x), "X", getattr(self, "feature_names_in_", ()))
+        if told is not None:
+            warnings.warn(told, ScorefieldWarning, stacklevel=2)
         draws = torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
         members = min(self.members, len(x) // 2)
         order = torch.randperm(len(x), generator=draws)
