@@ -71,6 +71,11 @@ class GaussianMixture(ScoreModel):
             return torch.diag_embed(self._spectrum)
         return (self._basis * self._spectrum.unsqueeze(1)) @ self._basis.mT
 
+    @property
+    def weights(self) -> Tensor:
+        """The weights, (K,) float64, whose sum is 1."""
+        return torch.exp(self._log_weights)
+
     def log_prob(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """log p_t(x) in nats: (B, *) -> (B,), float64; t is a float or (B,)."""
         return torch.logsumexp(self._parts(as_tensor(x), t)[0], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from scorefield.analytic import GaussianMixture
 from scorefield.data.scale import Scale
 from scorefield.data.tables import few_values
 from scorefield.density.corrected import Plan, correct
+from scorefield.density.given import draw_given, read_given
 from scorefield.density.mixture import choose
 from scorefield.differentiate import differentiation
 from scorefield.errors import ScorefieldWarning
@@ -33,6 +35,8 @@ from scorefield.sdes import VE
 from scorefield.solve.ode import Dopri5
 
 Array = np.ndarray
+TRIED = 4
+"""Rows of the mixture for each row that networks choose."""
 NOISE = (0.01, 10.0)
 """Least and greatest noise, in standard deviations of the columns."""
 
@@ -147,13 +151,15 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Log-density of each row of X (N, D), in nats and in the units of the table, (N,)."""
         check_is_fitted(self)
         x = validate_data(self, _plain(X), dtype=np.float64, reset=False)
-        table = torch.tensor(x)
+        return self._log_prob(torch.tensor(x), self.model_)
+
+    def _log_prob(self, table: torch.Tensor, model: Any) -> Array:
+        """Log-density of rows (N, D) in the units of the table under `mixture_` or the model on top of it."""
         rows = self.scale_.forward(table)
-        if self.model_ is self.mixture_:
+        if model is self.mixture_:
             nats = self.mixture_.log_prob(rows, 0.0)
         else:
-            found = log_prob(self.model_, rows, "exact", batch_size=512, prior=self._prior(), **self._flow())
-            nats = found.nats
+            nats = log_prob(model, rows, "exact", batch_size=512, prior=self._prior(), **self._flow()).nats
         result: Array = (nats - self.scale_.log_volume(table)).numpy()
         return result
 
@@ -161,11 +167,25 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Mean log-density of the rows of X, as scikit-learn's GaussianMixture has it; y is ignored."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
-        """Rows drawn from the density, (n_samples, D)."""
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, *, given: Mapping[int | str, float] | None = None
+    ) -> Array:
+        """Rows drawn from the density, (n_samples, D).
+
+        Main arguments:
+            given: values that some columns have, by name or number, in the units of the table: the others are drawn from
+                their law given these. Exact where `model_` is a mixture; where networks correct it, rows of the mixture's
+                conditional law are drawn anew in proportion to the correction of their density (Rubin 1988), four for one.
+
+        Raises:
+            ValueError: `given` names no column, or all of them, or holds what is no finite number.
+        """
         check_is_fitted(self)
         n_samples = whole(n_samples, "n_samples", "the number of rows")
         seed = int(check_random_state(random_state).randint(2**31 - 1))
+        if given:
+            names = list(getattr(self, "feature_names_in_", ()))
+            return self._sample_given(read_given(given, names, self.n_features_in_), n_samples, seed)
         shape = (self.n_features_in_,)
         if self.model_ is self.mixture_:
             z = self.mixture_.sample(n_samples, 0.0, seed)
@@ -173,6 +193,20 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
             options = {"shape": shape, "prior": self._prior(), "seed": seed, "batch_size": min(n_samples, 4096)}
             z = sample(self.model_, n_samples, progress=self.verbose, **options, **self._flow())
         x: Array = self.scale_.to_units(z.double()).numpy()
+        return x
+
+    def _sample_given(self, given: dict[int, float], n: int, seed: int) -> Array:
+        exact = self.model_ is self.mixture_
+        rows = draw_given(self.mixture_, self.scale_, given, n if exact else TRIED * n, seed)
+        if not exact:
+            gained = torch.from_numpy(self._log_prob(rows, self.model_) - self._log_prob(rows, self.mixture_))
+            shares = torch.softmax(gained, 0)
+            rows = rows[torch.multinomial(shares, n, replacement=True, generator=torch.Generator().manual_seed(seed))]
+            alike = float(1 / shares.square().sum())
+            if alike < n / 2:
+                told = f"sample: given these values networks and mixture disagree; the rows are worth about {alike:.0f}"
+                warnings.warn(told, ScorefieldWarning, stacklevel=3)
+        x: Array = rows.numpy()
         return x
 
     def _flow(self) -> dict[str, Any]:
