@@ -31,6 +31,16 @@ def test_a_build_is_a_function_of_the_seed():
     assert not torch.equal(first[0], first[2])
 
 
+def test_vectors_are_preconditioned_in_the_units_that_they_are_trained_in(tmp_path):
+    """Columns of a table are standardised, whatever their units."""
+    x = np.random.default_rng(0).normal(size=(40, 3)) * [1000, 1, 1]
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="a,b,c", comments="")
+    data = sf.data.table(tmp_path / "x.csv")
+    options = {"config": recipe("vectors").config, "steps": 1, "warmup": 0, "batch_size": 8, "device": "cpu"}
+    done = sf.train(recipe("vectors").build(data, 0), data, out=tmp_path / "run", progress=False, **options)
+    assert done.model.sigma_data == pytest.approx(1, abs=0.01)
+
+
 def test_data_or_network_without_classes_is_named():
     with pytest.raises(InputError, match="has no classes; give images in sub-folders"):
         recipe("vectors").build(array(torch.randn(5, 3)), 0, labels=True)

@@ -76,8 +76,6 @@ BEGIN = (
     "paper's vp/cifar10_ddpmpp_continuous; your own data needs no preset, only --data; `scorefield presets` lists all"
 )
 """What to train first."""
-SHOWN = 4096
-"""Items that are looked at for the standard deviation of vectors."""
 
 
 def recipe_names() -> list[str]:
@@ -179,8 +177,8 @@ def _vectors() -> Recipe:
 
     def model(data: Dataset) -> ScoreModel:
         size = math.prod(data.shape)
-        spread = float(data.read(range(min(SHOWN, data.size))).float().std()) if not data.scaled else 0.5
-        return ScoreModel(MLP(size), VP(), "edm", shape=data.shape, sigma_data=spread or 0.5)
+        spread = 0.5 if data.scaled else None  # which training measures
+        return ScoreModel(MLP(size), VP(), "edm", shape=data.shape, sigma_data=spread)
 
     config = TrainConfig(steps=10_000, batch_size=256, optim=OptimConfig(lr=1e-3, warmup=100, schedule="cosine"))
     return Recipe("vectors", model, config)
