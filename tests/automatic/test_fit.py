@@ -169,6 +169,15 @@ def test_a_run_that_failed_before_its_first_step_keeps_its_law(go, tmp_path, mon
     assert not torch.equal(again.model.net.means, torch.zeros_like(again.model.net.means))
 
 
+def test_a_run_that_failed_before_its_first_step_may_begin_with_other_data(go, tmp_path):
+    """As with pictures of another size, where the first took too much memory."""
+    whole = go("whole", data=VECTORS[:100, :1], steps=3)
+    go("run", steps=3)
+    as_if_killed_at_once(tmp_path / "run", 3)
+    go("run", data=VECTORS[:100, :1], steps=3)
+    assert weights(tmp_path / "run", 3) == weights(whole.path, 3)
+
+
 def test_a_run_without_a_checkpoint_is_begun_anew(go, tmp_path):
     """Its description says how many components the mixture has, not which."""
     whole = go("whole", steps=3)
