@@ -114,8 +114,7 @@ def open_data(
     if source == "digits":
         data = digits(train)
     elif source.startswith(("torchvision:", "hf:")):
-        known = {"size": (height, width), "channels": channels} if sides else {}
-        data = _library(source, convert=convert, **known)
+        data = _library(source, sides, convert)
     elif _is_archive(source):
         data = shards(
             source, (height, width), channels=channels, labels=labels, skip_broken=skip_broken, convert=convert
@@ -149,7 +148,8 @@ def _pictures(source: str, size: tuple[int, int], *, channels: int, span: Range 
     return replace(array(raw.unsqueeze(0), name=source), names=lambda _: source)
 
 
-def _library(source: str, **options: Any) -> Dataset:
+def _library(source: str, sides: tuple[int, ...] | None, convert: bool) -> Dataset:
+    options = {"convert": convert} | ({"size": sides[1:], "channels": sides[0]} if sides else {})
     kind, _, rest = source.partition(":")
     name, _, query = rest.partition("?")
     try:
