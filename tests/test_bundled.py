@@ -34,7 +34,7 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pyte
 
 def test_its_density_of_held_out_digits_is_far_above_independent_pixels(model: sf.ScoreModel) -> None:
     x = sf.likelihood.dequantize(digits(train=False)[:8].read(range(8)), seed=0)
-    bits = sf.log_prob(model, x, seed=0, solver=sf.Dopri5(1e-3, 1e-3)).bits_per_dim()
+    bits = sf.log_prob(model, x, seed=0, solver=sf.Dopri5(1e-2, 1e-2)).bits_per_dim()
     # eight digits scatter by 0.25, so that their mean has a standard error of 0.09
     assert float(bits.mean()) < 1.2 + 4 * 0.09
     assert float(bits.min()) > 0.4

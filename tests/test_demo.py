@@ -69,7 +69,7 @@ def test_a_demo_that_is_ended_claims_nothing_and_goes_on(small, tmp_path, monkey
 
 
 def test_the_clock_decides_the_steps_and_the_page_says_how_many(small, tmp_path):
-    figures = demo.main(tmp_path / "demo", minutes=0.03, pc_steps=2, progress=False)
+    figures = demo.main(tmp_path / "demo", minutes=0.015, pc_steps=2, progress=False)
     assert figures["finished"]
     assert figures["steps"] > 1
     assert f"{figures['steps']:,} steps" in (tmp_path / "demo" / "report.html").read_text()

@@ -40,7 +40,7 @@ def go(tmp_path, capsys, monkeypatch):
 
 
 def test_choices_are_said_recorded_and_repeated_bitwise(go, tmp_path, capsys):
-    first = go(minutes=0.03, progress=None)
+    first = go(minutes=0.015, progress=None)
     told = capsys.readouterr().err.splitlines()
     assert "200 vectors of 2, 20 of them held out" in told[0]
     assert "MLP of width 64" in told[1]

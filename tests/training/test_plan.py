@@ -79,7 +79,7 @@ def test_a_machine_that_stalls_in_the_end_stops_within_twice_the_time(clock):
 
 def test_the_steps_that_the_clock_gave_repeat_the_run_bitwise(run_training, tmp_path):
     options = {"schedule": "cooldown", "log_every": 1000, "checkpoint_every": 1000, "report": False, "trackers": ()}
-    by_clock = options | {"minutes": 0.02, "steps": 100_000}
+    by_clock = options | {"minutes": 0.01, "steps": 100_000}
     first = run_training("clock", **by_clock)
     assert first.finished
     assert first.steps > 4
