@@ -299,7 +299,8 @@ def estimator(
     first = torch.stack([draw(x) for _ in range(probes)])
     if trace == "hutchinson":
         return Hutchinson(first, linearizer)
-    return HutchPlusPlus(first, torch.stack([draw(x) for _ in range(probes)]), linearizer)
+    # Signs in few dimensions are often the same but for one sign, and rounding would choose the rest of the basis.
+    return HutchPlusPlus(first, torch.stack([noise.like(x) for _ in range(probes)]), linearizer)
 
 
 def _products(linear: Linearized, sides: Tensor) -> tuple[Tensor, Tensor]:
