@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MOST, FEW = 24, 8
 """More names than `MOST` are not listed in a message, but `FEW` of them."""
+ITEMS = 5
+"""Numbers of items that a message lists."""
 
 
 class ScorefieldError(Exception):
@@ -41,6 +43,13 @@ def closest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     shown = names if len(names) <= MOST else [*names[:FEW], f"{len(names) - FEW} others"]
     return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(shown)}"
+
+
+def named(numbers: Sequence[int]) -> str:
+    """Numbers of items in words: '3, 10, 77', the first five of many."""
+    rest = len(numbers) - ITEMS
+    shown = ", ".join(str(i) for i in numbers[:ITEMS])
+    return f"{shown} and {rest:,} more" if rest > 0 else shown
 
 
 def cannot_write(what: object, error: OSError) -> OutputError:

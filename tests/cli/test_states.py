@@ -55,6 +55,9 @@ def test_text_is_sampled_scored_and_filled_in(text_run, cli, tmp_path):
     x = np.load(tmp_path / "x.npy")
     assert x.shape == (3, 16)
     assert x.dtype == np.int64
+    status, _, err = cli("evaluate", run, "--data", text_run / "b.txt")
+    assert status == 2
+    assert f"scorefield likelihood {run} --data DATA" in err
     command = ["likelihood", run, "--data", text_run / "b.txt", "-n", 6, "--probes", 4]
     status, out, _ = cli(*command, "--json", "--out", tmp_path / "l.csv")
     assert status == 0

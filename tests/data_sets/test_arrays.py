@@ -125,3 +125,17 @@ def test_npz_of_several_arrays_asks_for_a_key(tmp_path):
     assert float(array(tmp_path / "x.npz", key="b").read([0]).sum()) == 2
     with pytest.raises(InputError, match="holds no array 'c'"):
         array(tmp_path / "x.npz", key="c")
+
+
+def test_all_items_that_are_not_finite_are_named_and_one_axis_is_told_what_to_do():
+    x = np.zeros((3000, 2))
+    x[[3, 10, 77, 500, 501, 2999], 1] = np.nan
+    with pytest.raises(
+        InputError, match=r"6 of 3,000 items of data .*\(3, 10, 77, 500, 501 and 1 more\); remove or repair"
+    ):
+        array(x).tensor()
+    x[4:] = 0
+    with pytest.raises(InputError, match=r"item 3 of data holds a value that is not finite"):
+        array(torch.from_numpy(x)).tensor()
+    with pytest.raises(InputError, match=r"has shape \(173,\); .* x\[None\] is one item"):
+        array(np.zeros(173))

@@ -44,6 +44,20 @@ def test_image_outside_every_subfolder_has_no_class(folder):
         images(folder, 8, labels=True)
 
 
+def test_what_is_no_picture_is_told_where_it_belongs(tmp_path):
+    (tmp_path / "book.txt").write_text("thé old man and the sea\n" * 60, "utf-8")
+    for shape in (None, (5,)):
+        with pytest.raises(InputError, match=r"book\.txt is text, .* scorefield train text --data"):
+            open_data(str(tmp_path / "book.txt"), shape)
+    (tmp_path / "noise.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="is not an image"):
+        open_data(str(tmp_path / "noise.bin"))
+    for name in ("clean", "noisy"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"clean/ and noisy/ recordings .* scorefield train speech --data"):
+        open_data(str(tmp_path))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
 def test_every_mode_becomes_grey_and_colour(tmp_path, mode):
     compression = "tiff_lzw" if mode == "YCbCr" else None  # Pillow 12.3 cannot read its own uncompressed ones

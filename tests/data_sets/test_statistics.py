@@ -64,6 +64,9 @@ def test_command_line_prints_what_to_set(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((3, 4), np.uint8))
     assert main(["statistics", str(tmp_path / "x.npy")]) == 0
     assert "4 entries never change" in capsys.readouterr().out
+    (tmp_path / "t.csv").write_text("a,b,c\n1,7,2\n2,7,5\n")
+    assert main(["statistics", str(tmp_path / "t.csv")]) == 0
+    assert "1 column (b) never change" in capsys.readouterr().out
     assert main(["statistics", "digits", "--compare", "200", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["count"] == 9000

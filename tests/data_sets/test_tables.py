@@ -41,6 +41,7 @@ def test_separators_and_missing_names(tmp_path, apart):
         (ROWS, "column 'species' of .* holds words .'ant' in row 1."),
         ("a,b\n1,2\n3,\n", "row 2 of .* has no value in column 'b'"),
         ("a,b\n1,2\n3,nan\n", "row 2 of .* holds nan in column 'b'"),
+        ("a,b\n1,2\n3,nan\n,4\n1,1\n", r"2 of 4 rows of .* lack a finite number \(2, 3\)"),
         ("a,b\n1,2\n1,3\n", "column 'a' of .* never changes"),
         ("a,b\n1,2\n3\n", "has 1 entries in line 3 and 2 columns"),
         ("a,b\n1,2\n", "has 1 rows; give at least two"),

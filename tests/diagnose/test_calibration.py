@@ -72,6 +72,9 @@ def test_samplers_are_ranked_by_their_distance_to_the_flow():
     assert nfe["Heun", 8] == 16
     assert error["UniPC", 32] < error["Euler", 32] < error["Euler", 8]
     assert table.best(error["UniPC", 32]).nfe <= 32
+    lines = repr(table).splitlines()
+    assert [line.split()[0] for line in lines] == ["error", "UniPC", "Heun", "Euler", "best:"]
+    assert lines[1].split()[1:] == [f"{error['UniPC', 8]:.4f}", f"{error['UniPC', 32]:.4f}"]
     assert set(compare_samplers(gm, 2, (4,)).curves()) > {"DDIM", "DPMSolver", "RK4"}
     with pytest.raises(ValueError, match="choose among those that follow the flow"):
         compare_samplers(gm, 2, solver=["PC"])

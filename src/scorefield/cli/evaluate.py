@@ -24,6 +24,7 @@ from scorefield.cli.options import (
     check_writable,
     pick_device,
 )
+from scorefield.cli.states import holds_states
 from scorefield.errors import InputError
 from scorefield.files import atomic_file, cache_folder, finite
 from scorefield.parallel import launched
@@ -70,6 +71,10 @@ def run(options: Options) -> Result:
     if not options.n and not options.likelihood and not options.loss:
         raise InputError("nothing to do; give -n, --likelihood or --loss a positive number")
     info = sf.training.read_run(options.run)
+    if holds_states(info):
+        raise InputError(
+            f"{options.run} is a run of states, whose judge is its bound: scorefield likelihood {options.run} --data DATA"
+        )
     out = options.out or str(results_folder(options.run) / "evaluation.json")
     sampler = read_solver(options.sampler, from_json(info.model["sde"]))
     sampler = sampler or (sf.Jump() if "map" in info.model else sf.DPMSolver())

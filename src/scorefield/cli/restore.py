@@ -49,7 +49,8 @@ class Restoring(OfRun):
 class Options(Restoring):
     """Samples of the images that explain a measurement, with their mean and standard deviation.
 
-    The measurement --image is an image, or .npy (fourier and phase-retrieval: always); with --simulate it is clean.
+    The run is one of images. The measurement --image is an image, or .npy where it is none (fourier and phase-retrieval:
+    always); with --simulate it is clean.
 
     Example: scorefield restore runs/digits --image x.png --operator downsample:4 --noise 0.05 --simulate -n 8
     """
@@ -290,7 +291,10 @@ def images_of(run: str) -> tuple[Shape, tuple[float, float]]:
     """
     info = sf.training.read_run(run)
     if len(info.shape) != 3 or info.levels is None or info.range is None:
-        raise InputError(f"{run} was trained on items of shape {info.shape}, not on images; it needs images")
+        raise InputError(
+            f"{run} was trained on items of shape {info.shape}, not on images, which this command restores; in Python "
+            "sf.inverse.restore(sf.load(run), operator, y[None], noise=...) restores any items (docs/inverse.md)"
+        )
     return info.shape, info.range
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from scorefield.cli.options import COUNT, Arrays, Common, Flag, Name, Result, Unset, plural
 from scorefield.errors import InputError
+
+if TYPE_CHECKING:
+    from scorefield.data.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +36,43 @@ class Options(Arrays, Common):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.data import open_data, statistics
+    from scorefield.data import open_data, statistics, table
 
     if options.compare < 2:
         raise InputError(f"--compare={options.compare} is impossible; expected 2 or more")
     shape = None
     if options.size is not None or options.channels is not None:
         shape = (options.channels or 3, options.size or 32, options.size or 32)
-    data = open_data(
-        options.data,
-        shape,
-        levels=options.levels,
-        range=options.range,
-        convert=True,
-        skip_broken=options.skip_broken,
-    )
+    if shape is None and options.data.lower().endswith((".csv", ".tsv")) and Path(options.data).exists():
+        data = table(options.data, constant=True)
+    else:
+        rest: dict[str, Any] = {"levels": options.levels, "range": options.range, "skip_broken": options.skip_broken}
+        data = open_data(options.data, shape, convert=True, **rest)
     found = statistics(data, compare=options.compare, seed=options.seed)
     unit = found.to((0.0, 1.0))
     exact = found.compared == found.count
     pairs = "all pairs" if exact else f"pairs of {found.compared} items, so at least"
-    where = "as stored" if found.range is None else "on [-1, 1]"
+    stored = "as stored" if data.scale is None else "each column standardised"
+    where = stored if found.range is None else "on [-1, 1]"
     lines = [
         f"{options.data}: {plural(found.count, 'item')} of shape {found.shape}"
         + (f", {plural(len(found.labels), 'class' if len(found.labels) == 1 else 'classe')}" if found.labels else ""),
         f"range {found.low:.4g} to {found.high:.4g}, mean {found.mean:.4f}, sigma_data {found.std:.4f} ({where})",
-        f"sigma_max {unit.distance:.4g} for VE ({'as stored' if found.range is None else 'data on [0, 1]'}; {pairs})",
+        f"sigma_max {unit.distance:.4g} for VE ({stored if found.range is None else 'data on [0, 1]'}; {pairs})",
     ]
     if found.constant:
-        lines.append(
-            f"warning: {plural(found.constant, 'entry' if found.constant == 1 else 'entrie')} never change; "
-            "dequantise integer data (--dequantize), or drop them: they have no density"
-        )
+        remedy = "leave them out" if data.columns else "dequantise integer data (--dequantize), or drop them"
+        lines.append(f"warning: {_constant(data, found.constant)} never change; {remedy}: they have no density")
     if found.repeats:
         lines.append(f"warning: {found.repeats}")
     values = {**asdict(found), "shape": list(found.shape), "sigma_data": found.std, "sigma_max": unit.distance}
     return Result("\n".join(lines), values | {"exact": exact})
+
+
+def _constant(data: Dataset, count: int) -> str:
+    """How many entries are constant, and of a table which."""
+    if not data.columns:
+        return plural(count, "entry" if count == 1 else "entrie")
+    x = data.read(range(data.size))
+    names = [name for name, same in zip(data.columns, (x == x[0]).all(0).tolist(), strict=True) if same]
+    return f"{plural(count, 'column')} ({', '.join(names)})"

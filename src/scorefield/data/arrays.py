@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scorefield.data.dataset import Dataset, Range
 from scorefield.data.labels import class_labels
-from scorefield.errors import InputError, cannot_read
+from scorefield.errors import InputError, cannot_read, named
 
 TRAIN_DIGITS = 9000
 
@@ -108,7 +108,14 @@ def _checked(values: Any, levels: int | None, range: Range | None, name: str) ->
     """Shape and levels of an array that can be data."""
     shape, dtype = tuple(int(n) for n in values.shape), _dtype(values, name)
     if len(shape) < 2 or not shape[0] or 0 in shape:
-        raise InputError(f"{name} has shape {shape}; expected (N, ...) with at least one item of at least one number")
+        axis = (
+            "; add an axis: x[None] is one item, x[:, None] are items of one number"
+            if len(shape) == 1 and shape[0]
+            else ""
+        )
+        raise InputError(
+            f"{name} has shape {shape}; expected (N, ...) with at least one item of at least one number{axis}"
+        )
     if range is not None and not range[0] < range[1]:
         raise InputError(f"range={range} of {name} is empty; give (low, high) with low < high")
     return shape, _levels_of(dtype, levels, name)
@@ -131,10 +138,21 @@ def _reader(values: Any, moved: tuple[int | None, ...] | None, name: str, levels
                 raise InputError(f"{name} holds values outside 0 .. {levels - 1}; give the right number of levels")
         elif levels is None and not bool(torch.isfinite(raw).all()):
             bad = next(i for i, row in zip(indices, raw, strict=True) if not bool(torch.isfinite(row).all()))
-            raise InputError(f"item {bad} of {name} holds a value that is not finite; remove or repair it")
+            raise InputError(_not_finite(values, bad, name))
         return raw.contiguous()
 
     return read
+
+
+def _not_finite(values: Any, one: int, name: str) -> str:
+    """What is wrong with an array of which one item is known to hold NaN or infinity."""
+    size = len(values)
+    chunks = (np.asarray(values[i : i + 1024]).reshape(min(1024, size - i), -1) for i in range(0, size, 1024))
+    bad = np.flatnonzero(np.concatenate([~np.isfinite(chunk).all(1) for chunk in chunks]))
+    if len(bad) == 1:
+        return f"item {one} of {name} holds a value that is not finite; remove or repair it"
+    which = f"{len(bad):,} of {size:,} items of {name}"
+    return f"{which} hold values that are not finite ({named(bad.tolist())}); remove or repair them"
 
 
 def _image_axes(shape: tuple[int, ...], name: str) -> tuple[int | None, ...]:

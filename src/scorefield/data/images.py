@@ -123,7 +123,10 @@ def _image_files(root: Path) -> list[Path]:
 
     found = sorted(walk(root, frozenset()))
     if not found:
-        raise InputError(f"cannot read {root}: no images in it or its sub-folders; looked for {', '.join(SUFFIXES)}")
+        speech = (root / "clean").is_dir() and (root / "noisy").is_dir()
+        learned = f"its clean/ and noisy/ recordings are learned by scorefield train speech --data {root}"
+        looked = learned if speech else f"looked for {', '.join(SUFFIXES)}"
+        raise InputError(f"cannot read {root}: no images in it or its sub-folders; {looked}")
     return found
 
 

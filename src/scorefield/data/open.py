@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scorefield.data.arrays import array, digits
 from scorefield.data.dataset import Dataset, Range
-from scorefield.data.images import images, read_image
+from scorefield.data.images import SUFFIXES, images, read_image
 from scorefield.data.libraries import huggingface, sequence
 from scorefield.data.shards import REMOTE, shards
 from scorefield.data.tables import table
@@ -125,6 +125,11 @@ def open_data(
         data = table(path, labels=labels)
     elif path.suffix.lower() in (".npy", ".npz"):
         data = array(path, levels=levels, range=range, image=sides is not None)
+    elif _is_text(path):
+        raise InputError(
+            f"{source} is text, which is learned by its characters: scorefield train text --data {source} "
+            "(sf.data.states.text in Python); rows of numbers go into a .csv file"
+        )
     elif shape and not sides:
         raise InputError(f"{source} holds images, and items of shape {shape} are expected; give a .npy file of them")
     else:
@@ -137,6 +142,20 @@ def open_data(
 
 def _is_archive(source: str) -> bool:
     return (source.partition("?")[0] if source.startswith(REMOTE) else source).endswith(".tar")
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file that has no name of an image begins with words."""
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024).decode("utf-8")
+    except UnicodeDecodeError as error:  # bytes of another kind, or a letter that the end has cut
+        return error.start > 1000
+    except OSError:
+        return False
+    return bool(start) and all(c.isprintable() or c.isspace() for c in start)
 
 
 def _pictures(source: str, size: tuple[int, int], *, channels: int, span: Range | None, **options: Any) -> Dataset:

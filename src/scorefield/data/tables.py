@@ -16,7 +16,7 @@ from torch import Tensor
 from scorefield.data.dataset import Dataset
 from scorefield.data.labels import class_labels
 from scorefield.data.scale import Scale
-from scorefield.errors import InputError, cannot_read
+from scorefield.errors import InputError, cannot_read, named
 
 REPEATS = 0.2
 """Different values by rows at which a column is no continuous number; or the share of rows that hold one and the same."""
@@ -24,7 +24,7 @@ LABELS = ("label", "class", "target", "species", "y")
 """What a column of classes is usually called."""
 
 
-def table(source: Any, *, labels: bool | str = False, name: str | None = None) -> Dataset:
+def table(source: Any, *, labels: bool | str = False, name: str | None = None, constant: bool = False) -> Dataset:
     """The rows of a CSV file or of a pandas DataFrame or Series as vectors, with mean and deviation of each column.
 
     Main arguments:
@@ -33,7 +33,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
             species or y, or the only one that holds words.
 
     Other arguments:
-        name: what messages call it.
+        name: what messages call it. constant: take columns that never change, too.
 
     Raises:
         InputError: no such file, fewer than two rows, a column of words, a missing value, or a column that never changes.
@@ -52,7 +52,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None) -
         targets = class_labels([_plain(row[at]) for row in rows], len(rows), name)
         columns = [c for i, c in enumerate(columns) if i != at]
         rows = [[v for i, v in enumerate(row) if i != at] for row in rows]
-    values, mean, std = _numbers(columns, rows, name)
+    values, mean, std = _numbers(columns, rows, name, constant)
     stored = torch.from_numpy(values)
     return Dataset(
         name=name,
@@ -96,15 +96,23 @@ def few_values(x: Tensor, name: str, columns: Sequence[str] = ()) -> str | None:
     )
 
 
-def _numbers(columns: list[str], rows: list[list[Any]], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The fields as numbers (N, C), with mean and deviation of each column."""
+def _numbers(
+    columns: list[str], rows: list[list[Any]], name: str, constant: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The fields as numbers (N, C), with mean and deviation of each column; a constant one is refused, or has deviation 1."""
+    if len(bad := [i + 1 for i, row in enumerate(rows) if any(_is_missing(v) for v in row)]) > 1:
+        raise InputError(
+            f"{len(bad):,} of {len(rows):,} rows of {name} lack a finite number ({named(bad)}); fill them in or leave them out"
+        )
     values = np.array(
         [[number(v, c, i, name) for v, c in zip(row, columns, strict=True)] for i, row in enumerate(rows)]
     )
     mean, std = values.mean(0), values.std(0)
     for column, spread, centre in zip(columns, std, mean, strict=True):
         if not spread > 1e-9 * max(abs(centre), 1e-30):
-            raise InputError(f"column {column!r} of {name} never changes, so it has no density; leave it out")
+            if not constant:
+                raise InputError(f"column {column!r} of {name} never changes, so it has no density; leave it out")
+            std[columns.index(column)] = 1.0
     return values, mean, std
 
 
@@ -184,6 +192,10 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _is_missing(value: Any) -> bool:
+    return not np.isfinite(float(value)) if _is_number(value) else not str(value).strip()
 
 
 def number(value: Any, column: str, row: int, name: str) -> float:

@@ -36,7 +36,7 @@ class Run:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SamplerTable:
     """Errors of solvers against their evaluations; `runs` is sorted by evaluations, `reference` is where all of them go."""
 
@@ -47,6 +47,21 @@ class SamplerTable:
         """The fewest evaluations with which an error is reached; the least error where none does."""
         there = [run for run in self.runs if run.error <= error]
         return min(there, key=lambda run: (run.nfe, run.error)) if there else min(self.runs, key=lambda run: run.error)
+
+    def __repr__(self) -> str:
+        """A line for each solver: its errors at the numbers of steps, the least error first."""
+        counts = sorted({run.steps for run in self.runs})
+        best, curves = self.best(), self.curves()
+        title = "error at steps"
+        width = max(len(title), *(len(name) for name in curves))
+        head = f"{title:>{width}}" + "".join(f"{count:>9}" for count in counts)
+        found = {(run.solver, run.steps): f"{run.error:>9.4f}" for run in self.runs}
+        lines = [
+            f"{name:>{width}}" + "".join(found.get((name, count), " " * 9) for count in counts)
+            for name in sorted(curves, key=lambda name: min(error for _, error in curves[name]))
+        ]
+        end = f"best: {best.solver} in {best.steps} steps, {best.nfe} evaluations, error {best.error:.4f} of the spread"
+        return "\n".join([head, *lines, end])
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """(evaluations, error) of each solver."""
