@@ -32,6 +32,12 @@ from scorefield.views import View, convert
 END = 1e-3
 """Where the flow of the labels stops, with E[x_0 | x_t]: noise of a hundredth of the standardised increments."""
 
+BEYOND = 0.25
+"""Share of paths outside of the data from which on their law is not that of the data."""
+SPANS = 8
+"""Times that a path must be as long as it takes to forget. One path of a Brownian motion seems to return to its mean, slowly:
+after N steps at the rate c / N, where c exceeds 21 once in a hundred times (Dickey & Fuller 1979); here it is about 25."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -62,7 +68,9 @@ class Stationary:
         samples: ends of independent paths, (n, d). steps: that each took.
         gap: largest Kolmogorov-Smirnov distance, over the entries, between paths that began at the two ends of the data.
         chance: the distance that equal laws exceed once in a thousand times.
-        outside: share of the ends that lie outside of the range of the data, where nothing was learned.
+        outside: share of the ends that lie outside of the range of the data, where nothing was learned: a few in any case,
+            since the data does not hold its own extremes.
+        escaping: whether that share grows as the same time passes again, as it does where paths leave and do not return.
     """
 
     samples: Tensor
@@ -70,11 +78,12 @@ class Stationary:
     gap: float
     chance: float
     outside: float
+    escaping: bool
 
     @property
     def settled(self) -> bool:
-        """Whether the beginning is forgotten, inside of the data."""
-        return self.gap < self.chance and self.outside < 0.01
+        """Whether the beginning is forgotten and paths stay where the data is, but for a quarter at most, which returns."""
+        return self.gap < self.chance and not self.escaping and self.outside < BEYOND
 
     def __repr__(self) -> str:
         return f"Stationary({len(self.samples)} paths of {self.steps} steps, {'settled' if self.settled else 'not settled'})"
@@ -141,6 +150,9 @@ class StochasticMap(nn.Module):
     def stationary(self, walkers: int = 4000, most: int = 12800, seed: int = 0) -> Stationary:
         """Ends of paths from both ends of the data, run until they cannot be told apart, or for `most` steps.
 
+        Where the data is a path, for an eighth of its steps at most: what takes longer to forget cannot be told from a process
+        that never does.
+
         Raises:
             ValueError: fewer than 20 walkers, or no step.
         """
@@ -154,14 +166,34 @@ class StochasticMap(nn.Module):
         pick = torch.randint(tenth, (2, half), generator=draws)
         x = self.states[torch.cat([order[:tenth][pick[0]], order[-tenth:][pick[1]]])]
         chance = 1.95 * math.sqrt(2 / half)  # the Kolmogorov distribution exceeds 1.95 with probability 0.001
-        steps, gap, outside, low, high = 0, 1.0, 0.0, self.states.amin(0), self.states.amax(0)
-        while steps < most and gap >= chance and outside < 0.5:  # paths that leave do not come back
-            for _ in range(min(max(steps, 100), most - steps)):
+        if self._is_path():
+            most = min(most, max(1, len(self.states) // SPANS))
+
+        def moved(x: Tensor, steps: int) -> Tensor:
+            for _ in range(steps):
                 x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype))
-                steps += 1
+            return x
+
+        steps, gap, outside = 0, 1.0, 0.0
+        while steps < most and gap >= chance and outside < 0.5:  # so many do not come back
+            more = min(max(steps, 100), most - steps)
+            x, steps = moved(x, more), steps + more
             gap = max(_distance(a, b) for a, b in zip(x[:half].T, x[half:].T, strict=True))
-            outside = 1 - float(((x >= low) & (x <= high)).all(1).double().mean())
-        return Stationary(x, steps, gap, chance, outside)
+            outside = self._outside(x)
+        later = self._outside(moved(x, steps)) if gap < chance else outside
+        share = (outside + later) / 2
+        escaping = outside >= 0.5 or later - outside > 4 * math.sqrt(2 * share * (1 - share) / len(x))
+        return Stationary(x, steps, gap, chance, outside, escaping)
+
+    def _is_path(self) -> bool:
+        """Whether most pairs begin where the one before ends."""
+        ends = self.states + self.increments
+        return float(torch.isclose(self.states[1:], ends[:-1]).all(1).double().mean()) > 0.5
+
+    def _outside(self, x: Tensor) -> float:
+        """Share of states x (n, d) beyond the range of the data."""
+        inside = (x >= self.states.amin(0)) & (x <= self.states.amax(0))
+        return 1 - float(inside.all(1).double().mean())
 
     @torch.no_grad()
     def moments(self, x: Tensor, draws: int = 4096, seed: int = 0) -> Moments:

@@ -335,6 +335,48 @@ def test_a_long_run_forgets_its_start_or_says_that_it_does_not():
         Exact(0.1).stationary(2)
 
 
+class Linear(StochasticMap):
+    """The exact map of dX = -rate X dt + s dW, learned from a path of its own; beyond `wall` it is driven outwards."""
+
+    def __init__(self, rate, rows=4000, dt=0.05, seed=0, wall=math.inf):
+        z = torch.randn(rows, generator=torch.Generator().manual_seed(seed), dtype=F64).tolist()
+        self.decay, self.wall = math.exp(-rate * dt), wall
+        self.noise = 0.4 * math.sqrt(-math.expm1(-2 * rate * dt) / (2 * rate) if rate else dt)
+        x = [0.0]
+        for v in z:
+            x.append(self.decay * x[-1] + self.noise * v)
+        states = torch.tensor(x, dtype=F64)[:, None]
+        super().__init__(states[:-1], states.diff(dim=0), dt, torch.ones(1, dtype=F64), 40)
+
+    def increment(self, x, z):
+        out = (self.decay - 1) * x + self.noise * z
+        return torch.where(x.abs() > self.wall, 0.1 * x, out)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stationary_law_is_told_though_a_few_paths_are_beyond_the_data(seed):
+    """Of 50 independent states the largest is exceeded by 1 in 51, at either end: 4 %, and by chance more."""
+    found = Linear(1.0, rows=1000, seed=seed).stationary(seed=seed)
+    assert found.settled
+    exact = 0.4 / math.sqrt(2)
+    assert float(found.samples.std()) == pytest.approx(exact, rel=4 / math.sqrt(2 * 4000) + 0.01)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_has_no_stationary_law_is_given_none(seed):
+    """Brownian motion, growth, and a well whose rim is crossed for good."""
+    brown, grows = Linear(0.0, seed=seed).stationary(seed=seed), Linear(-0.2, 400, seed=seed).stationary(seed=seed)
+    assert not brown.settled
+    assert not brown.escaping  # as far as 500 steps say
+    assert brown.steps == 500
+    assert not grows.settled
+    leaks = Linear(1.0, seed=seed, wall=0.95).stationary(seed=seed)
+    assert leaks.gap < leaks.chance
+    assert leaks.outside < 0.25
+    assert leaks.escaping
+    assert not leaks.settled
+
+
 def test_states_outside_of_the_data_are_warned_of():
     with pytest.warns(ScorefieldWarning, match="1 of 2 states lie outside of the data"):
         Exact(0.1).moments(torch.tensor([[1.0], [3.0]]))

@@ -86,6 +86,7 @@ def run(options: Options) -> Result:
         "settled": long_run.settled,
         "steps": long_run.steps,
         "outside": long_run.outside,
+        "escaping": long_run.escaping,
         "mean": long_run.samples.mean(0).tolist() if long_run.settled else None,
         "std": long_run.samples.std(0).tolist() if long_run.settled else None,
         "density": density,
@@ -141,12 +142,20 @@ def _told(found: Series, long_run: Stationary, dt: float) -> str:
     end = long_run.samples
     if long_run.settled:
         parts = [f"{n} {m:.4g}, {s:.4g}" for n, m, s in zip(found.columns, end.mean(0), end.std(0), strict=True)]
-        return f"stationary mean and deviation: {'; '.join(parts)} (paths forget their start in {long_run.steps} steps)"
-    if long_run.outside >= 0.01:
-        return f"no stationary density: {100 * long_run.outside:.0f} % of the paths leave the range of the data"
+        few = f"; {100 * end_share:.0f} % of them beyond the data" if (end_share := long_run.outside) >= 0.01 else ""
+        return f"stationary mean and deviation: {'; '.join(parts)} (paths forget their start in {long_run.steps} steps{few})"
+    if long_run.escaping:
+        return (
+            f"no stationary density: {100 * long_run.outside:.0f} % of the paths leave the range of the data in "
+            f"{long_run.steps} steps and do not come back"
+        )
+    time = f"{long_run.steps} steps ({long_run.steps * dt:g} of time)"
+    told = f"no stationary density can be told; a longer series might tell it: in {time}"
+    if long_run.gap < long_run.chance:
+        return f"{told} {100 * long_run.outside:.0f} % of the paths go beyond the data, where nothing was learned"
     return (
-        f"no stationary density yet: after {long_run.steps} steps ({long_run.steps * dt:g} of time) paths from the two "
-        f"ends of the data still differ by {long_run.gap:.2g} (chance: {long_run.chance:.2g})"
+        f"{told} of the series' {len(found.values)}, paths from the two ends of the data do not forget where they began "
+        f"(they differ by {long_run.gap:.2g}; chance: {long_run.chance:.2g}), as those of a process without one"
     )
 
 
