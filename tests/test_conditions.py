@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scorefield as sf
+from oracles import name
 from scorefield.conditions import with_rows
 
 SDE = sf.VP()
@@ -30,7 +31,9 @@ MODEL = sf.ScoreModel(shared_table, SDE, "noise", shape=(2,))
 
 
 @pytest.mark.parametrize(
-    "solver", [sf.DDIM(), sf.Dopri5(), sf.solve.AdaptiveSDE(), sf.PC(), sf.solve.AnalyticAncestral()], ids=repr
+    "solver",
+    [sf.DDIM(), sf.Dopri5(1e-3, 1e-3), sf.solve.AdaptiveSDE(0.1, 0.1), sf.PC(), sf.solve.AnalyticAncestral()],
+    ids=name,
 )
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("n", [5, 6, 7])

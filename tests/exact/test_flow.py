@@ -110,7 +110,7 @@ def flow_error(solver: sf.Solver, sde: sf.GaussianSDE, steps: int) -> float:
 @pytest.mark.parametrize("sde", PAPER, ids=name)
 @pytest.mark.parametrize("solver", RUNGE_KUTTA, ids=name)
 def test_observed_order_is_nominal(solver, sde):
-    steps = 160 if solver.order < 4 else 48
+    steps = 80 if solver.order < 4 else 48
     errors = [flow_error(solver, sde, n) for n in (steps, 2 * steps)]
     slack = 0.1 if solver.order < 3 else 0.2
     assert math.log2(errors[0] / errors[1]) > solver.order - slack
