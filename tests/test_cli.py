@@ -545,9 +545,21 @@ def test_wrong_words_for_solvers_are_one_line(cli, word, words):
 
 
 def test_solvers_are_listed_with_their_options(cli):
-    status, _, err = cli("sample", "--sampler", "list")
-    assert status == 2
-    assert_one_line(err, "--sampler takes adaptive-sde (rtol, ", "pc (predictor, corrector")
+    status, out, err = cli("sample", "--sampler", "list")
+    assert (status, err) == (0, "")
+    assert "adaptive-sde (rtol, atol, max_steps, min_step)" in out.splitlines()
+    assert json.loads(cli("sample", "--sampler", "list", "--json")[1])["known"] == out.splitlines()
+
+
+def test_help_of_train_is_true_where_no_preset_is_named(cli):
+    text = " ".join(cli("train", "--help")[1].replace("│", " ").split())
+    assert "(required)" not in text
+    assert "(may be left out where --data names data of your own)" in text
+    assert "--minutes FLOAT" in text
+    assert "(default: 2300)" not in text
+    assert "(default: 2300)" in cli("train", "digits", "--help")[1]
+    for command in ("infill", "enhance"):
+        assert "uni-pc" not in cli(command, "--help")[1]
 
 
 @pytest.mark.parametrize("command", sorted(app.COMMANDS))

@@ -21,6 +21,10 @@ class InputError(ScorefieldError, ValueError):
     """An argument, option, file or folder that cannot be used as it is."""
 
 
+class Answered(InputError):
+    """What was asked in place of a value, such as which ones there are; the command line prints it and exits with 0."""
+
+
 class CheckpointError(InputError):
     """A run folder or checkpoint that is missing, damaged, or belongs to something else."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -158,6 +159,13 @@ class ScoreModel(nn.Module):
         except TypeError as error:
             refused = _refused(self.net, x, label, cond)
             raise (error if refused is None else ValueError(refused)) from error
+        except RuntimeError as error:
+            if not _MISFIT.search(str(error)):
+                raise
+            raise ValueError(
+                f"the network {_call_of(self.net, cond)} does not take x of shape {tuple(x.shape)} with t of shape "
+                f"{tuple(label.shape)}: {' '.join(str(error).split())}; build it for items of shape {tuple(x.shape[1:])}"
+            ) from error
         except IndexError as error:  # of a table of classes, most often
             raise (ValueError(f"the network said {str(error)!r}{_NO_LABEL}") if _withheld(cond) else error) from error
         if not isinstance(y, Tensor):
@@ -372,6 +380,11 @@ def _call_of(net: Any, cond: dict[str, Any]) -> str:
     return f"{name}({', '.join(['x', 't', *(f'{key}={key}' for key in cond)])})"
 
 
+_MISFIT = re.compile(
+    r"cannot be multiplied|expected input.* to have|must match the (existing )?size|must have the same number of dim|"
+    r"normalized_shape|is invalid for input of size|Sizes of tensors must match"
+)
+"""What torch says where a network was built for other sizes."""
 _NO_LABEL = (
     " where a label is -1, which stands for no label; give its table one row more and count from 1, as in "
     "nn.Embedding(num_classes + 1, width)(label + 1)"

@@ -254,6 +254,13 @@ def state_dtypes(model: ScoreModel, x: Tensor | None) -> tuple[torch.dtype, torc
     return outer, torch.promote_types(outer, torch.float32) if outer.is_floating_point else outer
 
 
+def blind(model: ScoreModel, t: float) -> bool:
+    """Whether alpha is 0 at t, where what the model predicts says nothing of x_0."""
+    if not isinstance(model.sde, GaussianSDE) or getattr(model, "predict", "") not in ("noise", "score"):
+        return False
+    return float(model.sde.alpha(t)) == 0
+
+
 def cause_of_loss(model: ScoreModel, x: Tensor | None, span: tuple[float, float]) -> str:
     """What may be why samples left the finite numbers."""
     if x is not None and not bool(torch.isfinite(x).all()):
@@ -261,11 +268,7 @@ def cause_of_loss(model: ScoreModel, x: Tensor | None, span: tuple[float, float]
     weights = {name: p for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())}
     if weights:
         return f"the weights {next(iter(weights))} are not finite"
-    if (
-        isinstance(model.sde, GaussianSDE)
-        and float(model.sde.alpha(max(span))) == 0
-        and model.predict in ("noise", "score")
-    ):
+    if blind(model, max(span)):
         return f"alpha is 0 at t={max(span)}, where {model.predict} prediction knows nothing of x_0; start later by t_start="
     return "the network, or steps that are too long for it"
 

@@ -6,7 +6,7 @@ import torch
 import scorefield as sf
 from scorefield import nn
 from scorefield.data import array
-from scorefield.errors import CheckpointError
+from scorefield.errors import CheckpointError, ScorefieldWarning
 from scorefield.training import TrainConfig
 from scorefield.training.loss import Objective
 
@@ -71,3 +71,51 @@ def test_defaults_keep_the_spread_of_data_that_is_wide(run_training):
         spreads[predict] = float(sf.sample(run.model, 400, sf.DPMSolver(2), steps=20, seed=0).std()) / 5
     assert spreads[None] == pytest.approx(1.0, abs=0.1)
     assert abs(spreads["noise"] - 1) > 2 * abs(spreads[None] - 1)
+
+
+def test_a_prediction_that_knows_nothing_where_samples_start_is_told_before_training(run_training, recwarn):
+    """RectifiedFlow has alpha(1) = 0, where the noise is all of x_T."""
+    with pytest.warns(
+        ScorefieldWarning, match=r"alpha is 0 at T=1, where predict='noise' .* predict='data', 'velocity' or"
+    ):
+        run_training(model=sf.ScoreModel(network(), sf.RectifiedFlow(), "noise"), steps=10)
+    recwarn.clear()
+    for name, predict in (("edm", None), ("velocity", "velocity")):
+        run_training(name, model=sf.ScoreModel(network(), sf.RectifiedFlow(), predict), steps=10)
+    assert not [w for w in recwarn.list if issubclass(w.category, ScorefieldWarning)]
+
+
+class Wrong(torch.nn.Module):
+    """A layer for another number of entries or channels than the data has."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, t):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Linear(3, 3), (2,)),
+        (torch.nn.Conv1d(4, 4, 1), (2, 5)),
+        (torch.nn.Conv2d(4, 4, 1), (1, 5, 5)),
+        (torch.nn.LayerNorm(3), (2,)),
+    ],
+)
+def test_a_network_of_other_sizes_is_told_in_one_line(run_training, layer, shape):
+    data = torch.randn(32, *shape, generator=torch.Generator().manual_seed(0))
+    words = rf"network Wrong\(x, t\) does not take x of shape \(16, {', '.join(map(str, shape))},?\) .*; build it for items of"
+    with pytest.raises(ValueError, match=words) as caught:
+        run_training(model=sf.ScoreModel(Wrong(layer), sf.VP()), data=data)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_else_a_network_raises_is_its_own():
+    def broken(x, t):
+        raise RuntimeError("CUDA error: out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^CUDA error: out of memory$"):
+        sf.ScoreModel(broken, sf.VP()).score(torch.zeros(2, 2), 0.5)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from scorefield.errors import InputError, ScorefieldError, ScorefieldWarning, closest
+from scorefield.errors import Answered, InputError, ScorefieldError, ScorefieldWarning, closest
 from scorefield.parallel import launched
 
 COMMANDS = {
@@ -88,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not debug:
                 warnings.showwarning = _one_line
             return _run(args)
+    except Answered as answer:
+        print(json.dumps({"known": str(answer).splitlines()}) if as_json else answer)
+        return 0
     except KeyboardInterrupt:
         return _report("interrupted", INTERRUPTED, debug, as_json)
     except BrokenPipeError:

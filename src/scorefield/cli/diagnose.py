@@ -21,7 +21,7 @@ class Options(OfRun):
     """
 
     data: Annotated[str, Name("DATA")] = "digits"
-    """digits (the held-out ones), a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME."""
+    """digits (the held-out ones), a folder of images, a .npy, .npz or .csv file, .tar shards, torchvision:NAME or hf:NAME."""
     only: Annotated[str | None, Unset("NAME[,NAME...]")] = None
     """Chapters: start, calibration, precision, averages, curl, gap, memory, samplers, trajectory, likelihood, posterior, width;
     those that suit the run unless given."""

@@ -20,6 +20,8 @@ class Options(Drawing, OfRun):
     Example: scorefield enhance runs/speech --audio in.wav --out out.wav
     """
 
+    sampler: Annotated[str | None, Unset("NAME[:OPTION=VALUE,...]")] = None
+    """dpm-solver in 6 steps unless given; list shows all."""
     audio: Annotated[str, Name("FILE")]
     """The noisy recording, a .wav file of PCM samples."""
     out: Annotated[str, Name("FILE")] = "clean.wav"

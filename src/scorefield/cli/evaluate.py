@@ -42,7 +42,7 @@ class Options(Drawing, OfRun):
     """
 
     data: Annotated[str, Name("DATA")] = "digits"
-    """digits (the held-out ones), a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME."""
+    """digits (the held-out ones), a folder of images, a .npy, .npz or .csv file, .tar shards, torchvision:NAME or hf:NAME."""
     sampler: Annotated[str | None, Unset("NAME[:OPTION=VALUE,...]")] = None
     """As for sample; dpm-solver unless given."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000

@@ -29,6 +29,8 @@ class Options(Drawing, OfRun):
     """.npy file of states shaped like an item, with -1 where they are unknown."""
     blank: str = "_"
     """The character that stands for what is unknown."""
+    sampler: Annotated[str | None, Unset("NAME[:OPTION=VALUE,...]")] = None
+    """tweedie, first-hitting, tau-leaping, ...; list shows all that suit the run, whose own is taken unless given."""
     n: Number = 4
     """Number of samples."""
     out: Annotated[str | None, Unset("FILE")] = None

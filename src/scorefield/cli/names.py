@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import scorefield as sf
-from scorefield.errors import InputError, closest
+from scorefield.errors import Answered, InputError, closest
 
 if TYPE_CHECKING:
     from scorefield.solve.integrate import Solver
@@ -56,13 +56,13 @@ def read_solver(word: str | None, sde: Any = None, option: str = "--sampler") ->
     """The solver that a word names; None, which is the library's choice, where none is named.
 
     Raises:
-        InputError: an unknown name, option or value; "list" says which there are.
+        InputError: an unknown name, option or value. Answered: "list" says which there are.
     """
     if word is None:
         return None
     known = jump_solvers() if isinstance(sde, sf.discrete.JumpProcess) else solvers()
     if word == "list":
-        raise InputError(f"{option} takes {', '.join(map(_usage, known.values()))}")
+        raise Answered("\n".join(map(_usage, known.values())))
     name, _, rest = word.partition(":")
     cls = pick(option, name, known)
     try:

@@ -104,7 +104,7 @@ class Items(Reading):
     """Commands that take data for a run."""
 
     data: Annotated[str, Name("DATA")] = "digits"
-    """digits (the held-out ones), a folder of images, an image, .npy, .npz, .tar shards, torchvision:NAME or hf:NAME."""
+    """digits (the held-out ones), a folder of images, an image, .npy, .npz, .csv, .tar shards, torchvision:NAME or hf:NAME."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,19 @@ def registry() -> Iterator[None]:
             str_from_instance=lambda value: [write_times(value)],
         )
 
+    def optional(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type != float | None:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT",
+            instance_from_str=lambda words: float(words[0]),
+            is_instance=lambda value: value is None or isinstance(value, int | float),
+            str_from_instance=lambda value: ["none" if value is None else str(value)],
+        )
+
     rules.primitive_rule(proposal)
+    rules.primitive_rule(optional)
     with rules:
         yield
 

@@ -51,8 +51,8 @@ class Options(Drawing, Grid, Common):
     label: Annotated[int | None, Unset("INT")] = None
     """Class of the samples, where the run has classes."""
     out: Annotated[str | None, Unset("FILE")] = None
-    """.png (a grid; a figure of what is no image), or .npy, .npz, .safetensors (floats in the model's range); samples.png or
-    .npy in RUN unless given. For text .txt, for tables .csv."""
+    """.png (a grid; a figure of what is no image), or .npy, .npz, .safetensors (floats in the model's range; of a run on data
+    of your own, in the units of the data); samples.png or .npy in RUN unless given. For text .txt, for tables .csv."""
     data: Annotated[str | None, Unset("DATA")] = None
     """Data that a figure shows beside the samples."""
 

@@ -23,7 +23,7 @@ class Options(Arrays, Common):
     """
 
     data: Annotated[str, tyro.conf.Positional, Name("DATA")]
-    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME?..., or hf:NAME?..."""
+    """digits, a folder of images, a .npy, .npz or .csv file, .tar shards, torchvision:NAME?..., or hf:NAME?..."""
     size: Annotated[int | None, Unset("PIXELS"), COUNT] = None
     """Height and width that images are brought to; 32 unless given."""
     channels: Annotated[int | None, Unset("INT"), COUNT] = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.options import COUNT, Arrays, Basic, Flag, Name, Reading, Result, Unset, read_data
+from scorefield.cli.options import COUNT, Arrays, Basic, Flag, Reading, Result, Unset, read_data
 from scorefield.errors import DivergedError, InputError
 from scorefield.parallel import launched
 from scorefield.training.config import OptimConfig, TrainConfig
@@ -17,6 +17,9 @@ from scorefield.training.config import OptimConfig, TrainConfig
 if TYPE_CHECKING:
     from scorefield.data import Dataset
     from scorefield.training.recipes import Recipe
+
+
+WITHOUT = "(may be left out where --data names data of your own)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +31,13 @@ class Options(Reading, Arrays, Basic):
     Example: scorefield train digits --data digits --out runs/digits --steps 2000 --optim.lr 1e-3
     """
 
-    preset: Annotated[str, tyro.conf.Positional, Name("PRESET")]
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET", help_behavior_hint=WITHOUT)]
     """digits, vectors (any array), box (an array or images between walls, see --range), speech (clean and noisy recordings),
     text, categories (a table), binary or pixels (images as states), or a configuration of the paper, such as
     ve/cifar10_ncsnpp_continuous."""
     data: Annotated[str | None, Unset("DATA")] = None
-    """digits, a folder of images, a .npy or .npz file, .tar shards, torchvision:NAME or hf:NAME; for speech a folder with
-    clean/ and noisy/ wave files of the same names; else the preset's own."""
+    """digits, a folder of images, .npy, .npz or .csv files, .tar shards, torchvision:NAME or hf:NAME; for text a .txt file, for
+    categories a .csv, for speech a folder with clean/ and noisy/ wave files of the same names; else the preset's own."""
     out: Annotated[str | None, Unset("FOLDER")] = None
     """Folder of the run; runs/PRESET unless given."""
     labels: Flag = False
@@ -73,15 +76,13 @@ def prepare(args: list[str]) -> tuple[list[str], Any]:
     arguments = [_with_prefix(word, short) for word in args]
     if "-h" in args or "--help" in args:
         known = [word for word in args if word in recipe_names()]
-        if not known:
-            return arguments, None
-        name = known[0]
-    else:
-        try:
-            name = read(Options, arguments, "scorefield train").preset
-        except InputError as error:
-            missing = str(error).startswith("PRESET is missing")
-            raise (InputError(f"PRESET is missing; {BEGIN}") if missing else error) from None
+        name = known[0] if known else ""
+        return arguments, Options(preset=name, config=recipe(name).config if known else TrainConfig())
+    try:
+        name = read(Options, arguments, "scorefield train").preset
+    except InputError as error:
+        missing = str(error).startswith("PRESET is missing")
+        raise (InputError(f"PRESET is missing; {BEGIN}") if missing else error) from None
     return arguments, Options(preset=tyro.MISSING, config=recipe(name).config)
 
 

@@ -69,7 +69,7 @@ class TrainConfig:
     """Everything that decides what a training run computes, and how often it reports and saves."""
 
     steps: int = 100_000
-    """Optimiser steps in all; with minutes, the most there may be."""
+    """Optimiser steps in all; with minutes the most there may be, if they are given."""
     minutes: float | None = None
     """Time after which training ends by itself, measured over all attempts; it decides the number of steps."""
     batch_size: int = 128

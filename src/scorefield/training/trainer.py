@@ -24,6 +24,7 @@ from scorefield.errors import InputError, ScorefieldWarning
 from scorefield.files import check_folder
 from scorefield.model import ScoreModel
 from scorefield.parallel import Processes
+from scorefield.sampling import blind
 from scorefield.sde import SDE, GaussianSDE
 from scorefield.training.averages import save_snapshot
 from scorefield.training.batches import Feed, derived_seed
@@ -164,6 +165,13 @@ def train(
         if isinstance(model.sde, SDE):
             model.sde.check(_looked_at(part, model, settings.seed), part.name)
     folder = Path(out)
+    if loss is None and model.own_loss is None and blind(model, model.sde.T):
+        warnings.warn(
+            f"alpha is 0 at T={model.sde.T:g}, where predict={model.predict!r} knows nothing of x_0, so that samples cannot "
+            "start there; give the model predict='data', 'velocity' or 'edm', or sample with t_start= below T",
+            ScorefieldWarning,
+            stacklevel=2,
+        )
     _fit_units(model, items, settings.seed, folder)
     model.data_levels, model.data_range = items.levels or 0, model.sde.range if items.scaled else None
     with StopSignals() as signals:
