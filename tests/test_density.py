@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from scorefield.analytic import GaussianMixture
-from scorefield.data.powers import Powers
 from scorefield.data.scale import Scale
+from scorefield.data.yeo_johnson import Powers
 from scorefield.density.corrected import Corrected, Ensemble, Plan, correct
 from scorefield.density.estimator import ScoreDensity, TableNoise
 from scorefield.errors import ScorefieldWarning

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from scorefield.data.powers import Powers
 from scorefield.data.scale import Scale
+from scorefield.data.yeo_johnson import Powers
 
 
 def bent(n=300):

@@ -14,11 +14,11 @@ from torch import nn
 from scorefield.automatic.findings import LOOKED_AT, Findings, levels_of
 from scorefield.data.dataset import Dataset, to_range
 from scorefield.discrete import JumpModel
-from scorefield.discrete.habits import own_loss
+from scorefield.discrete.defaults import own_loss
 from scorefield.gaussians import Mixture, Principal, Stationary
 from scorefield.model import ScoreModel
 from scorefield.nn import MLP, BesideGaussian, BesideMixture, BesideStationary, UNet
-from scorefield.nn.beside import Beside
+from scorefield.nn.baseline import Beside
 from scorefield.objective import dsm_loss
 from scorefield.sdes import VP
 from scorefield.times import LogNormalTimes

@@ -27,7 +27,7 @@ from scorefield.inverse import Restored, restore
 from scorefield.inverse.measurement import Measurement
 from scorefield.likelihood import LogProb, log_prob
 from scorefield.model import ScoreModel
-from scorefield.nn.beside import Beside
+from scorefield.nn.baseline import Beside
 from scorefield.randomness import whole_seed
 from scorefield.sampling import sample
 from scorefield.training.checkpoint import list_checkpoints, read_checkpoint

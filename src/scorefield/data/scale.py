@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.data.powers import Powers
+from scorefield.data.yeo_johnson import Powers
 from scorefield.inputs import tensor_of
 
 

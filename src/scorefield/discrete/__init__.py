@@ -1,6 +1,6 @@
 """Discrete data: jump processes, networks read through them, their solvers, losses and bounds."""
 
-from scorefield.discrete import habits as _habits  # noqa: F401 - gives the model its solver, loss and guidance
+from scorefield.discrete import defaults as _defaults  # noqa: F401 - gives the model its solver, loss and guidance
 from scorefield.discrete.bound import bound
 from scorefield.discrete.correct import Gibbs, RateCorrector
 from scorefield.discrete.flow import FlowMatching

@@ -46,7 +46,7 @@ class JumpModel(ScoreModel):
     """
 
     habits: ClassVar[dict[str, Callable[[Any], Any]]] = {}
-    """Solver, loss and guidance of its own, which `discrete.habits` fills in: they stand above the model."""
+    """Solver, loss and guidance of its own, which `discrete.defaults` fills in: they stand above the model."""
 
     def __init__(
         self,
@@ -142,12 +142,12 @@ class JumpModel(ScoreModel):
 
     @property
     def own_solver(self) -> Any:
-        """The solver that goes with it, see `discrete.habits`."""
+        """The solver that goes with it, see `discrete.defaults`."""
         return self.habits["solver"](self)
 
     @property
     def own_loss(self) -> Any:
-        """The loss that goes with it, see `discrete.habits`."""
+        """The loss that goes with it, see `discrete.defaults`."""
         return self.habits["loss"](self)
 
     def check(self, x: Tensor, name: str = "x") -> None:

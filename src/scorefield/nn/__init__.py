@@ -1,7 +1,7 @@
 """Networks: plain torch modules called as net(x, t, **cond) -> like x, that know nothing of an SDE."""
 
 from scorefield.nn.adm import ADM
-from scorefield.nn.beside import BesideGaussian, BesideMixture, BesideStationary
+from scorefield.nn.baseline import BesideGaussian, BesideMixture, BesideStationary
 from scorefield.nn.classifier import VectorClassifier, WideResNet
 from scorefield.nn.ddpm import ddpm, digits_unet
 from scorefield.nn.embeddings import FourierFeatures, NoiseScales, positional_features
