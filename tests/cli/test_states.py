@@ -68,9 +68,13 @@ def test_text_is_sampled_scored_and_filled_in(text_run, cli, tmp_path):
     assert cli(*command, "--batch-size", 2, "--out", tmp_path / "m.csv")[0] == 0
     again = (tmp_path / "m.csv").read_text("utf-8").splitlines()[-6:]
     assert [row.split(",")[:2] for row in again] == [r.split(",")[:2] for r in content.decode().splitlines()[-6:]]
-    status, out, _ = cli("infill", run, "--text", "the ___ sat", "-n", 2, "--out", tmp_path / "i.txt")
+    assert values["bound"]
+    command = ["infill", run, "--text", "the ___ sat", "-n", 2, "--out", tmp_path / "i.txt"]
+    status, out, _ = cli(*command, "--json")
     assert status == 0
-    for line in (tmp_path / "i.txt").read_text("utf-8").splitlines():
+    lines = (tmp_path / "i.txt").read_text("utf-8").splitlines()
+    assert json.loads(out)["samples"] == lines
+    for line in lines:
         assert line.startswith("the ")
         assert line[7:11] == " sat"
         assert len(line) == 16
@@ -84,6 +88,7 @@ def test_text_is_sampled_scored_and_filled_in(text_run, cli, tmp_path):
         (["likelihood", "{run}", "--data", "{f}/none.txt"], ["does not exist"]),
         (["likelihood", "{run}", "--data", "{f}/b.txt", "--trace", "exact"], ["leave them out"]),
         (["encode", "{run}", "--data", "{f}/b.txt", "--out", "{f}/z.npz"], ["a run of states"]),
+        (["diagnose", "{run}", "--data", "{f}/b.txt"], ["judge it by scorefield likelihood {run} --data DATA"]),
         (["sample", "{run}", "--out", "{f}/x.png"], ["unknown suffix '.png'"]),
         (["sample", "{run}", "--sampler", "heun"], ["--sampler='heun' is unknown"]),
         (["sample", "{run}", "--temperature", "0.5"], ["--temperature is for runs of continuous data"]),
@@ -103,7 +108,7 @@ def test_a_wrong_command_gets_one_line(text_run, cli, command, words):
     before = sorted(text_run.rglob("*"))
     status, _, err = cli(*filled)
     assert status == 2
-    assert_one_line(err, *words)
+    assert_one_line(err, *[word.format(run=text_run / "run") for word in words])
     assert sorted(text_run.rglob("*")) == before  # nothing half-written
 
 
@@ -173,6 +178,23 @@ def test_samples_of_a_mixed_table_have_its_marginals_and_its_pairs(cli, tmp_path
     assert {row[4] for row in rows} == {"red", "blue", "green"}
     codec = codec_of(read_run(run))
     assert codec.sizes == (4, 3, 16, 16, 3)
+    price = mixed(n, 0)[1][3]  # a number that is no middle of a range
+    assert price not in codec.values[3]
+    text = f"_,m,_,{price},_"
+    status, out, _ = cli("infill", run, "--text", text, "-n", 3, "--out", tmp_path / "i.csv", "--json")
+    assert status == 0
+    with open(tmp_path / "i.csv", newline="") as file:
+        assert {(row[1], row[3]) for row in list(csv.reader(file))[1:]} == {("m", price)}
+    told = json.loads(out)["samples"]
+    assert [(row["size"], row["price"]) for row in told] == [("m", float(price))] * 3
+    assert {row["weight"] for row in told} <= {float(v) for v in codec.values[2]}
+    status, _, err = cli("infill", run, "--text", "north,,_,_,_", "-n", 3, "--out", tmp_path / "i.csv")
+    assert status == 2
+    assert_one_line(err, "--text has nothing in column size; write _ for what is unknown")
+    status, out, _ = cli("likelihood", run, "--data", tmp_path / "fresh.csv", "-n", 2, "--out", tmp_path / "l.csv")
+    assert status == 0
+    assert out.startswith("at most ")
+    assert "of the ranges into which numbers fall (weight, price)" in out
     assert {row[2] for row in rows} <= set(codec.values[2])  # the middle of a range stands for it
     x, y = (codec.read(part, "rows").numpy() for part in (rows, mixed(n, 0)[1:]))
     for i in range(5):

@@ -26,7 +26,10 @@ def open_items(source: str, info: RunInfo, *, grey: bool = False, skip_broken: b
 
     refuse_speech(info)
     if holds_states(info):
-        raise InputError(f"{info.path} is a run of states, for sample, likelihood and infill; it has no score")
+        raise InputError(
+            f"{info.path} is a run of states, which has no score; judge it by scorefield likelihood {info.path} --data DATA "
+            "on held-out data, and by what sample and infill write (docs/discrete.md, How good is it?)"
+        )
     own = info.scale is not None  # by `fit`, whose networks take a form of the data (a channel more, a rim less)
     data = open_data(
         source,

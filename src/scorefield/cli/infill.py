@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import scorefield as sf
 from scorefield.cli.options import Drawing, Number, OfRun, Result, Unset
-from scorefield.cli.states import codec_of, draw_states, holds_states
+from scorefield.cli.states import Known, codec_of, draw_states, holds_states
 from scorefield.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def run(options: Options) -> Result:
     info = sf.training.read_run(options.run)
     if not holds_states(info):
         raise InputError(f"{options.run} is not a run of states; for images use inpaint")
-    return draw_states(options, "infill", _known(options, info))
+    hook, known = _known(options, info)
+    return draw_states(options, "infill", hook, known=known)
 
 
-def _known(options: Options, info: RunInfo) -> Any:
-    """The hook that keeps what is known.
+def _known(options: Options, info: RunInfo) -> tuple[Any, Known | None]:
+    """The hook that keeps what is known, and the words or characters that were given, None where there is a blank.
 
     Raises:
         InputError: neither or both of text and array, or one that does not fit the run.
@@ -57,24 +59,39 @@ def _known(options: Options, info: RunInfo) -> Any:
         raise InputError("give what is known as either --text or --array")
     if len(options.blank) != 1:
         raise InputError(f"--blank={options.blank!r} is impossible; expected one character")
-    states = _from_array(options, info) if options.text is None else _from_text(options, info, codec_of(info))
+    given: Known | None = None
+    if options.text is None:
+        states = _from_array(options, info)
+    else:
+        states, given = _from_text(options, info, codec_of(info))
     if not bool((states < 0).any()):
         raise InputError("nothing is unknown; leave blanks to fill in")
-    return sf.discrete.Infill(states.clamp_min(0), torch.as_tensor(states >= 0))
+    return sf.discrete.Infill(states.clamp_min(0), torch.as_tensor(states >= 0)), given
 
 
-def _from_text(options: Options, info: RunInfo, codec: Any) -> Tensor:
-    """States of a text, -1 where they are blank."""
+def _from_row(words: str, blank: str, codec: Any) -> tuple[Tensor, Known]:
+    """States of a row of a table, -1 where they are blank, and its words."""
+    import torch
+
+    parts = [part.strip() for part in next(csv.reader([words], skipinitialspace=True), [""])]
+    if len(parts) != len(codec.names):
+        raise InputError(f"--text has {len(parts)} entries and the run {len(codec.names)} columns; write them all")
+    for name, part in zip(codec.names, parts, strict=True):
+        if not part:
+            raise InputError(f"--text has nothing in column {name}; write {blank} for what is unknown")
+    filled = [values[0] if part == blank else part for values, part in zip(codec.values, parts, strict=True)]
+    states: torch.Tensor = codec.read([filled], "--text")[0]
+    hidden = torch.tensor([part == blank for part in parts])
+    return states.masked_fill(hidden, -1), [None if part == blank else part for part in parts]
+
+
+def _from_text(options: Options, info: RunInfo, codec: Any) -> tuple[Tensor, Known]:
+    """States of a text, -1 where they are blank, and its characters."""
     import torch
 
     words = options.text or ""
     if hasattr(codec, "names"):
-        parts = [part.strip() for part in words.split(",")]
-        if len(parts) != len(codec.names):
-            raise InputError(f"--text has {len(parts)} entries and the run {len(codec.names)} columns; write them all")
-        filled = [codec.values[j][0] if part == options.blank else part for j, part in enumerate(parts)]
-        states: torch.Tensor = codec.read([filled], "--text")[0]
-        return states.masked_fill(torch.tensor([part == options.blank for part in parts]), -1)
+        return _from_row(words, options.blank, codec)
     if not hasattr(codec, "symbols"):
         raise InputError("--text is for runs of characters or tables; give the states of this run as --array")
     length = info.shape[0]
@@ -86,7 +103,8 @@ def _from_text(options: Options, info: RunInfo, codec: Any) -> Tensor:
     known = "".join(codec.symbols[0] if c == options.blank else c for c in words)
     plain = type(codec)(codec.symbols)  # blanks would be folded too
     states = plain.read(known.lower() if codec.fold else known, "--text")
-    return states.masked_fill(torch.tensor([c == options.blank for c in words]), -1)
+    hidden = torch.tensor([c == options.blank for c in words])
+    return states.masked_fill(hidden, -1), [None if c == options.blank else c for c in words]
 
 
 def _from_array(options: Options, info: RunInfo) -> Tensor:

@@ -18,7 +18,7 @@ from scorefield.cli.data import check_tolerance, open_items
 from scorefield.cli.figures import check_figure, write_values
 from scorefield.cli.files import check_suffix
 from scorefield.cli.options import COUNT, Batches, Flag, Items, OfRun, Result, Unset, check_writable, open_run, plural
-from scorefield.cli.states import holds_states, open_run_states
+from scorefield.cli.states import holds_states, open_run_states, ranged
 from scorefield.cli.table import SUFFIXES, Table, one_line
 from scorefield.errors import InputError
 from scorefield.evaluation.bits import item_likelihoods
@@ -90,7 +90,7 @@ def run(options: Options) -> Result:
         return Result("")
     if options.plot is not None:
         write_values(options.plot, rows[:n], data.levels is not None)
-    return _summary(rows[:n], out, n, time.monotonic() - begin, data.levels is not None)
+    return _summary(rows[:n], out, n, time.monotonic() - begin, data, holds_states(info))
 
 
 def _data(options: Options, info: Any) -> Any:
@@ -145,8 +145,12 @@ def _rows(lp: Any, nats: Any, index: Sequence[int], data: Any) -> list[dict[str,
     ]
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], out: str, n: int, seconds: float, discrete: bool) -> Result:
-    """Means over the items whose trajectory arrived; the others have NaN in the file."""
+def _summary(rows: Sequence[Mapping[str, Any]], out: str, n: int, seconds: float, data: Any, bound: bool) -> Result:
+    """Means over the items whose trajectory arrived; the others have NaN in the file.
+
+    Main arguments:
+        bound: whether the nats are lower bounds, so that bits are upper ones.
+    """
     done = [row for row in rows if math.isfinite(row["nats"])]
 
     def mean_and_error(key: str) -> tuple[float | None, float | None]:
@@ -159,9 +163,21 @@ def _summary(rows: Sequence[Mapping[str, Any]], out: str, n: int, seconds: float
 
     (bits, bits_error), (nats, nats_error) = mean_and_error("bits_per_dim"), mean_and_error("nats")
     calls = sum(row["nfe"] for row in rows) / n
-    mean, error, unit = (bits, bits_error, "bits/dim") if discrete else (nats, nats_error, "nats")
-    figure = "no figure" if mean is None else f"{mean:.4f}" + (f" ± {error:.4f}" if error else "") + f" {unit}"
+    mean, error, unit = (bits, bits_error, "bits/dim") if data.levels is not None else (nats, nats_error, "nats")
+    least = "at most " if bound else ""
+    figure = "no figure" if mean is None else f"{least}{mean:.4f}" + (f" ± {error:.4f}" if error else "") + f" {unit}"
     lost = f", {n - len(done)} of them without a finite likelihood" if len(done) < n else ""
     text = f"{figure}, {plural(n, 'item')}{lost}, {calls:.0f} network calls each, {seconds:.1f} s: {out}"
-    values = {"bits_per_dim": bits, "stderr": bits_error, "nats": nats, "n": n, "unfinished": n - len(done)}
+    ranges = ranged(data.codec)
+    if ranges:
+        some = ", ".join(ranges)
+        text += f"\nof the ranges into which numbers fall ({some}), which no density compares with; other models of states do"
+    values: dict[str, Any] = {
+        "bits_per_dim": bits,
+        "stderr": bits_error,
+        "nats": nats,
+        "n": n,
+        "unfinished": n - len(done),
+    }
+    values |= {"bound": bound, "ranges": ranges}
     return Result(text, values | {"nfe": calls, "seconds": seconds, "out": out})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import scorefield as sf
 from scorefield.bundled import results_folder
 from scorefield.cli.files import PICTURES, check_suffix, is_image, write_samples
 from scorefield.cli.options import Result, check_writable, drawn, label_condition, open_run, plural
+from scorefield.data.states import lines_of
 from scorefield.errors import InputError
 from scorefield.files import atomic_file
 
@@ -23,6 +25,9 @@ ARRAYS = (".npy", ".npz", ".safetensors")
 """Files that hold states as integers."""
 LINES = 8
 """Samples of text that are shown."""
+LISTED = 2**16
+"""States of all samples up to which --json holds them."""
+Known: TypeAlias = "Sequence[str | None]"
 
 
 def holds_states(info: RunInfo) -> bool:
@@ -36,6 +41,11 @@ def codec_of(info: RunInfo) -> Any:
     from scorefield.training.describe import from_json
 
     return from_json(info.data["codec"]) if "codec" in info.data else None
+
+
+def ranged(codec: Any) -> list[str]:
+    """Columns of numbers that a run takes by ranges."""
+    return [name for name, edges in zip(getattr(codec, "names", ()), getattr(codec, "edges", ()), strict=True) if edges]
 
 
 def open_run_states(source: str, info: RunInfo) -> Dataset:
@@ -67,8 +77,11 @@ def suffixes(info: RunInfo) -> tuple[str, ...]:
     return (".png", *PICTURES, *ARRAYS) if is_image(info.shape) else ARRAYS
 
 
-def write_states(out: str, x: Tensor, info: RunInfo, columns: int | None = None) -> str:
+def write_states(out: str, x: Tensor, info: RunInfo, columns: int | None, written: list[list[str]] | None) -> str:
     """Write samples (N, *) of states in the form that the suffix names; what is shown of them, empty for arrays.
+
+    Main arguments:
+        written: what `in_words` makes of them.
 
     Raises:
         OutputError: the disk is full or the place not writable.
@@ -91,17 +104,46 @@ def write_states(out: str, x: Tensor, info: RunInfo, columns: int | None = None)
         with atomic_file(out) as file:
             file.write(content)
         return ""
-    lines = codec.write(x)
+    rows = written or []
+    lines = lines_of(rows) if hasattr(codec, "names") else ["".join(row) for row in rows]
     shown = "".join(f"\n  {line}" for line in lines[:LINES])
     if suffix == ".csv":
-        lines = [",".join(codec.names), *lines]
+        lines = [*lines_of([codec.names]), *lines]
     with atomic_file(out, "w") as file:
         file.write("\n".join(lines) + "\n")
     return shown
 
 
-def draw_states(options: Any, stem: str, *hooks: Any) -> Result:
+def in_words(x: Tensor, codec: Any, known: Known | None = None) -> list[list[str]]:
+    """Samples (N, *) of text or rows of a table: words or characters, those that were known as they were given."""
+    if hasattr(codec, "names"):
+        rows = codec.rows(x)
+    else:
+        rows = [list(text) if known else [text] for text in codec.write(x)]
+    if known is None:
+        return list(rows)
+    return [[new if old is None else old for new, old in zip(row, known, strict=True)] for row in rows]
+
+
+def _values(x: Tensor, codec: Any, written: list[list[str]] | None) -> list[Any]:
+    """Samples as JSON: texts, rows of a table by the names of their columns, or lists of states."""
+    if written is None:
+        listed: list[Any] = x.tolist()
+        return listed
+    if not hasattr(codec, "names"):
+        return ["".join(row) for row in written]
+    numbers = [bool(edges) for edges in codec.edges]
+    return [
+        {name: float(v) if number else v for name, v, number in zip(codec.names, row, numbers, strict=True)}
+        for row in written
+    ]
+
+
+def draw_states(options: Any, stem: str, *hooks: Any, known: Known | None = None) -> Result:
     """Draw samples from a run of states and write them, into RUN under the stem unless a file is named.
+
+    Main arguments:
+        known: for each position of text or of a row what it was given as, None where it is drawn.
 
     Raises:
         InputError: a file that cannot hold them, or a class that there is not. OutputError: it cannot be written.
@@ -113,7 +155,12 @@ def draw_states(options: Any, stem: str, *hooks: Any) -> Result:
     info, model = open_run(options.run, options.device)
     cond = label_condition(model, getattr(options, "label", None), options.n)
     done = drawn(options, model, options.n, info.shape, hooks=hooks, **cond)
-    shown = write_states(out, done.x.cpu(), info, getattr(options, "columns", None))
+    x, codec = done.x.cpu(), codec_of(info)
+    written = None if codec is None else in_words(x, codec, known)
+    shown = write_states(out, x, info, getattr(options, "columns", None), written)
     calls, seconds = float(done.nfe.double().mean()), time.monotonic() - begin
     text = f"{plural(options.n, 'sample')}, {calls:.0f} network calls at most, {seconds:.1f} s: {out}{shown}"
-    return Result(text, {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed})
+    values = {"out": out, "n": options.n, "nfe": calls, "seconds": seconds, "seed": options.seed}
+    if x.numel() <= LISTED:
+        values["samples"] = _values(x, codec, written)
+    return Result(text, values)

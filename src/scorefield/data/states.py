@@ -150,13 +150,13 @@ class Columns:
             columns.append(torch.tensor([number[word] for word in words]))
         return torch.stack(columns, 1).long()
 
+    def rows(self, x: Tensor) -> list[list[str]]:
+        """A word for each column, for each sample of states (B, columns)."""
+        return [[self.values[j][i] for j, i in enumerate(row)] for row in x.flatten(1).tolist()]
+
     def write(self, x: Tensor) -> list[str]:
         """One line of comma-separated values for each sample of states (B, columns)."""
-        content = io.StringIO()
-        csv.writer(content, lineterminator="\n").writerows(
-            [self.values[j][i] for j, i in enumerate(row)] for row in x.flatten(1).tolist()
-        )
-        return content.getvalue().splitlines()
+        return lines_of(self.rows(x))
 
 
 def text(
@@ -305,6 +305,13 @@ def open_states(
     if data.levels is None:
         raise InputError(f"{source} holds floating-point numbers; a jump process takes states, integers from 0")
     return binarised(data) if levels == 2 and data.levels > 2 else data
+
+
+def lines_of(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of words as lines of comma-separated values."""
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(rows)
+    return content.getvalue().splitlines()
 
 
 def folded(words: str) -> str:
