@@ -95,6 +95,12 @@ def test_other_commands_exist(page):
         assert (pages.ROOT / file).exists(), f"{page.name}: {file}"
 
 
+def test_the_first_page_leads_to_every_other():
+    text = (pages.ROOT / "docs" / "index.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\((\w+\.md)\)", text))
+    assert {page.name for page in (pages.ROOT / "docs").glob("*.md")} - linked == {"index.md"}
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and mkdocs make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)
