@@ -242,7 +242,7 @@ def _samples(
 
 def _distance(x: Tensor, data: Tensor) -> float:
     """Median distance to the nearest item of data."""
-    near = [torch.cdist(rows.flatten(1), data.flatten(1)).amin(1) for rows in x[:500].split(50)]
+    near = [torch.cdist(rows.flatten(1), data.to(x.dtype).flatten(1)).amin(1) for rows in x[:500].split(50)]
     return float(torch.cat(near).median())
 
 

@@ -132,7 +132,7 @@ def _run(args: list[str]) -> int:
     result = _interruptible(command.run, options)
     text = json.dumps(finite(result.values), allow_nan=False) if options.json else result.text
     if text and launched().main:
-        print(text)
+        print(text, flush=True)  # a full disk is told here, not by Python at exit
     return 0
 
 
@@ -185,13 +185,13 @@ def _report(message: str, status: int, debug: bool, as_json: bool) -> int:
     if as_json and sys.stdout is not None and launched().main:
         try:
             print(json.dumps({"error": told, "status": status}), flush=True)
-        except BrokenPipeError:
+        except OSError:  # nobody reads it, or the disk is full, which may be what was to be told
             _let_go()
     return status
 
 
 def _let_go() -> None:
-    """Nobody reads standard output any more; without this Python complains once more at exit."""
+    """Standard output takes nothing any more; without this Python complains once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
