@@ -599,7 +599,9 @@ def test_json_is_json_where_it_fails(cli, words):
 @pytest.mark.parametrize("words", [["presets"], ["presets", "--json"], ["presets", "nothing", "--json"]])
 def test_standard_output_on_a_full_disk_is_one_line(words):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "scorefield", *words], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "scorefield", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert done.returncode in (1, 2)
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -91,7 +91,7 @@ def solve(
             "positive horizon, and the method regression or deep"
         )
     h, draws = T / steps, generator(whole_seed(seed))
-    half = torch.randn(steps, max(1, paths // 2), noise_dim, generator=draws, dtype=torch.float64)
+    half = torch.randn(steps, max(1, paths // 2), noise_dim, generator=draws, dtype=torch.float64, device=draws.device)
     dw = math.sqrt(h) * torch.cat([half, -half], 1)
     w = torch.cat([torch.zeros_like(dw[:1]), dw.cumsum(0)])
     xi = terminal(w[-1])
@@ -111,7 +111,7 @@ def solve(
     else:
         y0, z = _regress(driver, xi, w, dw, h, degree)
     miss = float(torch.square(_forward(driver, y0.expand_as(xi), z, dw, h) - xi).mean().sqrt())
-    return BSDESolution(y0, z[0].mean(0), z, h * torch.arange(steps, dtype=torch.float64), miss)
+    return BSDESolution(y0, z[0].mean(0), z, h * torch.arange(steps, dtype=torch.float64, device="cpu"), miss)
 
 
 def _force(driver: Driver, t: float, y: Tensor, z: Tensor) -> Tensor:
@@ -160,14 +160,14 @@ def _deep(
     train_steps, width, lr = settings
     xi, w, dw = ordinary(xi), ordinary(w), ordinary(dw)
     d, m, steps = xi.shape[1], dw.shape[2], len(dw)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(whole_seed(seed))
         net = nn.Sequential(nn.Linear(1 + m, width), nn.Tanh(), nn.Linear(width, d * m)).double()
     # Without a control at first: noise of the paths would move y_0 through a driver that is not linear.
     for p in net[-1].parameters():
         nn.init.zeros_(p)
     y0 = nn.Parameter(xi.mean(0).clone())
-    clock = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    clock = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
 
     def control(k: int) -> Tensor:
         state = torch.cat([clock[k].expand(len(xi), 1), w[k]], 1)
@@ -190,7 +190,7 @@ def _deep(
 
 def _warn_of_contraction(driver: Driver, y0: Tensor, z: Tensor, dw: Tensor, h: float) -> None:
     """Warn where the end hardly depends on the start, so that a small miss says little about it."""
-    push = 1e-3 * (1 + y0.abs().max()) * torch.eye(len(y0), dtype=torch.float64)[:PUSHED]
+    push = 1e-3 * (1 + y0.abs().max()) * torch.eye(len(y0), dtype=torch.float64, device="cpu")[:PUSHED]
     ends = [_forward(driver, start.expand(dw.shape[1], -1), z, dw, h) for start in (y0, *(y0 + push))]
     left = min(float((end - ends[0]).norm(dim=1).mean() / p.norm()) for end, p in zip(ends[1:], push, strict=True))
     if left < CONTRACTION:

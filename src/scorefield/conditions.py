@@ -49,7 +49,7 @@ def per_sample(model: ScoreModel, cond: Mapping[str, Any], x: Tensor, n: int) ->
     own = with_rows(cond, n)
     if n == 1 or not own:
         return own
-    first = torch.zeros(1, dtype=torch.long)
+    first = torch.zeros(1, dtype=torch.long, device="cpu")
     single = take(model, first, x.ndim)
     shared = {at for at in own if _runs(single, x, split(cond, first, own - {at}))}
     return own - shared

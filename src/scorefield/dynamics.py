@@ -142,7 +142,7 @@ class StochasticMap(nn.Module):
         draws, x = generator(seed), torch.as_tensor(x0).to(self.states)
         path = [x]
         for _ in range(steps):
-            x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype))
+            x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype, device=draws.device))
             path.append(x)
         return torch.stack(path)
 
@@ -163,7 +163,7 @@ class StochasticMap(nn.Module):
         along = unit @ torch.linalg.svd(unit.T @ unit)[0][:, 0]
         order = along.argsort()
         tenth = max(1, len(order) // 10)
-        pick = torch.randint(tenth, (2, half), generator=draws)
+        pick = torch.randint(tenth, (2, half), generator=draws, device=draws.device)
         x = self.states[torch.cat([order[:tenth][pick[0]], order[-tenth:][pick[1]]])]
         chance = 1.95 * math.sqrt(2 / half)  # the Kolmogorov distribution exceeds 1.95 with probability 0.001
         if self._is_path():
@@ -171,7 +171,7 @@ class StochasticMap(nn.Module):
 
         def moved(x: Tensor, steps: int) -> Tensor:
             for _ in range(steps):
-                x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype))
+                x = self(x, torch.randn(x.shape, generator=draws, dtype=x.dtype, device=draws.device))
             return x
 
         steps, gap, outside = 0, 1.0, 0.0
@@ -208,7 +208,7 @@ class StochasticMap(nn.Module):
                 f"{int(outside.sum())} of {len(at)} states lie outside of the data: what is said there is extrapolated"
             )
             warnings.warn(told, ScorefieldWarning, stacklevel=3)
-        half = torch.randn(draws // 2, at.shape[1], generator=generator(seed), dtype=at.dtype)
+        half = torch.randn(draws // 2, at.shape[1], generator=generator(seed), dtype=at.dtype, device="cpu")
         z = torch.cat([half, -half])
         first, second, fourth = (torch.zeros_like(at) for _ in range(3))
         for i, state in enumerate(at):
@@ -261,7 +261,7 @@ def pairs_of(
         raise ValueError(f"series has {len(values)} states and must have at least 2")
     if not 0 < dt < math.inf:
         raise ValueError(f"dt={dt}: the time between states is positive")
-    same = torch.ones(len(values) - 1, dtype=torch.bool)
+    same = torch.ones(len(values) - 1, dtype=torch.bool, device="cpu")
     if path is not None:
         path = tensor_of(path, "path")
         if path.shape != (len(values),):
@@ -334,10 +334,10 @@ def learn_flow_map(
     scale = states.std(0).clamp_min(1e-12)
     width_of = scale * (_bandwidth(states / scale, count) if bandwidth is None else bandwidth)
     draws = generator(whole_seed(seed))
-    pick = torch.randint(len(states), (labels,), generator=draws)
-    z = torch.randn(labels, states.shape[1], generator=draws, dtype=torch.float64)
+    pick = torch.randint(len(states), (labels,), generator=draws, device=draws.device)
+    z = torch.randn(labels, states.shape[1], generator=draws, dtype=torch.float64, device=draws.device)
     targets = _labels(states, increments, states[pick], z, width_of, count, progress)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(whole_seed(seed))
         fitted = StochasticMap(states, increments, dt, width_of, count, width).double()
     nn.init.zeros_(fitted.body[-1].weight)  # type: ignore[arg-type]
@@ -360,8 +360,8 @@ def _states(value: Any, name: str) -> Tensor:
 
 def _bandwidth(states: Tensor, count: int) -> float:
     """Half the typical distance of the farthest of `count` neighbours."""
-    some = states[torch.linspace(0, len(states) - 1, min(200, len(states))).long()]
-    _, squared = neighbours(states, some, torch.ones(states.shape[1], dtype=states.dtype), count)
+    some = states[torch.linspace(0, len(states) - 1, min(200, len(states)), device="cpu").long()]
+    _, squared = neighbours(states, some, torch.ones(states.shape[1], dtype=states.dtype, device="cpu"), count)
     return 0.5 * float(squared.amax(1).sqrt().median())
 
 

@@ -60,7 +60,7 @@ class Empirical(ScoreModel):
         super().__init__(torch.nn.Identity(), sde, "score", shape=points.shape[1:])
         self.register_buffer("points", points)
         given = None if given is None else tensor_of(given, "given")
-        width = torch.ones(1) if bandwidth is None else tensor_of(bandwidth, "bandwidth").reshape(-1)
+        width = torch.ones(1, device="cpu") if bandwidth is None else tensor_of(bandwidth, "bandwidth").reshape(-1)
         self.neighbours = _check_conditions(points, given, None if bandwidth is None else width, neighbours)
         self.register_buffer("given", None if given is None else given.reshape(len(points), -1).to(points))
         self.register_buffer("bandwidth", width.to(points))
@@ -72,7 +72,8 @@ class Empirical(ScoreModel):
         if not len(x):
             return torch.zeros_like(x)
         outer, x = x.dtype, x.to(_common(x.dtype, self.points.dtype))
-        rows = torch.arange(len(x)).split(max(1, TOGETHER // (len(self.points) * max(1, math.prod(x.shape[1:]) // 8))))
+        at_once = max(1, TOGETHER // (len(self.points) * max(1, math.prod(x.shape[1:]) // 8)))
+        rows = torch.arange(len(x), device="cpu").split(at_once)
         given = self._conditions(cond, x)
         parts = []
         for row in rows:

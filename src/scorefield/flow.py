@@ -95,7 +95,7 @@ def minibatch_ot(
     draws = generator(seed) if regularisation else None
     paired = noise.clone()
     for value in [None] if label is None else label.unique():
-        rows = torch.arange(len(x0)) if value is None else torch.nonzero(label == value).flatten().cpu()
+        rows = torch.arange(len(x0), device="cpu") if value is None else torch.nonzero(label == value).flatten().cpu()
         cost = torch.square(
             torch.cdist(x0[rows].detach().flatten(1).cpu().double(), noise[rows].flatten(1).cpu().double())
         )
@@ -114,7 +114,7 @@ def _assigned(cost: Tensor) -> Tensor:
 
 def _drawn(cost: Tensor, regularisation: float, draws: torch.Generator, rounds: int = 50) -> Tensor:
     """A partner for each row, from the entropic plan, by Sinkhorn's iteration on logarithms (Cuturi 2013)."""
-    log_kernel, f = -cost / regularisation, torch.zeros(len(cost), dtype=cost.dtype)
+    log_kernel, f = -cost / regularisation, torch.zeros(len(cost), dtype=cost.dtype, device="cpu")
     for _ in range(rounds):
         g = -torch.logsumexp(log_kernel + f[:, None], 0)
         f = -torch.logsumexp(log_kernel + g[None, :], 1)

@@ -90,7 +90,7 @@ def fokker_planck_loss(
     if time is None:
         time, _ = (times or UniformTimes(1e-3))(low_discrepancy(len(x0), draws), model.sde)
     if noise is None:
-        noise = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device)
+        noise = torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
     x = model.sde.perturb(x0, time, noise)
     both: list[Vectors] = [None] if probes is None else [_signs(x0, probes, draws) for _ in range(2)]
     found = _residuals(model, x, time, both, cond)
@@ -125,7 +125,9 @@ def fokker_planck_spread(
         raise ValueError(f"x0 has {len(x0)} items; a spread needs at least 2")
     for t in times:
         time = batch_time(float(t), x0).expand(len(x0))
-        x = model.sde.perturb(x0, time, torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device))
+        x = model.sde.perturb(
+            x0, time, torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        )
         both: list[Vectors] = [None] if probes is None else [_signs(x0, probes, draws) for _ in range(2)]
         residuals = [r.detach() for r in _residuals(model, x, time, both, cond)]
         sigma, g2 = float(model.sde.sigma(time[0])), float(model.sde.g2(time[0]))
@@ -134,7 +136,7 @@ def fokker_planck_spread(
             found.append(sigma**4 / g2**2 * float((one * two).sum()) / (len(x0) - 1))
         else:
             found.append(sigma**6 / g2**2 * float((residuals[0] * residuals[-1]).flatten(1).sum(1).mean()))
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(found, dtype=torch.float64, device="cpu")
 
 
 def _check_gaussian(model: ScoreModel) -> None:
@@ -145,7 +147,7 @@ def _check_gaussian(model: ScoreModel) -> None:
 def _signs(x: Tensor, probes: int, draws: torch.Generator) -> Tensor:
     if probes < 1:
         raise ValueError(f"probes={probes}: give one or more, or None for the exact divergence")
-    signs = torch.randint(0, 2, (probes, *x.shape), generator=draws)
+    signs = torch.randint(0, 2, (probes, *x.shape), generator=draws, device=draws.device)
     return (2 * signs - 1).to(x)
 
 

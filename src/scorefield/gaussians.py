@@ -85,7 +85,7 @@ def _maximised(x: Tensor, shares: Tensor, kind: Kind, floor: float) -> Mixture:
 def _at_least(covs: Tensor, floor: float) -> Tensor:
     """Symmetric matrices (..., D, D) with no eigenvalue below floor."""
     floor = max(floor, 1e-12)
-    lowered = covs - floor * torch.eye(covs.shape[-1], dtype=covs.dtype)
+    lowered = covs - floor * torch.eye(covs.shape[-1], dtype=covs.dtype, device="cpu")
     if not bool(torch.linalg.cholesky_ex(lowered).info.any()):
         return covs
     values, basis = torch.linalg.eigh(covs)
@@ -95,7 +95,7 @@ def _at_least(covs: Tensor, floor: float) -> Tensor:
 
 def _centres(x: Tensor, k: int, draws: torch.Generator) -> Tensor:
     """Rows of x far from each other (k-means++; Arthur & Vassilvitskii 2007)."""
-    picked = [int(torch.randint(len(x), (), generator=draws))]
+    picked = [int(torch.randint(len(x), (), generator=draws, device=draws.device))]
     for _ in range(k - 1):
         nearest = torch.square(torch.cdist(x, x[picked])).amin(1)
         picked.append(int(torch.multinomial(nearest.clamp_min(1e-30), 1, generator=draws)))
@@ -127,7 +127,7 @@ def fit_stationary(x: Tensor, seed: int, *, floor: float = 1e-8) -> tuple[Statio
     mean = x.mean()
     power = torch.fft.fftn(x - mean, dim=tuple(range(2, x.ndim)), norm="ortho").abs().square()
     least = floor * float((x - mean).square().mean())
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu")
     seen, other = order[: len(x) // 2], order[len(x) // 2 :]
     half = power[seen].mean(0).clamp_min(least)
     nats = -0.5 * (power[other].mean(0) / half + half.log()).sum()
@@ -149,14 +149,14 @@ def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> tu
     """
     x = x.double()
     n, d = x.shape
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
     seen, other = x[order[: n // 2]], x[order[n // 2 :]]
     mean, basis, spectrum = _directions(seen, most)
     least = floor * float((x - x.mean(0)).square().mean())
     total = float((seen - mean).square().sum()) / len(seen)
     along = (other - mean) @ basis
     left = (other - mean).square().sum(1, keepdim=True) - along.square().cumsum(1)
-    counts = torch.arange(1, len(spectrum) + 1)
+    counts = torch.arange(1, len(spectrum) + 1, device="cpu")
     rest = ((total - spectrum.cumsum(0)).clamp_min(0) / (d - counts).clamp_min(1)).clamp_min(least)
     inside = (along.square() / spectrum.clamp_min(least)).cumsum(1) + spectrum.clamp_min(least).log().cumsum(0)
     nats = -0.5 * (inside + left.clamp_min(0) / rest + (d - counts) * rest.log())
@@ -165,7 +165,7 @@ def fit_principal(x: Tensor, most: int, seed: int, *, floor: float = 1e-8) -> tu
     held_out = float(nats[:, k - 1].mean())
     mean, basis, spectrum = _directions(x, k)
     total = float((x - mean).square().sum()) / n
-    rest = torch.tensor(max((total - float(spectrum.sum())) / max(d - k, 1), least), dtype=x.dtype)
+    rest = torch.tensor(max((total - float(spectrum.sum())) / max(d - k, 1), least), dtype=x.dtype, device="cpu")
     return Principal(mean, basis, spectrum.clamp_min(least), rest), held_out
 
 

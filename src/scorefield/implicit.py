@@ -89,14 +89,16 @@ def ssm_loss(
 
 def _states(sde: SDE, x0: Tensor, t: Tensor, draws: torch.Generator, steps: int) -> Tensor:
     if isinstance(sde, GaussianSDE):
-        return sde.perturb(x0, t, torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device))
+        return sde.perturb(
+            x0, t, torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        )
     with torch.no_grad():
         states: Tensor = sde.simulate(x0, t, steps, draws)
     return states
 
 
 def _probe(x: Tensor, distribution: Probes, draws: torch.Generator) -> Tensor:
-    z = torch.randn(x.shape, generator=draws, dtype=x.dtype).to(x.device)
+    z = torch.randn(x.shape, generator=draws, dtype=x.dtype, device=draws.device).to(x.device)
     if distribution == "gaussian":
         return z
     if distribution == "rademacher":

@@ -15,8 +15,11 @@ from torch import Tensor
 from scorefield.differentiate import ordinary
 
 
-def tensor_of(value: Any, name: str, hint: str = "") -> Tensor:
+def tensor_of(value: Any, name: str, hint: str = "", device: str | None = None) -> Tensor:
     """A tensor of what holds numbers: a tensor, a NumPy array, a data frame, a number or sequences of them.
+
+    Main arguments:
+        device: of what is no tensor yet, torch's default unless given.
 
     Raises:
         ValueError: no numbers, or some that are NaN or infinite; `hint` says what to do about those.
@@ -27,7 +30,7 @@ def tensor_of(value: Any, name: str, hint: str = "") -> Tensor:
             ready = np.require(array, requirements=["C", "W"]).reshape(
                 array.shape
             )  # torch warns of what it may not write
-            value = torch.as_tensor(ready)
+            value = torch.as_tensor(ready, device=device)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"{name}: {type(value).__name__} holds no numbers; give a tensor or an array") from None
     tensor: Tensor = ordinary(value)

@@ -182,7 +182,7 @@ class DDPMScore(nn.Module):
     def table(self) -> Tensor:
         """The noise level of every label, (num_scales,) float64."""
         n = self.num_scales
-        beta = torch.linspace(self.beta_min / n, self.beta_max / n, n, dtype=torch.float64)
+        beta = torch.linspace(self.beta_min / n, self.beta_max / n, n, dtype=torch.float64, device="cpu")
         return torch.sqrt(-torch.expm1(torch.log1p(-beta).cumsum(0)))
 
 

@@ -234,13 +234,17 @@ def hsm_loss(
     sde, draws = model.process, generator(seed)
     n, both = len(x0), (len(x0), 2 * x0.shape[1], *x0.shape[2:])
     if t is None:
-        u = torch.rand(n, generator=draws, dtype=torch.float64)
-        even = torch.arange(n) % 2 == 0
+        u = torch.rand(n, generator=draws, dtype=torch.float64, device=draws.device)
+        even = torch.arange(n, device="cpu") % 2 == 0
         t = torch.where(even, 1e-5 + u * (sde.T - 1e-5), 1e-5 ** (1 - u))
     if velocity is None:
         std = 0.0 if hybrid else math.sqrt(sde.gamma * sde.mass)
-        velocity = std * torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device)
-    eps = torch.randn(both, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
+        velocity = std * torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+    eps = (
+        torch.randn(both, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        if noise is None
+        else noise
+    )
     time = batch_time(t, x0)
     mean, low = sde.kernel_matrices(time, not hybrid)[0], sde.factor(time, not hybrid)
     first, second = split(eps)
@@ -318,8 +322,8 @@ def _half(sde: CLD, u: Tensor, h: float, noise: Noise) -> Tensor:
     decay = math.exp(-h)
     first, second = split(noise.like(u))
     # The covariance is that of the forward process from a point, with the sign of the velocity turned.
-    z_ = torch.tensor(z, dtype=torch.float64)
-    xx = float(torch.special.gammainc(torch.tensor(3.0, dtype=torch.float64), z_))
+    z_ = torch.tensor(z, dtype=torch.float64, device="cpu")
+    xx = float(torch.special.gammainc(torch.tensor(3.0, dtype=torch.float64, device="cpu"), z_))
     xw, ww = -math.exp(-z) * 0.5 * z**2, -math.expm1(-z) + math.exp(-z) * (z - 0.5 * z**2)
     l11 = math.sqrt(xx)
     l21 = xw / l11 if l11 else 0.0

@@ -125,7 +125,7 @@ class PolynomialScore(ScoreModel):
         matrix, side = matrix / c2[..., None, None], side / c2[..., None]
         size = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
         scaled = matrix / (size.unsqueeze(-1) * size.unsqueeze(-2))
-        eye = torch.eye(scaled.shape[-1], dtype=torch.float64)
+        eye = torch.eye(scaled.shape[-1], dtype=torch.float64, device="cpu")
         factor, failed = torch.linalg.cholesky_ex(scaled)
         if bool(failed.any()):  # moments of a small sample, or an order that they cannot carry
             factor, failed = torch.linalg.cholesky_ex(scaled + 1e-6 * eye * (failed > 0)[..., None, None])
@@ -150,32 +150,32 @@ class _Tables:
         basis = tuple(n for n in product(range(order + 1), repeat=d) if 0 < sum(n) <= order)
         every = tuple(n for n in product(range(max(2, 2 * order - 1) + 1), repeat=d) if sum(n) <= max(2, 2 * order - 2))
         place = {n: k for k, n in enumerate(every)}
-        squares = torch.tensor([place[tuple(2 * int(i == j) for j in range(d))] for i in range(d)])
+        squares = torch.tensor([place[tuple(2 * int(i == j) for j in range(d))] for i in range(d)], device="cpu")
         rows = [entry for k, n in enumerate(every) for entry in _smoothing(k, n, place)]
-        smooth = tuple(torch.tensor(column) for column in zip(*rows, strict=True))
+        smooth = tuple(torch.tensor(column, device="cpu") for column in zip(*rows, strict=True))
         links = [
             (i, j, place[k], factor)
             for i, n in enumerate(basis)
             for j, m in enumerate(basis)
             for k, factor in _gradients(n, m)
         ]
-        pairs = tuple(torch.tensor(column) for column in zip(*links, strict=True))
-        places = torch.tensor([place.get(n, -1) for n in basis])
+        pairs = tuple(torch.tensor(column, device="cpu") for column in zip(*links, strict=True))
+        places = torch.tensor([place.get(n, -1) for n in basis], device="cpu")
         return cls(basis, every, squares, smooth, pairs, places)  # type: ignore[arg-type]
 
     def expectations(self, moments: Tensor, a: Tensor, v: Tensor) -> Tensor:
         """E_t of every Hermite product, (T, G, K), from moments (G, K): He of variance v at a x is what noise leaves."""
         row, column, power, half, factor = self.smooth
         terms = factor.double() * moments[:, column] * a.unsqueeze(-1) ** power * (-0.5 * v.unsqueeze(-1)) ** half
-        return torch.zeros(*a.shape, len(self.every), dtype=torch.float64).index_add(-1, row, terms)
+        return torch.zeros(*a.shape, len(self.every), dtype=torch.float64, device="cpu").index_add(-1, row, terms)
 
     def system(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """A (T, G, P, P) and b (T, G, P), without the factor 1 / c^2."""
         i, j, k, factor = self.pairs
         p = len(self.basis)
-        flat = torch.zeros(*h.shape[:2], p * p, dtype=torch.float64)
+        flat = torch.zeros(*h.shape[:2], p * p, dtype=torch.float64, device="cpu")
         matrix = flat.index_add(-1, i * p + j, factor.double() * h[..., k]).reshape(*h.shape[:2], p, p)
-        degree = torch.tensor([float(sum(n)) for n in self.basis], dtype=torch.float64)
+        degree = torch.tensor([float(sum(n)) for n in self.basis], dtype=torch.float64, device="cpu")
         return matrix, degree * h[..., self.places]
 
     def evaluate(self, hermite: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +221,7 @@ def _gradients(n: Index, m: Index) -> Iterator[tuple[Index, float]]:
 
 def _monomials(x: Tensor, every: tuple[Index, ...]) -> Tensor:
     """x^n for every multi-index, (N, K)."""
-    return torch.stack([torch.prod(x ** torch.tensor(n, dtype=x.dtype), 1) for n in every], 1)
+    return torch.stack([torch.prod(x ** torch.tensor(n, dtype=x.dtype, device="cpu"), 1) for n in every], 1)
 
 
 def _hermite(y: Tensor, order: int) -> Tensor:

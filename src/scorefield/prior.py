@@ -63,7 +63,7 @@ class Prior:
 
     def draw(self, noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A draw from a running source of noise, one row for each of its samples."""
-        check_real(torch.empty(0, dtype=dtype), "the state")
+        check_real(torch.empty(0, dtype=dtype, device="cpu"), "the state")
         return self.std * noise.normal((noise.size, *self.shape[1:]), dtype, device)
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class ReflectedVE(SDE):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(f"ReflectedVE needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}")
-        low, high = torch.broadcast_tensors(torch.tensor(self.low), torch.tensor(self.high))
+        low, high = torch.broadcast_tensors(torch.tensor(self.low, device="cpu"), torch.tensor(self.high, device="cpu"))
         for a, b in zip(low.flatten().tolist(), high.flatten().tolist(), strict=True):
             if not a < b or math.isinf(a) != math.isinf(b):
                 raise ValueError(f"walls at {a} and {b}: give low < high, both finite or both infinite")
@@ -61,7 +61,7 @@ class ReflectedVE(SDE):
     @property
     def range(self) -> tuple[float, float]:  # type: ignore[override]
         """Interval in which data is expected."""
-        return float(torch.tensor(self.low).min()), float(torch.tensor(self.high).max())
+        return float(torch.tensor(self.low, device="cpu").min()), float(torch.tensor(self.high, device="cpu").max())
 
     def alpha(self, t: Time) -> Tensor:
         """1, of the shape of t."""
@@ -193,7 +193,7 @@ class ReflectedVE(SDE):
 
     def _box(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Walls and where there are any, broadcasting with x (B, *)."""
-        low, high = torch.broadcast_tensors(torch.tensor(self.low), torch.tensor(self.high))
+        low, high = torch.broadcast_tensors(torch.tensor(self.low, device="cpu"), torch.tensor(self.high, device="cpu"))
         low, high = low.to(x), high.to(x)
         if low.ndim:
             if x.ndim < 2 or len(low) != x.shape[1]:

@@ -206,7 +206,7 @@ def _solved(
 ) -> Solution:
     """Some of the samples from start to end."""
     rows, draws = part
-    index = torch.arange(rows.start, rows.stop)
+    index = torch.arange(rows.start, rows.stop, device="cpu")
     field, own = take(task.field, index, x.ndim), [take(hook, index, x.ndim) for hook in hooks]
     times = task.times(solver)
     solution = take(solver, index, x.ndim).solve(
@@ -217,7 +217,7 @@ def _solved(
 
 def _denoised(solution: Solution, field: Field, t: float, hooks: Sequence[Hook], full: bool) -> Solution:
     """With the final denoising step, which the path has at time 0."""
-    x = field.denoise(solution.x, torch.tensor(t, dtype=torch.float64))
+    x = field.denoise(solution.x, torch.tensor(t, dtype=torch.float64, device="cpu"))
     for hook in hooks:
         finish = getattr(hook, "finish", None)
         x = x if finish is None else finish(x)
@@ -225,7 +225,7 @@ def _denoised(solution: Solution, field: Field, t: float, hooks: Sequence[Hook],
     solution = replace(solution, x=x, nfe=solution.nfe + 1, status=torch.where(lost, NOT_FINITE, solution.status))
     if not full:
         return solution
-    at = torch.cat([solution.times, torch.zeros(1, dtype=torch.float64)])
+    at = torch.cat([solution.times, torch.zeros(1, dtype=torch.float64, device="cpu")])
     return replace(solution, path=torch.cat([solution.path, x.unsqueeze(0)]), times=at)
 
 

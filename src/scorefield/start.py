@@ -46,7 +46,7 @@ def near(
     y = as_tensor(y, "y")
     check_real(y, "y")
     draws = source(seed, len(y), noise)
-    t = torch.tensor(float(sde.T), dtype=torch.float64)
+    t = torch.tensor(float(sde.T), dtype=torch.float64, device="cpu")
     a, sigma = expand(sde.alpha(t), y), expand(sde.sigma(t), y)
     state = a * y + sigma * draws.like(y)
     if model is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.dtypes import EXACT
+from scorefield.dtypes import EXACT, exact
 from scorefield.sde import GaussianSDE
 
 GridName: TypeAlias = Literal["uniform", "log_snr", "karras", "quadratic"]
@@ -90,7 +90,7 @@ class LogNormalTimes:
 
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
         low, high = -0.5 * float(sde.log_snr(self.t_min)), -0.5 * float(sde.log_snr(sde.T))
-        ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64) - self.mean) / self.std)
+        ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64, device="cpu") - self.mean) / self.std)
         inside = ends[0] + u * (ends[1] - ends[0])
         level = (self.mean + self.std * torch.special.ndtri(inside)).clamp(low, high)
         return sde.inverse_log_snr(-2 * level), torch.ones_like(u)
@@ -144,7 +144,7 @@ class ShiftedGrid:
             raise ValueError(f"shift={self.shift}: give a positive number, 1 for even times")
 
     def __call__(self, sde: GaussianSDE, steps: int, t_start: float, t_min: float) -> Tensor:
-        share = shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), self.shift)
+        share = shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu"), self.shift)
         return t_min + (t_start - t_min) * share
 
 
@@ -180,7 +180,7 @@ class FittedGrid:
         """The grid with steps per unit of `at` proportional to `density`, but nowhere below `floor` of its mean; all (M,)."""
         height = density.double() + floor * density.double().mean()
         passed = torch.cumsum(0.5 * (height[1:] + height[:-1]) * at.diff(), 0)
-        share = torch.cat([torch.zeros(1, dtype=torch.float64), passed / passed[-1]])
+        share = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), passed / passed[-1]])
         return cls(tuple(times.tolist()), tuple(share.tolist()))
 
     def __call__(self, sde: GaussianSDE, steps: int, t_start: float, t_min: float) -> Tensor:
@@ -233,7 +233,7 @@ class Restart:
         base = sampling_grid(sde, steps, t_start, t_min, self.base)
         above, below = base[base > self.low], base[base < self.low]
         down = sampling_grid(sde, self.steps, self.high, self.low, self.base)
-        at = torch.tensor([self.low], dtype=torch.float64)
+        at = torch.tensor([self.low], dtype=torch.float64, device="cpu")
         return torch.cat([above, at, *[down] * self.repeats, below])
 
 
@@ -286,7 +286,7 @@ def as_grid(times: Tensor | Sequence[float] | np.ndarray, end: float) -> Tensor:
 
 def _named_grid(sde: GaussianSDE, steps: int, t_start: float, t_min: float, grid: GridName | GridFn) -> Tensor:
     if callable(grid):
-        return torch.as_tensor(grid(sde, steps, t_start, t_min)).to(device="cpu", dtype=torch.float64)
+        return exact(grid(sde, steps, t_start, t_min))
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     if grid in ("log_snr", "karras") and not hasattr(sde, "inverse_log_snr"):
         raise ValueError(f"grid={grid!r} needs a GaussianSDE; under {type(sde).__name__} choose uniform or quadratic")

@@ -1,4 +1,4 @@
-"""What learns, learns the same under `torch.no_grad()` and `torch.inference_mode()`."""
+"""What learns, learns the same under `torch.no_grad()`, in inference mode, and whatever the default device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield import bridge, bsde, dynamics
+from scorefield import bridge, bsde, diagnose, discrete, dynamics, phase
 
 torch.set_num_threads(1)
 DATA = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def backward(net, folder):
 
 def between(net, folder):
     def ends(n, g):
-        return torch.randn(n, 2, generator=g)
+        return torch.randn(n, 2, generator=g, device=g.device)
 
     sizes = {"rounds": 1, "train_steps": 2, "pairs": 8, "batch": 4, "steps": 2, "progress": False}
     return bridge.schrodinger_bridge(ends, ends, (net, net), **sizes).pairs[0]
@@ -61,6 +61,11 @@ def density(net, folder):
 
 def model(net):
     return sf.ScoreModel(net, sf.VP(), "noise", shape=(2,))
+
+
+def elsewhere():
+    """A default device that holds nothing, so that whatever goes there is noticed."""
+    return torch.device("meta")
 
 
 LEARNERS = {
@@ -80,7 +85,7 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, elsewhere])
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_it_learns_wherever_it_is_called(learner, mode, tmp_path):
     found = []
@@ -97,3 +102,50 @@ def test_weights_that_cannot_learn_are_refused():
         net = Net()
     with pytest.raises(ValueError, match="network was made under"):
         between(net, None)
+
+
+JOINT = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+BOX, PAIRS = sf.ReflectedVE(), bridge.Bridge(0.5)
+DRAWS = {
+    "points": lambda: sf.sample(sf.Empirical(DATA, sf.VP()), 4, seed=0),
+    "their likelihood": lambda: sf.log_prob(sf.Empirical(DATA, sf.VP()), DATA[:3], "exact").nats,
+    "polynomial": lambda: sf.sample(sf.polynomial_score(DATA, sf.VP()), 4, sf.DDIM(), steps=3, seed=0),
+    "walls": lambda: sf.sample(sf.ScoreModel(lambda x, t: -x, BOX, shape=(2,)), 4, sf.EulerMaruyama(), steps=3, seed=0),
+    "phase": lambda: sf.sample(
+        phase.PhaseModel(lambda x, t: -x, sf.CLD(), shape=(2,)), 4, phase.SSCS(2), steps=3, seed=0
+    ),
+    "ends": lambda: sf.sample(
+        bridge.BridgeModel(lambda x, t, x1: x1, PAIRS),
+        4,
+        bridge.BridgeAncestral(),
+        steps=3,
+        x_init=DATA[:4],
+        x1=DATA[:4],
+        seed=0,
+    ),
+    "map": lambda: sf.sample(sf.FlowMap(lambda x, t: -x, sf.VP(), shape=(2,)), 4, seed=0),
+    "prior": lambda: diagnose.fit_prior(sf.VP(), DATA, 0.5, components=2).sample(3, seed=0),
+    **{
+        type(p).__name__: lambda p=p: sf.sample(discrete.Table(JOINT, p), 4, steps=3, seed=0)
+        for p in (discrete.Uniform(3), discrete.Absorbing(3), discrete.Ordinal(3))
+    },
+    "bound": lambda: discrete.bound(discrete.Table(JOINT, discrete.Uniform(3)), STATES, 2, seed=0).nats,
+    "states' loss": lambda: discrete.continuous_elbo(discrete.Table(JOINT, discrete.Absorbing(3)), STATES, seed=0),
+}
+STATES = torch.tensor([[0, 1], [2, 2]])
+
+
+@pytest.mark.parametrize("door", DRAWS)
+def test_the_default_device_is_none_of_the_rooms_business(door):
+    expected = DRAWS[door]()
+    with elsewhere():
+        assert torch.equal(DRAWS[door](), expected)
+
+
+def test_data_of_ones_own_is_learned_whatever_the_default_device(tmp_path):
+    def run(name):
+        return weights(sf.fit(DATA, out=tmp_path / name, steps=2, judged=False, progress=False, device="cpu").model)
+
+    expected = run("here")
+    with elsewhere():
+        assert torch.equal(run("there"), expected)

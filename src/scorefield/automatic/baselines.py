@@ -40,7 +40,7 @@ def gaussian(x: Tensor, shape: Sequence[int] | None = None, seed: int = 0) -> De
         fits.append(partial(_principal, seed=seed))
     if shape is not None and len(shape) > 1:
         fits.append(partial(_stationary, shape=tuple(shape), seed=seed))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
     held, seen = x[order[: max(1, n // 5)]], x[order[max(1, n // 5) :]]
     return max(fits, key=lambda fit: float(fit(seen)(held).mean()))(x)
 
@@ -52,7 +52,7 @@ def _shrunk(x: Tensor, share: float) -> Density:
     if share == 1:
         return lambda y: -0.5 * ((y.double() - mean).square() / variance + variance.log() + LOG_2PI).sum(1)
     cov = (1 - share) * torch.cov(x.T, correction=0).reshape(d, d) + share * torch.diag(variance)
-    factor = torch.linalg.cholesky(cov + 1e-9 * variance.mean() * torch.eye(d, dtype=torch.float64))
+    factor = torch.linalg.cholesky(cov + 1e-9 * variance.mean() * torch.eye(d, dtype=torch.float64, device="cpu"))
     return lambda y: _normal(y.double(), mean, factor)
 
 
@@ -89,7 +89,7 @@ def kernel(x: Tensor) -> Density:
     n, d = x.shape
     scale = float(x.std(0, correction=0).mean())
     few = torch.cdist(x[:1000], x).square()
-    few[torch.arange(len(few)), torch.arange(len(few))] = math.inf
+    few[torch.arange(len(few), device="cpu"), torch.arange(len(few), device="cpu")] = math.inf
     widths = [scale * 10 ** (e / 8) for e in range(-16, 5)]
     scores = [float((torch.logsumexp(-0.5 * few / h**2, 1) - d * math.log(h)).mean()) for h in widths]
     width = widths[scores.index(max(scores))]
@@ -103,9 +103,9 @@ def histograms(raw: Tensor, levels: int) -> Density:
     The histogram of an entry is drawn towards that of all entries, as far as is best when each item is left out in turn.
     """
     n, d = raw.shape
-    cells = raw.long() + torch.arange(d) * levels
-    own = torch.zeros(d * levels, dtype=torch.float64)
-    own.index_add_(0, cells.flatten(), torch.ones(n * d, dtype=torch.float64))
+    cells = raw.long() + torch.arange(d, device="cpu") * levels
+    own = torch.zeros(d * levels, dtype=torch.float64, device="cpu")
+    own.index_add_(0, cells.flatten(), torch.ones(n * d, dtype=torch.float64, device="cpu"))
     common = own.reshape(d, levels).sum(0)
     shared = ((common + 1) / (common.sum() + levels)).repeat(d)
     few = cells[:1000]
@@ -113,7 +113,7 @@ def histograms(raw: Tensor, levels: int) -> Density:
     scores = [float(((own[few] - 1 + w * shared[few]) / (n - 1 + w)).log().mean()) for w in weights]
     weight = weights[scores.index(max(scores))]
     logs = ((own + weight * shared) / (n + weight)).log()
-    return lambda y: logs[y.long() + torch.arange(d) * levels].sum(1)
+    return lambda y: logs[y.long() + torch.arange(d, device="cpu") * levels].sum(1)
 
 
 def _normal(y: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def build(found: Findings, width: int, seed: int) -> ScoreModel:
     classes = 0 if data.labels is None else found.classes
     # Dropout is for what is seen many times.
     drop = 0.0 if data.size >= MANY else 0.1
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         if kind in ("vector", "table"):
             net: nn.Module = MLP(math.prod(data.shape), width, 4, dropout=drop, time_scale=SMOOTH, num_classes=classes)
@@ -151,18 +151,19 @@ def with_law(model: ScoreModel, found: Findings) -> ScoreModel:
     """The model, its network beside the law of the data where there is one."""
     law = found.law
     net: Any = model.net.net if isinstance(model.net, Beside) else model.net
-    if isinstance(law, Mixture):
-        mixture = BesideMixture(net, len(law.weights), model.sigma_data)
-        mixture.begin(law.weights, law.means, torch.diag_embed(law.covs) if law.covs.ndim == 2 else law.covs)
-        net = mixture
-    elif isinstance(law, Principal):
-        gaussian = BesideGaussian(net, found.data.shape, len(law.spectrum), model.sigma_data)
-        gaussian.begin(*law)
-        net = gaussian
-    elif isinstance(law, Stationary):
-        stationary = BesideStationary(net, found.data.shape, model.sigma_data)
-        stationary.begin(*law)
-        net = stationary
+    with torch.device("cpu"):
+        if isinstance(law, Mixture):
+            mixture = BesideMixture(net, len(law.weights), model.sigma_data)
+            mixture.begin(law.weights, law.means, torch.diag_embed(law.covs) if law.covs.ndim == 2 else law.covs)
+            net = mixture
+        elif isinstance(law, Principal):
+            gaussian = BesideGaussian(net, found.data.shape, len(law.spectrum), model.sigma_data)
+            gaussian.begin(*law)
+            net = gaussian
+        elif isinstance(law, Stationary):
+            stationary = BesideStationary(net, found.data.shape, model.sigma_data)
+            stationary.begin(*law)
+            net = stationary
     model.net = net
     return model
 

@@ -273,7 +273,7 @@ def _why(choice: Choice, minutes: float | None) -> str:
 def _taken(found: Findings, like: str | Path | None, seed: int) -> tuple[ScoreModel, TrainConfig]:
     """The model of the run that goes on, or of one like another, with fresh weights, and how it was trained."""
     info = found.known or read_run(str(like))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         model = build_model(info.model, where=str(info.path))
     config = from_json(info.config)

@@ -158,7 +158,7 @@ def _going_on(found: Findings, seed: int, run: str | Path | None) -> Findings:
 
 def _parted(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """What is trained on, and a tenth of the items that is held out."""
-    order = torch.randperm(data.size, generator=step_generator(seed, "held out", 0)).tolist()
+    order = torch.randperm(data.size, generator=step_generator(seed, "held out", 0), device="cpu").tolist()
     held = min(MOST_HELD_OUT, max(2, data.size // 10))
     return data.subset(sorted(order[held:])), data.subset(sorted(order[:held]))
 
@@ -380,7 +380,7 @@ def _of_columns(x: Tensor, alike: bool, seed: int) -> tuple[Scale, Law | None]:
     if not short:
         return together, None
     many = n * d * d > MANY
-    folds = torch.randperm(n, generator=step_generator(seed, "folds", 0)).chunk(2 if many else 4)
+    folds = torch.randperm(n, generator=step_generator(seed, "folds", 0), device="cpu").chunk(2 if many else 4)
     spaces: dict[Covariances, Scale] = {"full": together, "tied": together, "diag": together if many else alone}
     chosen = choose(x, folds, spaces, seed)
     return chosen.scale, chosen.with_kernels if chosen.kernel_gain > WORTH else chosen.mixture

@@ -106,7 +106,10 @@ def judge(model: ScoreModel, found: Findings, seconds: float, seed: int = 0, pro
     if isinstance(model, JumpModel):
         return _judge_states(model, found, seconds, seed)
     nats, index = _likelihoods(model, found.held_out, interval, seconds / 2, seed)
-    few = [int(i) for i in torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed))[:ITEMS]]
+    few = [
+        int(i)
+        for i in torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed), device="cpu")[:ITEMS]
+    ]
     baselines = _baselines(found, few, index, interval, seed) if index else {}
     bits = found.data.levels is not None
     unit = math.prod(found.data.shape) * math.log(2) if bits else -1.0
@@ -132,7 +135,7 @@ def _judge_states(model: JumpModel, found: Findings, seconds: float, seed: int) 
         parts.append(bound(model, x, 16, seed=SeedRows(seed, rows), progress=False).nats)
         done = rows.stop
     nats = torch.cat(parts)
-    few = torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed))[:ITEMS].tolist()
+    few = torch.randperm(found.data.size, generator=torch.Generator().manual_seed(seed), device="cpu")[:ITEMS].tolist()
     data, levels = found.data.read(few), found.data.levels or 2
     alone = float(histograms(data, levels)(found.held_out.read(range(done))).mean())
     x = sample(model, 500, seed=seed, progress=False).cpu()
@@ -175,7 +178,7 @@ def _likelihoods(
         _, nats = item_likelihoods(model, data, index, interval, seed=seed, trace=trace, solver=Dopri5(1e-4, 1e-4))
         found.append(nats.cpu().double())
         done = index.stop
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64), list(range(done))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device="cpu"), list(range(done))
 
 
 def _seconds_a_call(model: ScoreModel, x: Tensor) -> float:
@@ -234,7 +237,7 @@ def _samples(
     cond: dict[str, Any] = {}
     if found.data.labels is not None:
         seen = found.data.labels.unique()
-        cond["label"] = seen[torch.arange(n) % len(seen)].to(model.device)
+        cond["label"] = seen[torch.arange(n, device="cpu") % len(seen)].to(model.device)
     solver = DPMSolver(2) if solver is None else solver
     drawn: Tensor = sample(model, n, solver, steps=steps, seed=seed, progress=progress, batch_size=256, **cond)
     return drawn.cpu()

@@ -107,8 +107,12 @@ def interpolant_loss(
     check_batch(x0, "x0")
     draws = generator(seed)
     if t is None:
-        t = torch.rand(len(x0), generator=draws, dtype=torch.float64)
-    z = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
+        t = torch.rand(len(x0), generator=draws, dtype=torch.float64, device=draws.device)
+    z = (
+        torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        if noise is None
+        else noise
+    )
     mean, std = model.bridge.kernel(x0, x1, t)
     seen = {"x1": x1} if model.sees_end else {}
     change, found = model.parts(mean + std * z, t, **seen, **cond)

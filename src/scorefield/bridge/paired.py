@@ -84,13 +84,14 @@ def bridge_loss(
     same_shape(x0, x1)
     draws = generator(seed)
     if t is None:
-        t = torch.rand(len(x0), generator=draws, dtype=torch.float64).clamp_min(1e-3)
+        t = torch.rand(len(x0), generator=draws, dtype=torch.float64, device=draws.device).clamp_min(1e-3)
     mean, std = model.bridge.kernel(x0, x1, t)
     if deterministic:
         x = mean
     else:
-        z = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
-        x = mean + std * z
+        if noise is None:
+            noise = torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        x = mean + std * noise
     seen = {"x1": x1} if model.sees_end else {}
     target = (x - x0) / expand(torch.sqrt(model.bridge.passed(batch_time(t, x0))), x0)
     error = torch.square(model.offset(x, t, **seen, **cond) - target)

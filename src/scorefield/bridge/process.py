@@ -125,7 +125,7 @@ class I2SB(Bridge):
     def betas(self) -> Tensor:
         """The table, (steps,), float64."""
         ends = math.sqrt(1e-4), math.sqrt(self.beta_max / self.steps)
-        ramp = torch.linspace(*ends, self.steps, dtype=torch.float64) ** 2
+        ramp = torch.linspace(*ends, self.steps, dtype=torch.float64, device="cpu") ** 2
         half = ramp[: self.steps // 2]
         middle = ramp[self.steps // 2 : self.steps // 2 + self.steps % 2]
         return torch.cat([half, middle, half.flip(0)])

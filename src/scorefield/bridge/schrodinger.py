@@ -44,7 +44,7 @@ def gaussian_bridge(a: Tensor, b: Tensor, sigma: float = 1.0) -> Tensor:
         raise ValueError(f"a has shape {tuple(one.shape)} and b {tuple(two.shape)}; give two covariances (D, D)")
     root, inverse = _root(one, "a")
     _root(two, "b")
-    eye = torch.eye(len(one), dtype=torch.float64)
+    eye = torch.eye(len(one), dtype=torch.float64, device="cpu")
     middle = _root(4 * root @ two @ root + sigma**4 * eye, "a and b")[0]
     return 0.5 * (root @ middle @ inverse - sigma**2 * eye)
 
@@ -188,7 +188,7 @@ def schrodinger_bridge(
     check_finite(x0, "sample0")
     check_finite(x1, "sample1")
     if start == "reference":
-        x1 = x0 + sigma * torch.randn(x0.shape, generator=draws, dtype=x0.dtype)
+        x1 = x0 + sigma * torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device)
     result = SchrodingerBridge(*nets, bridge, (x0, x1))
     for k in range(rounds):
         back = k % 2 == 0
@@ -213,11 +213,11 @@ def schrodinger_bridge(
 def _drift_loss(
     net: nn.Module, bridge: Bridge, ends: tuple[Tensor, Tensor], batch: int, draws: torch.Generator, back: bool
 ) -> Tensor:
-    pick = torch.randint(len(ends[0]), (batch,), generator=draws)
+    pick = torch.randint(len(ends[0]), (batch,), generator=draws, device=draws.device)
     x0, x1 = ends[0][pick], ends[1][pick]
-    t = torch.rand(batch, generator=draws, dtype=torch.float64) * 0.998 + 1e-3
+    t = torch.rand(batch, generator=draws, dtype=torch.float64, device=draws.device) * 0.998 + 1e-3
     mean, std = bridge.kernel(x0, x1, t)
-    x = mean + std * torch.randn(x0.shape, generator=draws, dtype=x0.dtype)
+    x = mean + std * torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device)
     target = bridge.backward_drift(x, x0, t) if back else bridge.forward_drift(x, x1, t)
     left = expand(t if back else 1 - t, x)
     error = left * (net(x, t.to(x)) - target)

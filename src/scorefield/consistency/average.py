@@ -45,14 +45,20 @@ def meanflow_loss(
     within(share=share)
     draws, n = generator(seed), len(x0)
     if t is None:
-        pair = torch.sigmoid(torch.randn(2, n, generator=draws, dtype=torch.float64) - 0.4).sort(0)[0]
-        r, late = torch.where(torch.rand(n, generator=draws) < share, pair[0], pair[1]), pair[1]
+        pair = torch.sigmoid(torch.randn(2, n, generator=draws, dtype=torch.float64, device=draws.device) - 0.4).sort(
+            0
+        )[0]
+        r, late = torch.where(torch.rand(n, generator=draws, device=draws.device) < share, pair[0], pair[1]), pair[1]
     else:
         r, late = (batch_time(v, x0).expand(n) for v in t)
-    e = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
+    e = (
+        torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        if noise is None
+        else noise
+    )
     z, v = expand(1 - late, x0) * x0 + expand(late, x0) * e, e - x0
     clock, span = onto(late, x0).contiguous(), onto(late - r, x0).contiguous()
-    mask = int(torch.randint(2**31, (), generator=draws))
+    mask = int(torch.randint(2**31, (), generator=draws, device=draws.device))
 
     def network(state: Tensor, now: Tensor, width: Tensor) -> Tensor:
         return masked(mask, x0.device, lambda: fm.average_velocity(state, now, width, cond))
@@ -108,10 +114,14 @@ def shortcut_loss(
         late, span, long = _lengths(n, levels, share, draws)
     else:
         early, late = (batch_time(v, x0).expand(n) for v in t)
-        span, long = late - early, torch.ones(n, dtype=torch.bool)
-    e = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
+        span, long = late - early, torch.ones(n, dtype=torch.bool, device="cpu")
+    e = (
+        torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        if noise is None
+        else noise
+    )
     z, aim = expand(1 - late, x0) * x0 + expand(late, x0) * e, e - x0
-    mask, rows = int(torch.randint(2**31, (), generator=draws)), torch.nonzero(long).flatten()
+    mask, rows = int(torch.randint(2**31, (), generator=draws, device=draws.device)), torch.nonzero(long).flatten()
 
     def velocity(model: FlowMap, state: Tensor, now: Tensor, width: Tensor, given: dict[str, Any]) -> Tensor:
         return masked(mask, x0.device, lambda: model.average_velocity(state, onto(now, x0), onto(width, x0), given))
@@ -127,10 +137,10 @@ def shortcut_loss(
     return torch.square(velocity(fm, z, late, span, cond) - aim).flatten(1).sum(1)
 
 
-def _lengths(n: int, levels: int, share: float, draws: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+def _lengths(n: int, levels: int, share: float, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Late ends and lengths of jumps, and which of them are learned from two halves: (n,) each."""
-    long = torch.rand(n, generator=draws) < share
-    depth = torch.randint(levels.bit_length() - 1, (n,), generator=draws)
-    span = torch.where(long, 0.5 ** depth.double(), torch.full((n,), 1 / levels, dtype=torch.float64))
-    place = torch.floor(torch.rand(n, generator=draws, dtype=torch.float64) / span)
+    long = torch.rand(n, generator=draws, device=draws.device) < share
+    depth = torch.randint(levels.bit_length() - 1, (n,), generator=draws, device=draws.device)
+    span = torch.where(long, 0.5 ** depth.double(), torch.full((n,), 1 / levels, dtype=torch.float64, device="cpu"))
+    place = torch.floor(torch.rand(n, generator=draws, dtype=torch.float64, device=draws.device) / span)
     return (place + 1) * span, span, long

@@ -61,17 +61,21 @@ def consistency_loss(
     check_batch(x0, "x0")
     draws, n, sde = generator(seed), len(x0), fm.sde
     if t is None:
-        u = torch.rand(n, generator=draws, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        u = torch.rand(n, generator=draws, dtype=torch.float64, device=draws.device).clamp(1e-9, 1 - 1e-9)
         early_rho, late_rho, weight = (pairs or Karras())(u, sde, fm.end, step)
         early, late = (sde.inverse_log_snr(-2 * torch.log(r)) for r in (early_rho, late_rho))
         early = torch.where(early_rho <= ends(sde, fm.end)[0] * (1 + 1e-9), torch.full_like(early, fm.end), early)
     else:
         early, late = (batch_time(v, x0).expand(n) for v in t)
         weight = torch.ones_like(early)
-    z = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
+    z = (
+        torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        if noise is None
+        else noise
+    )
     x_late = sde.perturb(x0, late, z)
     x_early = sde.perturb(x0, early, z) if teacher is None else _teach(teacher, x_late, late, early, solver, cond)
-    mask = int(torch.randint(2**31, (), generator=draws))
+    mask = int(torch.randint(2**31, (), generator=draws, device=draws.device))
     with torch.no_grad():
         aim = masked(mask, x0.device, lambda: (target or fm).jump(x_early, early, **cond))
     found = masked(mask, x0.device, lambda: fm.jump(x_late, late, **cond))

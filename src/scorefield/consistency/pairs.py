@@ -70,7 +70,7 @@ class Karras:
         positive(exponent=self.exponent, sigma_data=self.sigma_data, std=self.std)
         if self.mean is not None:
             _finite(mean=self.mean)
-        weigh(torch.ones(1), self.weighting)
+        weigh(torch.ones(1, device="cpu"), self.weighting)
 
     def levels(self, sde: GaussianSDE, end: float) -> Tensor:
         """rho = sigma / alpha, rising from `end` to the largest, (n,)."""
@@ -208,7 +208,7 @@ def _finite(**values: float) -> None:
 def _levels(sde: GaussianSDE, end: float, n: int, exponent: float) -> Tensor:
     """n values of rho, evenly spaced in rho^{1 / exponent}."""
     least, most = (float(v) ** (1 / exponent) for v in ends(sde, end))
-    return torch.linspace(least, most, n, dtype=torch.float64) ** exponent
+    return torch.linspace(least, most, n, dtype=torch.float64, device="cpu") ** exponent
 
 
 def log_normal(rho: Tensor, mean: float, std: float) -> Tensor:

@@ -50,11 +50,15 @@ def scm_loss(
     check_batch(x0, "x0")
     draws, n, sd, sde = generator(seed), len(x0), fm.sigma_data, fm.sde
     if t is None:
-        rho = torch.exp(mean + std * torch.randn(n, generator=draws, dtype=torch.float64))
+        rho = torch.exp(mean + std * torch.randn(n, generator=draws, dtype=torch.float64, device=draws.device))
         time = sde.inverse_log_snr(-2 * torch.log(rho)).clamp(1e-6, sde.T)
     else:
         time = batch_time(t, x0).expand(n)
-    z = torch.randn(x0.shape, generator=draws, dtype=x0.dtype).to(x0.device) if noise is None else noise
+    z = (
+        torch.randn(x0.shape, generator=draws, dtype=x0.dtype, device=draws.device).to(x0.device)
+        if noise is None
+        else noise
+    )
     th = fm.angle(time)
     cos, sin = expand(torch.cos(th), x0), expand(torch.sin(th), x0)
     y = cos * x0 + sin * sd * z
@@ -65,7 +69,7 @@ def scm_loss(
             data = teacher.denoise(expand(fm.radius(time), x0) * y, time, **cond)
         # dy/dth = cos z - sin x_0 with the flow's own x_0 and z = (y - cos x_0) / sin
         rate = cos * (y - cos * data) / sin - sin * data
-    mask, clock = int(torch.randint(2**31, (), generator=draws)), onto(th, x0).contiguous()
+    mask, clock = int(torch.randint(2**31, (), generator=draws, device=draws.device)), onto(th, x0).contiguous()
 
     def network(state: Tensor, angle: Tensor) -> Tensor:
         return masked(mask, x0.device, lambda: fm._call(state / sd, angle, cond))

@@ -124,7 +124,7 @@ def _checked(values: Any, levels: int | None, range: Range | None, name: str) ->
 def _reader(values: Any, moved: tuple[int | None, ...] | None, name: str, levels: int | None) -> Any:
     def read(indices: Sequence[int]) -> Tensor:
         if isinstance(values, Tensor):
-            raw = values[torch.as_tensor(list(indices))]
+            raw = values[torch.as_tensor(list(indices), device="cpu")]
         else:
             rows = values[np.asarray(indices, dtype=np.int64)]
             wide = (

@@ -88,7 +88,7 @@ class Dataset:
             self,
             size=len(indices),
             read=lambda wanted: read([indices[i] for i in wanted]),
-            labels=None if self.labels is None else self.labels[torch.as_tensor(list(indices))],
+            labels=None if self.labels is None else self.labels[torch.as_tensor(list(indices), device="cpu")],
             names=lambda i: names(indices[i]) if names else str(indices[i]),
             groups=(),
         )

@@ -248,4 +248,4 @@ def _classes(root: Path, paths: Sequence[Path]) -> tuple[tuple[str, ...], Tensor
             )
     classes = sorted({part[0] for part in parts})
     index = {name: i for i, name in enumerate(classes)}
-    return tuple(classes), torch.tensor([index[part[0]] for part in parts])
+    return tuple(classes), torch.tensor([index[part[0]] for part in parts], device="cpu")

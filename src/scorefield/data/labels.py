@@ -114,5 +114,5 @@ def with_classes_of(held_out: Dataset, data: Dataset) -> Dataset:
                 f"{held_out.name} has the class {held_out.classes[i]!r}, which {data.name} lacks; "
                 "remove it, or train on it"
             )
-    table = torch.tensor([number.get(name, -1) for name in held_out.classes])
+    table = torch.tensor([number.get(name, -1) for name in held_out.classes], device="cpu")
     return replace(held_out, labels=table[held_out.labels], classes=data.classes)

@@ -110,7 +110,7 @@ class _Reader:
     def _piece(self, k: int, start: int) -> Tensor:
         size = self.couples[k][0].size
         if self.train:
-            start += int(torch.randint(max(1, self.samples // 2), ()))
+            start += int(torch.randint(max(1, self.samples // 2), (), device="cpu"))
         start = max(0, min(start, size - self.samples))
         both = [file.read(start, min(self.samples, size - start), 1) for file in self.couples[k]]
         waves = fitted(torch.stack(both) / self.levels[k], self.samples)

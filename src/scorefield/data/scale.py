@@ -44,7 +44,7 @@ class Scale:
         u = (y - mean) / std
         correlation = u.T @ u / len(u)
         share = _shrinkage(u, correlation) if shrink else 0.0
-        correlation = (1 - share) * correlation + share * torch.eye(x.shape[1], dtype=x.dtype)
+        correlation = (1 - share) * correlation + share * torch.eye(x.shape[1], dtype=x.dtype, device="cpu")
         values, basis = torch.linalg.eigh(correlation)
         least = 1e-10 * float(values.max())
         if float(values.min()) < least:
@@ -95,7 +95,7 @@ class Scale:
         Raises:
             ValueError: what is no numbers. KeyError, TypeError: what is none at all.
         """
-        mean, factor = (tensor_of(content[name], name).double() for name in ("mean", "factor"))
+        mean, factor = (tensor_of(content[name], name, device="cpu").double() for name in ("mean", "factor"))
         return cls(mean, factor, Powers.from_json(content["powers"]) if "powers" in content else None)
 
 
@@ -103,6 +103,6 @@ def _shrinkage(u: Tensor, correlation: Tensor) -> float:
     """The share of the identity in the best estimate of a covariance from rows u (N, D) (Ledoit & Wolf 2004, eq. 14)."""
     n, d = u.shape
     level = correlation.diagonal().mean()
-    away = (correlation - level * torch.eye(d, dtype=u.dtype)).square().sum()
+    away = (correlation - level * torch.eye(d, dtype=u.dtype, device="cpu")).square().sum()
     noise = (u.square().sum(1).square().mean() - correlation.square().sum()) / n
     return float((torch.minimum(noise, away) / away).clamp(0, 1)) if float(away) > 0 else 0.0

@@ -60,7 +60,7 @@ def series(file: str | Path, *, time: str | None = None, path: str | None = None
 def _states(names: Sequence[str], rows: Sequence[Sequence[str]], name: str, at_time: int | None) -> Tensor:
     """Fields as numbers, (T, D), each column of which changes."""
     fields = [[_state(v, c, k, name, at_time) for c, v in zip(names, row, strict=True)] for k, row in enumerate(rows)]
-    values = torch.tensor(fields, dtype=torch.double)
+    values = torch.tensor(fields, dtype=torch.double, device="cpu")
     for column, constant in zip(names, (values == values[0]).all(0).tolist(), strict=True):
         if constant:
             raise InputError(f"column {column!r} of {name} never changes, so it has no dynamics; leave it out")
@@ -70,7 +70,7 @@ def _states(names: Sequence[str], rows: Sequence[Sequence[str]], name: str, at_t
 def _numbered(words: Sequence[str]) -> Tensor:
     """The number of each word, in the order in which they come."""
     known = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    return torch.tensor([known[word] for word in words])
+    return torch.tensor([known[word] for word in words], device="cpu")
 
 
 def _state(field: str, column: str, row: int, name: str, at_time: int | None) -> float:
@@ -96,7 +96,9 @@ def _place(columns: Sequence[str], name: str | None, word: str, file: str | Path
 
 def _clock(fields: Sequence[str], column: str, paths: Tensor | None, name: str) -> Tensor:
     """Times that rise along each path, (T,)."""
-    time = torch.tensor([number(field, column, k, name) for k, field in enumerate(fields)], dtype=torch.double)
+    time = torch.tensor(
+        [number(field, column, k, name) for k, field in enumerate(fields)], dtype=torch.double, device="cpu"
+    )
     _check_rising(time, paths, name)
     return time
 

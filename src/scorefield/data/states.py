@@ -66,7 +66,7 @@ class Characters:
         text = folded(text) if self.fold else text
         number = self._number
         try:
-            return torch.tensor([number[c] for c in text], dtype=torch.int64)
+            return torch.tensor([number[c] for c in text], dtype=torch.int64, device="cpu")
         except KeyError as error:
             raise InputError(
                 f"{name} has the character {error.args[0]!r}, which the {len(self.symbols)} characters of the run lack; "
@@ -96,7 +96,7 @@ class Tokens:
 
     def read(self, text: str, name: str) -> Tensor:
         """States of a text, (N,) int64."""
-        return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
+        return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64, device="cpu")
 
     def write(self, x: Tensor) -> list[str]:
         """One text for each sample of states (B, L)."""
@@ -147,7 +147,7 @@ class Columns:
                         f"{name} has {word!r} in column {self.names[j]}, where the run knows {', '.join(values[:6])}"
                         f"{', ...' if len(values) > 6 else ''}; give a table of the same categories"
                     )
-            columns.append(torch.tensor([number[word] for word in words]))
+            columns.append(torch.tensor([number[word] for word in words], device="cpu"))
         return torch.stack(columns, 1).long()
 
     def rows(self, x: Tensor) -> list[list[str]]:
@@ -205,11 +205,11 @@ def text(
     if codec.states < 2:
         raise InputError(f"{path} holds one character only, over and over; give text to learn from")
     step = length if stride is None else stride
-    starts = torch.arange(0, len(states) - length + 1, step)
+    starts = torch.arange(0, len(states) - length + 1, step, device="cpu")
     windows = states.unfold(0, length, 1)
 
     def read(indices: Sequence[int]) -> Tensor:
-        return windows[starts[torch.as_tensor(list(indices))]]
+        return windows[starts[torch.as_tensor(list(indices), device="cpu")]]
 
     return Dataset(
         str(path), (length,), len(starts), read, levels=codec.states, codec=codec, names=lambda i: f"{int(starts[i])}"
@@ -253,7 +253,7 @@ def categories(path: Any, *, codec: Columns | None = None, name: str | None = No
         str(path),
         (len(names),),
         len(states),
-        lambda indices: states[torch.as_tensor(list(indices))],
+        lambda indices: states[torch.as_tensor(list(indices), device="cpu")],
         levels=codec.states,
         columns=tuple(names),
         codec=codec,

@@ -83,13 +83,13 @@ def statistics(
         InputError: data that cannot be read.
     """
     items = as_dataset(data)
-    chosen = torch.arange(items.size)
+    chosen = torch.arange(items.size, device="cpu")
     if items.size > compare:
         draws = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(items.size, generator=draws)[:compare].sort().values
+        chosen = torch.randperm(items.size, generator=draws, device=draws.device)[:compare].sort().values
     dims, kept, total, squares = math.prod(items.shape), [], 0.0, 0.0
     shift: Tensor | None = None
-    low = high = torch.empty(0)
+    low = high = torch.empty(0, device="cpu")
     step = max(1, CHUNK_NUMBERS // dims)
     with Bar("statistics", progress) as bar:
         for start in range(0, items.size, step):

@@ -58,7 +58,7 @@ def table(source: Any, *, labels: bool | str = False, name: str | None = None, c
         name=name,
         shape=(len(columns),),
         size=len(rows),
-        read=lambda wanted: stored[torch.as_tensor(list(wanted))],
+        read=lambda wanted: stored[torch.as_tensor(list(wanted), device="cpu")],
         labels=targets[0],
         classes=targets[1],
         columns=tuple(columns),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.inputs import tensor_of
 
-TRIED = torch.linspace(0.0, 2.0, 81, dtype=torch.float64)
+TRIED = torch.linspace(0.0, 2.0, 81, dtype=torch.float64, device="cpu")
 """Powers for which the map is onto, so that no density is lost."""
 
 
@@ -32,7 +32,7 @@ class Powers:
     def fitted(cls, x: Tensor) -> Powers | None:
         """Of rows x (N, D), no column constant: the powers of greatest likelihood of normal columns; None where all are 1."""
         centre, scale = x.mean(0), x.std(0, correction=0)
-        powers = torch.tensor([_best(u) for u in ((x - centre) / scale).T], dtype=torch.float64)
+        powers = torch.tensor([_best(u) for u in ((x - centre) / scale).T], dtype=torch.float64, device="cpu")
         return None if bool((powers == 1).all()) else cls(centre, scale, powers)
 
     def bend(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Powers:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Powers:
         """The powers of `to_json`."""
-        return cls(*(tensor_of(content[name], name).double() for name in ("centre", "scale", "powers")))
+        return cls(*(tensor_of(content[name], name, device="cpu").double() for name in ("centre", "scale", "powers")))
 
 
 def _best(u: Tensor) -> float:

@@ -36,14 +36,18 @@ class Ensemble(nn.Module):
         reads = 1 + 2 * len(_FREQUENCIES)
 
         def weight(inputs: int, outputs: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(members, inputs, outputs, generator=draws) * inputs**-0.5)
+            return nn.Parameter(
+                torch.randn(members, inputs, outputs, generator=draws, device=draws.device) * inputs**-0.5
+            )
 
         self.entrance = weight(features + reads, width)
         self.level = nn.ParameterList(weight(reads, 2 * width) for _ in range(depth))
         self.inner = nn.ParameterList(weight(width, width) for _ in range(depth))
         self.outer = nn.ParameterList(weight(width, width) for _ in range(depth))
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, width)) for _ in range(2 * depth + 1))
-        self.exit = nn.Parameter(torch.zeros(members, width, features))
+        self.biases = nn.ParameterList(
+            nn.Parameter(torch.zeros(members, 1, width, device="cpu")) for _ in range(2 * depth + 1)
+        )
+        self.exit = nn.Parameter(torch.zeros(members, width, features, device="cpu"))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         angles = [level * f for f in _FREQUENCIES]
@@ -122,9 +126,10 @@ def correct(
     begin = time.monotonic()
     net = Ensemble(len(folds), z.shape[1], plan.width, plan.depth, draws)
     average, best = (copy.deepcopy(net).requires_grad_(False) for _ in range(2))
-    others = torch.stack([torch.arange(len(z))[~torch.isin(torch.arange(len(z)), fold)] for fold in folds])
+    every = torch.arange(len(z), device="cpu")
+    others = torch.stack([every[~torch.isin(every, fold)] for fold in folds])
     judged = z[folds].repeat_interleave(-(-_JUDGED_ROWS // folds.shape[1]), 1)
-    fixed = int(torch.randint(2**31, (), generator=draws))
+    fixed = int(torch.randint(2**31, (), generator=draws, device=draws.device))
     optimizer = torch.optim.AdamW(net.parameters(), plan.learning_rate, (0.9, 0.99), weight_decay=plan.weight_decay)
     with torch.no_grad():
         least = first = _losses(mixture, average, judged, fixed)
@@ -133,7 +138,7 @@ def correct(
         done = max(
             step / plan.steps, (time.monotonic() - begin) / plan.seconds
         )  # so that the rate falls by the clock too
-        pick = torch.randint(others.shape[1], (len(folds), plan.batch_size), generator=draws)
+        pick = torch.randint(others.shape[1], (len(folds), plan.batch_size), generator=draws, device=draws.device)
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * min(1, step / 100, 2.02 - 2 * done)
         optimizer.zero_grad()

@@ -116,15 +116,15 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self._check()
         x = validate_data(self, _plain(X), dtype=np.float64, ensure_min_samples=5)
         self._check_columns(x)
-        told = few_values(torch.tensor(x), "X", getattr(self, "feature_names_in_", ()))
+        told = few_values(torch.tensor(x, device="cpu"), "X", getattr(self, "feature_names_in_", ()))
         if told is not None:
             warnings.warn(told, ScorefieldWarning, stacklevel=2)
         draws = torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
         members = min(self.members, len(x) // 2)
-        order = torch.randperm(len(x), generator=draws)
+        order = torch.randperm(len(x), generator=draws, device=draws.device)
         folds = order[: len(x) // members * members].reshape(members, -1)
-        seed, seconds = int(torch.randint(2**31 - 100, (), generator=draws)), 60 * self.minutes
-        rows = torch.tensor(x)  # which may be read-only
+        seed, seconds = int(torch.randint(2**31 - 100, (), generator=draws, device=draws.device)), 60 * self.minutes
+        rows = torch.tensor(x, device="cpu")  # which may be read-only
         apart, together = Scale.of_columns(rows, whiten=False), Scale.of_columns(rows)
         chosen = choose(rows, list(folds), {"full": together, "tied": together, "diag": apart}, seed, seconds / 3)
         self.scale_ = chosen.scale
@@ -151,7 +151,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Log-density of each row of X (N, D), in nats and in the units of the table, (N,)."""
         check_is_fitted(self)
         x = validate_data(self, _plain(X), dtype=np.float64, reset=False)
-        return self._log_prob(torch.tensor(x), self.model_)
+        return self._log_prob(torch.tensor(x, device="cpu"), self.model_)
 
     def _log_prob(self, table: torch.Tensor, model: Any) -> Array:
         """Log-density of rows (N, D) in the units of the table under `mixture_` or the model on top of it."""

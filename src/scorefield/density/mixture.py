@@ -18,8 +18,8 @@ RIDGE = 1e-3
 """Least variance of a component, in units of the columns' own."""
 SETTLED = 1e-3
 """Gain in nats an entry below which a fit stops."""
-BANDWIDTHS = torch.logspace(math.log10(0.02), math.log10(2.0), 25, dtype=torch.float64).tolist()
-SHARES = torch.linspace(0.05, 1.0, 20, dtype=torch.float64)
+BANDWIDTHS = torch.logspace(math.log10(0.02), math.log10(2.0), 25, dtype=torch.float64, device="cpu").tolist()
+SHARES = torch.linspace(0.05, 1.0, 20, dtype=torch.float64, device="cpu")
 KERNEL_ENTRIES = 50_000
 """Entries of covariances up to which kernels are tried: each row is a component."""
 
@@ -51,7 +51,7 @@ def choose(
         spaces: the kinds of covariance that are tried, each in the units of a scale.
     """
     begin, best, fits = time.monotonic(), -math.inf, list[Mixture]()
-    every, settled = torch.arange(len(x)), SETTLED * x.shape[1]
+    every, settled = torch.arange(len(x), device="cpu"), SETTLED * x.shape[1]
     rest = [every[~torch.isin(every, fold)] for fold in folds]
     for kind, space in spaces.items():
         z, volume = space.forward(x), float(space.log_volume(x).mean())
@@ -100,7 +100,7 @@ def _with_kernels(mixture: Mixture, z: Tensor, share: float, width: float) -> Mi
     kernels = Mixture(
         z,
         flat if mixture.covs.ndim == 2 else torch.diag_embed(flat),
-        torch.full((len(z),), share / len(z), dtype=torch.float64),
+        torch.full((len(z),), share / len(z), dtype=torch.float64, device="cpu"),
     )
     if share == 1:
         return kernels

@@ -150,9 +150,11 @@ def curl(model: ScoreModel, data: Tensor, t: float, probes: int = 4, seed: int =
     x0, draws = as_tensor(data, "data"), torch.Generator().manual_seed(seed)
     apart, together = [], []
     for part in x0.split(64):
-        x = model.sde.perturb(part, t, torch.randn(part.shape, generator=draws, dtype=torch.float64).to(part))
+        x = model.sde.perturb(
+            part, t, torch.randn(part.shape, generator=draws, dtype=torch.float64, device=draws.device).to(part)
+        )
         for _ in range(whole(probes, "probes", "the number of random vectors")):
-            v = (torch.randint(0, 2, x.shape, generator=draws) * 2 - 1).to(x)
+            v = (torch.randint(0, 2, x.shape, generator=draws, device=draws.device) * 2 - 1).to(x)
             forward, backward = _both_products(lambda y: model.noise(y, t), x, v)
             apart.append(torch.square(exact(forward - backward)).flatten(1).sum(1))
             together.append(torch.square(exact(forward + backward)).flatten(1).sum(1))
@@ -175,7 +177,7 @@ def _divergence(model: ScoreModel, x: Tensor, t: Tensor, draws: torch.Generator)
     found = []
     with differentiation():
         for part in x.split(BATCH // 4):
-            v = (torch.randint(0, 2, part.shape, generator=draws) * 2 - 1).to(part)
+            v = (torch.randint(0, 2, part.shape, generator=draws, device=draws.device) * 2 - 1).to(part)
             point = part.detach().clone().requires_grad_()
             y = model.noise(point, t)
             if not y.requires_grad:
@@ -190,7 +192,7 @@ def noise_levels(model: ScoreModel, levels: int) -> list[Tensor]:
     sde = model.sde
     ends = [0.99 * sde.T if float(sde.alpha(sde.T)) == 0 else sde.T, max(sde.t_min, 1e-3 * sde.T)]
     low, high = (float(sde.log_snr(t)) for t in ends)
-    u = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
+    u = (torch.arange(levels, dtype=torch.float64, device="cpu") + 0.5) / levels
     return list(sde.inverse_log_snr(low + u * (high - low)))
 
 
@@ -205,7 +207,7 @@ def _items(data: Tensor, name: str) -> Tensor:
 
 def noised(model: ScoreModel, x0: Tensor, t: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, eps and the model's E[eps | x_t], all (N, D) float64."""
-    noise = torch.randn(x0.shape, generator=draws, dtype=torch.float64).to(x0)
+    noise = torch.randn(x0.shape, generator=draws, dtype=torch.float64, device=draws.device).to(x0)
     x = model.sde.perturb(x0, t, noise)
     return exact(x).flatten(1), exact(noise).flatten(1), _in_parts(model.noise, x, t)
 

@@ -125,7 +125,7 @@ def _follows_time(model: ScoreModel, x: Tensor, t: float) -> bool:
     other = (0.1 if t > 0.5 * model.sde.T else 0.9) * model.sde.T
     for view in (model.noise, model.score):
         with differentiation():
-            clock = torch.full((len(x),), t, dtype=torch.float64, requires_grad=True)
+            clock = torch.full((len(x),), t, dtype=torch.float64, requires_grad=True, device="cpu")
             y = view(x, clock)
             rate = torch.autograd.grad(y.sum(), clock, materialize_grads=True)[0] if y.requires_grad else clock * 0
         if not bool(rate.any()) and not torch.equal(y.detach(), view(x, other).detach()):
@@ -152,5 +152,5 @@ def _within(samples: tuple[Tensor, ...], directions: int) -> Estimate:
 
 
 def _mean(distances: list[float]) -> Estimate:
-    values = torch.tensor(distances, dtype=torch.float64)
+    values = torch.tensor(distances, dtype=torch.float64, device="cpu")
     return Estimate(float(values.mean()), float(values.std()) / math.sqrt(PARTS), len(values), "spread over parts")

@@ -40,7 +40,9 @@ def rounding(model: ScoreModel, data: Tensor, *, levels: int = 8, seed: int = 0)
     items, draws = as_tensor(data, "data").double().cpu(), torch.Generator().manual_seed(seed)
     fine, found = copy.deepcopy(model).cpu().double(), []
     for t in noise_levels(model, whole(levels, "levels", "the number of noise levels")):
-        x = model.sde.perturb(items, t, torch.randn(items.shape, generator=draws, dtype=torch.float64))
+        x = model.sde.perturb(
+            items, t, torch.randn(items.shape, generator=draws, dtype=torch.float64, device=draws.device)
+        )
         state = x.to(torch.promote_types(model.dtype, torch.float32)).to(model.device)  # as `sample` keeps it
         own = model.noise(state, t).cpu().double()
         error = float(torch.square(own - fine.noise(x, t)).mean().sqrt())

@@ -43,23 +43,23 @@ def fit_prior(sde: GaussianSDE, data: Tensor, t: float, components: int = 1, see
         raise ValueError(f"data has shape {tuple(data.shape)} and dtype {data.dtype}; give finite floats, (N, *)")
     if len(data) < 2 * components:
         raise ValueError(f"data has {len(data)} rows; {components} components need {2 * components} or more")
-    t = float(batch_time(t, torch.empty(1)))
+    t = float(batch_time(t, torch.empty(1, device="cpu")))
     if not 0 < t <= sde.T:
         raise ValueError(f"t={t}: give a time in (0, {sde.T}]")
     alpha, sigma, flat = float(sde.alpha(t)), float(sde.sigma(t)), exact(data).flatten(1)
-    eye = torch.eye(flat.shape[1], dtype=torch.float64)
+    eye = torch.eye(flat.shape[1], dtype=torch.float64, device="cpu")
     if components == 1:
         cov = torch.cov(flat.T).reshape(eye.shape)
         means, covs, weights = (
             alpha * flat.mean(0, keepdim=True),
             (alpha**2 * cov + sigma**2 * eye)[None],
-            torch.ones(1),
+            torch.ones(1, device="cpu"),
         )
     else:
         draws = torch.Generator().manual_seed(seed)
         often = -(-DRAWS // len(flat))
         rows = alpha * flat.repeat(often, 1)
-        rows = rows + sigma * torch.randn(rows.shape, generator=draws, dtype=torch.float64)
+        rows = rows + sigma * torch.randn(rows.shape, generator=draws, dtype=torch.float64, device=draws.device)
         # Every component of noised data is at least as wide as the noise; a tenth of it keeps EM from single rows.
         fitted = fit_gaussians(rows, components, seed, floor=0.1 * sigma**2, settled=SETTLED, sweeps=SWEEPS)
         means, covs, weights = fitted

@@ -103,7 +103,7 @@ def diffusion_time(
         )
     fit, judged = data[1::2], data[::2]
     draws = torch.Generator().manual_seed(seed)
-    noise = torch.randn(judged.shape, generator=draws, dtype=torch.float64).to(judged)
+    noise = torch.randn(judged.shape, generator=draws, dtype=torch.float64, device=draws.device).to(judged)
     nominal, fitted = [], []
     for t in at:
         x = model.sde.perturb(judged, t, noise)
@@ -133,13 +133,15 @@ def _score_part(
     model: ScoreModel, oracle: ScoreModel, x0: Tensor, noise: Tensor, edges: Sequence[float]
 ) -> tuple[Estimate, ...]:
     """1/2 integral of g^2 E|s - s*|^2 from edges[0] to each of the others: the midpoint rule in log-SNR."""
-    total, parts = torch.zeros(len(x0), dtype=torch.float64), []
+    total, parts = torch.zeros(len(x0), dtype=torch.float64, device="cpu"), []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        ends = model.sde.log_snr(torch.tensor([low, high], dtype=torch.float64))
+        ends = model.sde.log_snr(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         if not bool(torch.isfinite(ends).all()):
-            ends = model.sde.log_snr(torch.tensor([low, high - 1e-3 * model.sde.T], dtype=torch.float64))
+            ends = model.sde.log_snr(torch.tensor([low, high - 1e-3 * model.sde.T], dtype=torch.float64, device="cpu"))
         width = float(ends[0] - ends[1]) / NODES
-        for t in model.sde.inverse_log_snr(ends[1] + (torch.arange(NODES, dtype=torch.float64) + 0.5) * width):
+        for t in model.sde.inverse_log_snr(
+            ends[1] + (torch.arange(NODES, dtype=torch.float64, device="cpu") + 0.5) * width
+        ):
             x = model.sde.perturb(x0, t, noise)
             # g^2 dt = -sigma^2 d log_snr
             wrong = expand(model.sde.sigma(t), x) * (model.score(x, t) - oracle.score(x, t))

@@ -119,7 +119,7 @@ def trajectory(
     record = _Record(model)
     steps = chosen.default_steps if steps is None and "grid" not in rest else steps
     sample(record, n, chosen, steps=steps, seed=seed, hooks=[record.mark], denoise=True, **rest)
-    times = torch.tensor(record.times, dtype=torch.float64)
+    times = torch.tensor(record.times, dtype=torch.float64, device="cpu")
     alpha = model.sde.alpha(times)
     kept = [i for i, a in enumerate(alpha.tolist()) if a > 0]
     states = torch.stack([record.states[i] / float(alpha[i]) for i in kept])

@@ -195,7 +195,7 @@ def posterior_trust(
     measure = Dense(axes[:1].to(truth), tuple(truth.shape[1:]))
     draws = torch.Generator().manual_seed(seed)
     y = measure(truth)
-    y = y + size * torch.randn(y.shape, generator=draws, dtype=torch.float64).to(y)
+    y = y + size * torch.randn(y.shape, generator=draws, dtype=torch.float64, device=draws.device).to(y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # `misfit` says it
         drawn = restore(model, measure, y, size, samples, steps=steps, seed=seed + 1, progress=False).samples

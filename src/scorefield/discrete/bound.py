@@ -62,7 +62,7 @@ def bound(
             parts.append(_draws(model, x[rows], samples, earliest, noise, own))
             bar(rows.stop / n)
     draws = torch.cat(parts)
-    nfe = torch.full((n,), samples * (1 if process.mask is not None else 2))
+    nfe = torch.full((n,), samples * (1 if process.mask is not None else 2), device="cpu")
     status = torch.where(torch.isnan(draws).any(1), NOT_FINITE, SUCCESS)
     return replace(LogProb.of_draws(draws, nfe, status, x[0].numel()), discrete=True)
 
@@ -88,7 +88,7 @@ def _reconstruction(model: JumpModel, x: Tensor, t: float, u: Tensor, cond: dict
     process = model.process
     early = process.corrupt(x.cpu(), t, u).to(x.device)
     if process.mask is not None and torch.equal(early, x.long()):
-        return torch.zeros(len(x), dtype=torch.float64)
+        return torch.zeros(len(x), dtype=torch.float64, device="cpu")
     log_p = model.log_posterior(early, t, **cond).gather(-1, x.long().unsqueeze(-1))
     return log_p.cpu().double().flatten(1).sum(1)
 
@@ -96,6 +96,6 @@ def _reconstruction(model: JumpModel, x: Tensor, t: float, u: Tensor, cond: dict
 def _prior_term(model: JumpModel, x: Tensor) -> Tensor:
     """KL(p(x_T | x_0) || prior), (B,)."""
     process = model.process
-    matrix = process.row(torch.arange(process.S), process.schedule.total(process.T), torch.float64)
+    matrix = process.row(torch.arange(process.S, device="cpu"), process.schedule.total(process.T), torch.float64)
     each = (torch.xlogy(matrix, matrix) - torch.xlogy(matrix, process.stationary)).sum(1)
     return each[x.long().cpu()].flatten(1).sum(1)

@@ -46,7 +46,7 @@ class Gibbs(JumpSolver):
             field.calls += 1
             own = flat.gather(1, position.to(x.device)).squeeze(1)
             law = known(field, model.marginal_at(x, s, position.squeeze(1).to(x.device), **field.cond), own)
-            everywhere = torch.ones(len(x), dtype=torch.bool)
+            everywhere = torch.ones(len(x), dtype=torch.bool, device="cpu")
             new = _pick(law, x.new_zeros(len(x)), everywhere, u[:, 1] * law.sum(-1).cpu().double())
             x = flat.scatter(1, position.to(x.device), new.unsqueeze(1)).reshape(x.shape)
         return x, None

@@ -93,9 +93,11 @@ class _Classified(_GuidedJump):
         count = x[0].numel()
         places = torch.arange(count, device=x.device).repeat_interleave(states)
         every = x.flatten(1).unsqueeze(1).repeat(1, count * states, 1)
-        every[:, torch.arange(count * states), places] = torch.arange(states, device=x.device).repeat(count)
+        every[:, torch.arange(count * states, device="cpu"), places] = torch.arange(states, device=x.device).repeat(
+            count
+        )
         if self.process.mask is not None:  # the mask is no state to go to
-            every[:, torch.arange(states - 1, count * states, states)] = x.flatten(1).unsqueeze(1)
+            every[:, torch.arange(states - 1, count * states, states, device="cpu")] = x.flatten(1).unsqueeze(1)
         rows = torch.arange(len(x), device=x.device).repeat_interleave(count * states)
         times = as_time(t).expand(len(x))[rows.cpu()]
         flat = every.reshape(-1, *shape[1:])
@@ -164,9 +166,9 @@ class Infill:
             raise ValueError(f"y has shape {tuple(y.shape)} and dtype {y.dtype}; give states, integers (K,) or (n, K)")
         if y.shape[-1] > length:
             raise ValueError(f"the prompt has {y.shape[-1]} states and a sample {length}; give a shorter prompt")
-        whole = torch.zeros(*y.shape[:-1], length, dtype=torch.int64)
+        whole = torch.zeros(*y.shape[:-1], length, dtype=torch.int64, device="cpu")
         whole[..., : y.shape[-1]] = y
-        return cls(whole, (torch.arange(length) < y.shape[-1]).expand(whole.shape))
+        return cls(whole, (torch.arange(length, device="cpu") < y.shape[-1]).expand(whole.shape))
 
     def __call__(self, x: Tensor, t: Tensor, field: Field, noise: Noise) -> Tensor:
         """x with the known positions put in, as they are at time t."""

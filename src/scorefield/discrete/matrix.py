@@ -13,6 +13,7 @@ from torch import Tensor
 from scorefield.coefficients import Time
 from scorefield.discrete.process import JumpProcess, at_least_two
 from scorefield.discrete.schedule import Constant, Schedule
+from scorefield.dtypes import exact
 
 MIXED = 8.0
 """B(T) times the spectral gap of a rate matrix by default: what is left of the data at T is a factor exp(-8)."""
@@ -23,8 +24,8 @@ class Dense(JumpProcess):
 
     @cached_property
     def stationary(self) -> Tensor:  # type: ignore[override]
-        rows = torch.cat([self.generator.mT, torch.ones(1, self.S, dtype=torch.float64)])
-        right = torch.zeros(self.S + 1, 1, dtype=torch.float64)
+        rows = torch.cat([self.generator.mT, torch.ones(1, self.S, dtype=torch.float64, device="cpu")])
+        right = torch.zeros(self.S + 1, 1, dtype=torch.float64, device="cpu")
         right[-1] = 1
         law: Tensor = torch.linalg.lstsq(rows, right, driver="gelsd").solution.squeeze(1).clamp_min(0)
         return law / law.sum()
@@ -39,7 +40,7 @@ class Dense(JumpProcess):
         if not bool(torch.isfinite(total).all()):
             raise ValueError(f"the integrated rate B(t) is {float(total.max())}; give times in [0, {self.T:g}]")
         fastest = float(-self.generator.diagonal().min())
-        eye = torch.eye(self.S, dtype=torch.float64)
+        eye = torch.eye(self.S, dtype=torch.float64, device="cpu")
         jump = eye + self.generator / fastest
         halvings = max(0, math.ceil(math.log2(max(float(total.max()) * fastest, 1e-300))))
         z = (total * fastest / 2**halvings)[..., None, None]
@@ -89,7 +90,7 @@ class RateMatrix(Dense):
     schedule: Schedule = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "R", _checked(torch.as_tensor(self.R, dtype=torch.float64)))
+        object.__setattr__(self, "R", _checked(exact(self.R)))
         self._settle()
 
     @property
@@ -98,7 +99,7 @@ class RateMatrix(Dense):
 
     @cached_property
     def generator(self) -> Tensor:  # type: ignore[override]
-        return torch.tensor(self.R, dtype=torch.float64)
+        return torch.tensor(self.R, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Ordinal(Dense):
 
     @cached_property
     def generator(self) -> Tensor:  # type: ignore[override]
-        place = torch.arange(self.states, dtype=torch.float64)
+        place = torch.arange(self.states, dtype=torch.float64, device="cpu")
         log_law = torch.zeros_like(place)
         if self.spread is not None:
             log_law = -0.5 * torch.square((place - 0.5 * (self.states - 1)) / self.spread)

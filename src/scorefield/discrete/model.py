@@ -216,7 +216,7 @@ def batch_total(process: JumpProcess, t: Time, x: Tensor) -> Tensor:
 
 def time_of(t: Time, x: Tensor) -> Tensor:
     """t for a batch x, () or (B,), float64 on the CPU."""
-    return batch_time(t, torch.empty(len(x)))
+    return batch_time(t, torch.empty(len(x), device="cpu"))
 
 
 def _without_mask(values: Tensor, process: JumpProcess, fill: float) -> Tensor:

@@ -208,7 +208,7 @@ def _corrupted(
     check_data(process, x0)
     if noise is not None:
         check_finite(noise, "noise")
-    like = torch.zeros((), dtype=torch.float64).expand(x0.shape)
+    like = torch.zeros((), dtype=torch.float64, device="cpu").expand(x0.shape)
     time, weight, z = draw(process, like, times or JumpTimes(), seed, t, noise, stratify=True)
     return time, weight, process.corrupt(x0.cpu(), time, torch.special.ndtr(z.cpu().double())).to(x0.device)
 

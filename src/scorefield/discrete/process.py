@@ -207,11 +207,11 @@ class Redraw(JumpProcess):
 
     @property
     def generator(self) -> Tensor:
-        return self.stationary.expand(self.S, -1) - torch.eye(self.S, dtype=torch.float64)
+        return self.stationary.expand(self.S, -1) - torch.eye(self.S, dtype=torch.float64, device="cpu")
 
     def matrix(self, total: Tensor) -> Tensor:
         keep, lose = torch.exp(-total)[..., None, None], -torch.expm1(-total)[..., None, None]
-        return keep * torch.eye(self.S, dtype=torch.float64) + lose * self.stationary.expand(self.S, -1)
+        return keep * torch.eye(self.S, dtype=torch.float64, device="cpu") + lose * self.stationary.expand(self.S, -1)
 
     def push(self, p: Tensor, total: Tensor) -> Tensor:
         return _keep(total, p) * p + _lose(total, p) * p.sum(-1, keepdim=True) * self._law(p)
@@ -267,7 +267,7 @@ class Uniform(Redraw):
 
     @cached_property
     def stationary(self) -> Tensor:  # type: ignore[override]
-        return torch.full((self.S,), 1 / self.S, dtype=torch.float64)
+        return torch.full((self.S,), 1 / self.S, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class Absorbing(Redraw):
 
     @cached_property
     def stationary(self) -> Tensor:  # type: ignore[override]
-        law = torch.zeros(self.S, dtype=torch.float64)
+        law = torch.zeros(self.S, dtype=torch.float64, device="cpu")
         law[self.states] = 1
         return law
 

@@ -29,7 +29,7 @@ def jump_grid(process: JumpProcess, steps: int, t_start: float, t_min: float) ->
     A rate that is not reversed from a mask brings most of its news at small times: with uniform times the error of a
     step is several times larger.
     """
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     if process.mask is not None:
         return t_start + u * (t_min - t_start)
     schedule = process.schedule
@@ -37,7 +37,7 @@ def jump_grid(process: JumpProcess, steps: int, t_start: float, t_min: float) ->
     low = float(schedule.total(t_min))
     count = steps if low > 0 else steps - 1  # the last step of all goes from FIRST to 0
     low = low if low > 0 else min(FIRST, 0.1 * high)
-    inside = high * (low / high) ** (torch.arange(count + 1, dtype=torch.float64) / max(count, 1))
+    inside = high * (low / high) ** (torch.arange(count + 1, dtype=torch.float64, device="cpu") / max(count, 1))
     times = schedule.time_of(-torch.expm1(-inside))
     times = times if len(times) == steps + 1 else torch.cat([times, times.new_zeros(1)])
     times[0], times[-1] = t_start, t_min
@@ -224,7 +224,7 @@ def leap(mean: Tensor, x: Tensor, noise: Noise, ordinal: bool) -> Tensor:
 
 def add_jumps(counts: Tensor, x: Tensor) -> Tensor:
     """x plus the sum of its jumps, (B, *, S) numbers of jumps to each state, cut to the range; like x."""
-    states = torch.arange(counts.shape[-1])
+    states = torch.arange(counts.shape[-1], device="cpu")
     here = x.long().cpu()
     moved = (counts * (states - here.unsqueeze(-1))).sum(-1).round().long()
     return (here + moved).clamp(0, counts.shape[-1] - 1).to(x.device)

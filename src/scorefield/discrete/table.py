@@ -10,6 +10,7 @@ from torch import Tensor
 from scorefield.coefficients import Time
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.process import JumpProcess
+from scorefield.dtypes import exact
 from scorefield.randomness import Seed, source
 
 LARGEST = 2_000_000
@@ -27,7 +28,7 @@ class Table(JumpModel):
     """
 
     def __init__(self, joint: Tensor, process: JumpProcess) -> None:
-        joint = torch.as_tensor(joint, dtype=torch.float64)
+        joint = exact(joint)
         data = process.data_states
         if joint.ndim < 1 or any(size != data for size in joint.shape):
             raise ValueError(

@@ -30,7 +30,7 @@ def model_input(data: Dataset, index: Sequence[int], interval: Range | None, see
     """
     uniform = None
     if data.levels is not None and seed is not None:
-        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i)) for i in index]
+        draws = [torch.rand(data.shape, generator=step_generator(seed, "dequantize", i), device="cpu") for i in index]
         uniform = torch.stack(draws)
     return to_range(data.read(index), data, interval or (0.0, 1.0), uniform)
 

@@ -52,11 +52,11 @@ class Calibration:
         """
         if not 2 <= bins <= self.samples + 1:
             raise ValueError(f"bins={bins}: give between 2 and {self.samples + 1}")
-        edges = torch.arange(self.samples + 1) * bins // (self.samples + 1)
+        edges = torch.arange(self.samples + 1, device="cpu") * bins // (self.samples + 1)
         size = torch.bincount(edges, minlength=bins).double() / (self.samples + 1) * len(self.ranks)
         found = torch.stack([torch.bincount(edges[column], minlength=bins) for column in self.ranks.T]).double()
         statistic = (torch.square(found - size) / size).sum(1)
-        freedom = torch.tensor((bins - 1) / 2, dtype=torch.float64)
+        freedom = torch.tensor((bins - 1) / 2, dtype=torch.float64, device="cpu")
         chance: Tensor = torch.special.gammaincc(freedom, statistic / 2)
         return chance
 
@@ -109,7 +109,7 @@ def calibrate(
     drawn = read(samples.flatten(0, 1)).reshape(m, k, -1)
     true = read(truth).reshape(m, 1, -1)
     ties, below = (drawn == true).sum(1).cpu(), (drawn < true).sum(1).cpu()
-    u = torch.rand(ties.shape, generator=_generator(seed), dtype=torch.float64)
+    u = torch.rand(ties.shape, generator=_generator(seed), dtype=torch.float64, device="cpu")
     ranks = below + torch.floor(u * (ties + 1)).long()
     return Calibration(ranks, k)
 

@@ -35,7 +35,11 @@ def wasserstein_1d(x: Tensor, y: Tensor, p: float = 2.0) -> float:
     a, b = (exact(v).flatten().sort().values for v in (x, y))
     if len(a) == 0 or len(b) == 0:
         raise ValueError(f"wasserstein_1d of {len(a)} and {len(b)} numbers: give at least one of each")
-    edges = torch.cat([torch.arange(len(a) + 1) / len(a), torch.arange(len(b) + 1) / len(b)]).double().unique()
+    edges = (
+        torch.cat([torch.arange(len(a) + 1, device="cpu") / len(a), torch.arange(len(b) + 1, device="cpu") / len(b)])
+        .double()
+        .unique()
+    )
     middle, width = 0.5 * (edges[1:] + edges[:-1]), edges.diff()
     qa = a[(middle * len(a)).long().clamp_max(len(a) - 1)]
     qb = b[(middle * len(b)).long().clamp_max(len(b) - 1)]
@@ -46,7 +50,7 @@ def sliced_w2(x: Tensor, y: Tensor, directions: int = 100, seed: int = 0, p: flo
     """p-Wasserstein distance of samples (n, *) and (m, *), root mean p-th power over directions (Bonneel et al. 2015)."""
     a, b = exact(x).flatten(1), exact(y).flatten(1)
     draws = torch.Generator().manual_seed(seed)
-    units = torch.randn(directions, a.shape[1], generator=draws, dtype=torch.float64)
+    units = torch.randn(directions, a.shape[1], generator=draws, dtype=torch.float64, device=draws.device)
     units = units / torch.linalg.vector_norm(units, dim=1, keepdim=True)
     powers = [wasserstein_1d(a @ u, b @ u, p) ** p for u in units]
     return math.pow(sum(powers) / directions, 1 / p)

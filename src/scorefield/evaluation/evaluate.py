@@ -198,7 +198,7 @@ def _thinned(features: Tensor) -> Tensor:
     """Rows for figures over pairs, evenly spaced since data often lies sorted by class."""
     if len(features) <= PAIRED:
         return features
-    return features[torch.linspace(0, len(features) - 1, PAIRED).round().long()]
+    return features[torch.linspace(0, len(features) - 1, PAIRED, device="cpu").round().long()]
 
 
 def _subject(

@@ -169,7 +169,7 @@ def _random(x: Tensor) -> Tensor:
     draws, features = torch.Generator().manual_seed(0), []
     for layer in range(3):
         size = (RANDOM_WIDTH, x.shape[1], 3, 3)
-        weight = torch.randn(size, generator=draws) * (2 / (9 * x.shape[1])) ** 0.5
+        weight = torch.randn(size, generator=draws, device=draws.device) * (2 / (9 * x.shape[1])) ** 0.5
         x = torch.nn.functional.conv2d(x, weight.to(x.device), padding=1, stride=1 if layer == 0 else 2).relu()
         features += [x.mean((2, 3)), x.std((2, 3), correction=0)]
     return torch.cat(features, 1)

@@ -69,7 +69,7 @@ def frechet(a: Tensor, b: Tensor) -> Estimate:
     for x, mean, root, turn, sign in ((a, mean_a, root_a, u, 1.0), (b, mean_b, root_b, vh.T, -1.0)):
         inverse = torch.linalg.pinv(root, hermitian=True)
         back = inverse @ turn
-        gradient = torch.eye(len(root), dtype=x.dtype) - (back * s) @ back.T
+        gradient = torch.eye(len(root), dtype=x.dtype, device="cpu") - (back * s) @ back.T
         centred = x - mean
         influence = ((centred @ gradient) * centred).sum(1) + 2 * sign * centred @ shift
         parts.append(float(influence.var()) / len(x))
@@ -137,7 +137,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, Estima
     if not 1 <= k < min(len(real), len(fake)):
         raise InputError(f"k={k} neighbours need more than k points; there are {len(real)} real and {len(fake)} fake")
     real_radii, fake_radii = _radii(real, k), _radii(fake, k)
-    balls, recalled, covered = torch.zeros(len(fake), dtype=torch.float64), [], []
+    balls, recalled, covered = torch.zeros(len(fake), dtype=torch.float64, device="cpu"), [], []
     for rows, distances in _distances(real, fake):
         inside = distances < real_radii[rows, None]
         balls += inside.sum(0)

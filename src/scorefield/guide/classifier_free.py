@@ -122,7 +122,7 @@ def _everywhere(value: Tensor, target: float) -> bool:
 
 def _fill(value: Any, x: Tensor) -> Any:
     if isinstance(value, int | float):
-        value = torch.tensor(value)
+        value = torch.tensor(value, device="cpu")
     if isinstance(value, Tensor):
         value = value.to(x.device)
         return value.expand(x.shape[0]) if value.ndim == 0 else value
@@ -140,7 +140,7 @@ def check_strength(scale: float, interval: tuple[float, float] | None = None) ->
 def check_same_process(model: ScoreModel, other: ScoreModel) -> None:
     """Refuse two models that do not mean the same by x at time t."""
     a, b = model.sde, other.sde
-    t = torch.linspace(0.01, 1, 12, dtype=torch.float64) * a.T
+    t = torch.linspace(0.01, 1, 12, dtype=torch.float64, device="cpu") * a.T
     same = a is b or (a.T == b.T and torch.allclose(a.alpha(t), b.alpha(t)) and torch.allclose(a.sigma(t), b.sigma(t)))
     if not same:
         raise ValueError(f"weak: its SDE is {b}, the model's {a}; both must be the same for one x to serve both")

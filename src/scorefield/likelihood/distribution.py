@@ -103,7 +103,7 @@ class ModelDistribution(Distribution):
         n = places.numel()
         if n == 0:
             return torch.empty(places + self.event_shape, dtype=self.model.dtype, device=self.model.device)
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))
         with torch.no_grad():
             found = sample(self.model, n, shape=self.event_shape, seed=seed, **self._flow, **self._cond(places))
         draws: Tensor = found.reshape(places + self.event_shape)

@@ -67,7 +67,7 @@ def elbo(
     parts = []
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         for rows, draws in chunks(seed, None, n, batch_size or max(n, 1)):
-            field = take(whole, torch.arange(n)[rows])
+            field = take(whole, torch.arange(n, device="cpu")[rows])
             proposal = ImportanceTimes(t_min) if times is None else times
             parts.append(torch.stack([_draw(field, x[rows], draws, proposal, end, t_min) for _ in range(samples)], 1))
     estimates, nfe = torch.cat(parts), torch.full((n,), samples, device=x.device)

@@ -102,7 +102,7 @@ def log_prob(
             part = x[rows]
             divergence = estimator(trace, part, draws, probes, distribution, linearizer, memory)
             columns = divergence.columns
-            field = take(whole, torch.arange(n)[rows])
+            field = take(whole, torch.arange(n, device="cpu")[rows])
             flow = AugmentedFlow(field, tuple(x.shape[1:]), x.dtype, divergence, linearizer)
             # The state is kept in float64 where there is one: in float32, thousands of nats keep three decimals.
             state = wide(part).flatten(1)
@@ -176,7 +176,7 @@ class AugmentedFlow:
         self.calls += 1
         if self.linearizer.mode != "lean":
             return self._at(y, t)
-        halves = torch.arange(len(y)).tensor_split(2)
+        halves = torch.arange(len(y), device="cpu").tensor_split(2)
         return torch.cat(
             [take(self, i)._at(y[i], t[i] if isinstance(t, Tensor) and t.ndim else t) for i in halves if len(i)]
         )

@@ -49,5 +49,5 @@ def moments(
         raise ValueError(
             f"moments: cov has shape {tuple(spread.shape)}; give ({d}, {d}), {tuple(mean.shape)} or one number"
         )
-    eye = torch.eye(d, dtype=torch.float64)
+    eye = torch.eye(d, dtype=torch.float64, device="cpu")
     return GaussianPrior(alpha * mean, torch.linalg.cholesky(alpha**2 * spread + sigma**2 * eye))

@@ -140,7 +140,7 @@ def discrete_log_prob(
         raise ValueError(f"samples={samples}: at least one dequantisation is needed")
     quantizer = VariationalDequantizer(tuple(x.shape[1:]), levels, low, high, layers=0)
     flow = quantizer.to(x.device) if dequantizer is None else dequantizer
-    keys = torch.randint(2**62, (2 * samples,), generator=_generator(seed)).tolist()
+    keys = torch.randint(2**62, (2 * samples,), generator=_generator(seed), device="cpu").tolist()
     dims = math.prod(x.shape[1:])
     columns, parts = [], []
     for k in range(samples):

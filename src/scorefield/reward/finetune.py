@@ -244,7 +244,7 @@ class _Game:
         """A data set of one item, which no loss reads: what tells a run of another base, method or chain apart."""
         about = f"{weights_hash(self.base)} {self.how!r} {self.temperature!r} {self.chain.solver!r} {self.cond!r}"
         mark = hash_of(f"{about} {self.chain.times.tolist()}")
-        item = torch.randn(1, *(self.base.shape or ()), generator=torch.Generator().manual_seed(mark))
+        item = torch.randn(1, *(self.base.shape or ()), generator=torch.Generator().manual_seed(mark), device="cpu")
 
         def read(indices: Any) -> Tensor:
             return item.expand(len(indices), *item.shape[1:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class Rollout:
         length = self.chain.length
         if count is None or count >= length:
             return list(range(length)), 1.0
-        return torch.randperm(length, generator=self.pick)[:count].tolist(), length / count
+        return torch.randperm(length, generator=self.pick, device=self.pick.device)[:count].tolist(), length / count
 
     def control(self, paths: Paths, k: int) -> Tensor:
         """u_k at the path's states, with its graph."""
@@ -103,7 +103,7 @@ class AdjointMatching:
         adjoint = lean_adjoint(rollout.chain, rollout.base, paths.states, end)
         steps, scale = rollout.chosen(self.steps)
         total = sum(0.5 * square(rollout.control(paths, k) + paths.std[k] * adjoint[k + 1]) for k in steps)
-        return scale * torch.as_tensor(total), paths, value
+        return scale * cast(Tensor, total), paths, value
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class ScoresAsActions:
             return critic  # type: ignore[no-any-return]
         to_come = value - after(paths.step_kl)  # from x_{k+1} on
         for _ in range(self.updates):
-            k = int(torch.randint(rollout.chain.length, (), generator=rollout.pick))
+            k = int(torch.randint(rollout.chain.length, (), generator=rollout.pick, device=rollout.pick.device))
             with differentiation():
                 error = wide(critic(paths.states[k + 1], rollout.chain.times[k + 1])) - to_come[k]
                 loss = torch.square(error).mean()

@@ -114,17 +114,17 @@ def integrate_adaptive(
     """
     control, n, end = pair.control, x.shape[0], span[1]
     sign = 1.0 if end > span[0] else -1.0
-    save = torch.zeros(0, dtype=torch.float64) if save is None else save
+    save = torch.zeros(0, dtype=torch.float64, device="cpu") if save is None else save
     result, path = x.clone(), [x.clone() for _ in save]
     project = getattr(flow, "project", lambda x: x)  # in between, the velocity is that of the mirrored density
-    nfe, status = torch.zeros(n, dtype=torch.long), torch.full((n,), TOO_MANY_STEPS)
-    live, t = torch.arange(n), torch.full((n,), span[0], dtype=torch.float64)
+    nfe, status = torch.zeros(n, dtype=torch.long, device="cpu"), torch.full((n,), TOO_MANY_STEPS, device="cpu")
+    live, t = torch.arange(n, device="cpu"), torch.full((n,), span[0], dtype=torch.float64, device="cpu")
     if n:
         k = flow.velocity(x, t)
         with torch.no_grad():
             h = control.first_step(flow, x.detach(), t, k.detach(), end - span[0], pair.order)
         nfe += 2
-        rejected = torch.zeros(n, dtype=torch.bool)
+        rejected = torch.zeros(n, dtype=torch.bool, device="cpu")
     for attempt in range(control.max_steps if n else 0):
         left = (end - t).abs()
         h = h.clamp_max(longest)

@@ -49,7 +49,9 @@ class AdaptiveSDE(Solver):
         begin, sde = span[0], field.sde
         if crossed := not bool(torch.isfinite(sde.f(begin))):
             # At alpha = 0 the drift is infinite; an ancestral step, which is exact there to first order in alpha, leaves it.
-            t, s = (torch.tensor(v, dtype=torch.float64) for v in (begin, begin - 1e-3 * (begin - span[1])))
+            t, s = (
+                torch.tensor(v, dtype=torch.float64, device="cpu") for v in (begin, begin - 1e-3 * (begin - span[1]))
+            )
             x, begin = Ancestral().step(field, x, t, s, None, noise)[0], float(s)
         flow = ReverseFlow(field, BrownianPath(noise))
         found = integrate_adaptive(self, flow, x, (begin, span[1]), times, tick)
@@ -123,7 +125,7 @@ class BrownianPath:
             knots, values = begin.unsqueeze(1), torch.zeros_like(x).unsqueeze(1)
         else:
             knots, values = self.knots, self.values
-        rows = torch.arange(len(x))
+        rows = torch.arange(len(x), device="cpu")
         knots = torch.where(knots < begin.unsqueeze(1), torch.inf, knots)
         left, before = torch.where(knots <= end.unsqueeze(1), knots, -torch.inf).max(1)
         right, after = torch.where(knots > end.unsqueeze(1), knots, torch.inf).min(1)

@@ -119,7 +119,7 @@ def _cached(task: Task, steps: int, pilots: int, tick: Tick | None) -> Tuned | N
         x = model.sde.prior((pilots, *task.shape)).draw(noise, task.dtype, task.device)
         path = followed(Field(model, {}, pilots), x, noise, nodes, tick=tick)
         error, solver = best_fit(path, steps)
-        at = torch.linspace(0, nodes - 1, 8).round().long()
+        at = torch.linspace(0, nodes - 1, 8, device="cpu").round().long()
         x, times = path.states[at.to(path.states.device), 0].clone(), path.times[at]
         found = solver if math.isfinite(error) else None
         kept = _KEPT[model][key] = _Kept(x, times, _answers(model, x, times), found)
@@ -128,7 +128,7 @@ def _cached(task: Task, steps: int, pilots: int, tick: Tick | None) -> Tuned | N
 
 def _answers(model: ScoreModel, x: Tensor, times: Tensor) -> tuple[Tensor, ...]:
     sde = model.sde
-    ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
+    ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu")
     return model.denoise(x, times), sde.alpha(times), sde.sigma(times), ends
 
 

@@ -300,7 +300,7 @@ class Solver(ABC):
     def saved_times(self, sde: GaussianSDE, span: tuple[float, float]) -> Tensor:
         """Where the path of adaptive steps is recorded: 33 of the times of its grid."""
         times = self.grid_for(sde, span)
-        return times[torch.linspace(0, len(times) - 1, 33).round().long()]
+        return times[torch.linspace(0, len(times) - 1, 33, device="cpu").round().long()]
 
     def solve(
         self,
@@ -334,7 +334,7 @@ class Solver(ABC):
         if lost is not None:
             status = torch.where(lost.to(status.device), NOT_FINITE, status)
         states = torch.stack(path.states) if save else x.new_empty(0, *x.shape)
-        at = torch.tensor(path.times, dtype=torch.float64)
+        at = torch.tensor(path.times, dtype=torch.float64, device="cpu")
         return Solution(x, torch.full_like(status, field.calls), status, states, at)
 
     def adapted(self, field: Field, x: Tensor, span: Span, noise: Noise, save: bool, tick: Tick | None) -> Solution:

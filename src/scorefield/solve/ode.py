@@ -121,11 +121,11 @@ class EmbeddedRungeKutta(RungeKutta):
         looser: over a long step the error estimate of a pair can vanish by accident, and the error then be a hundred times
         the tolerance.
         """
-        times = self.saved_times(field.sde, span) if save else torch.zeros(0, dtype=torch.float64)
+        times = self.saved_times(field.sde, span) if save else torch.zeros(0, dtype=torch.float64, device="cpu")
         if self.variable == "t" or not isinstance(field.sde, GaussianSDE):
             return integrate_adaptive(self, field, x, span, times, tick)
         sde = field.sde
-        ends = torch.tensor(span, dtype=torch.float64)
+        ends = torch.tensor(span, dtype=torch.float64, device="cpu")
         turned = _Turned(field, sde, span[0], x.shape[1] - field.integrals if field.integrals else None)
         begin, end = _angle(sde, ends).tolist()
         tolerance = max(self.control.rtol, self.control.atol)

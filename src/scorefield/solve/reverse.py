@@ -30,7 +30,7 @@ class EulerMaruyama(Solver):
             return ReverseDiffusion().kernel(field, x, t, s)
         moved, g = self._moved(field, x, t, s)
         if not isinstance(g, Tensor):
-            return moved, expand(torch.tensor(g, dtype=torch.float64), x)
+            return moved, expand(torch.tensor(g, dtype=torch.float64, device="cpu"), x)
         if g.ndim > 1 and g.shape != x.shape:
             raise ValueError(f"{type(field.sde).__name__}.diffusion is a matrix: its steps have no single std")
         return moved, g if g.shape == x.shape else expand(g, x)

@@ -72,7 +72,7 @@ class Tuned(Solver):
                 f"steps={steps} from t={t_start}: this solver is fitted for {len(self.times)} steps from {self.times[0]}; "
                 f"tune(model, {steps}) fits another"
             )
-        return torch.tensor([*self.times, 0.0], dtype=torch.float64)
+        return torch.tensor([*self.times, 0.0], dtype=torch.float64, device="cpu")
 
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         i, seen = state or (0, ())

@@ -68,7 +68,11 @@ class Feed:
 
         def read(step: int) -> Raw:
             indices = pick(step)
-            labels = self.data.labels[torch.tensor(indices)] if self.labels and self.data.labels is not None else None
+            labels = (
+                self.data.labels[torch.tensor(indices, device="cpu")]
+                if self.labels and self.data.labels is not None
+                else None
+            )
             items = self._augmented(step, indices) if self.data.random else self.data.read(indices)
             if items.is_floating_point() and not bool(torch.isfinite(items).all()):
                 bad = next(i for i, x in zip(indices, items, strict=True) if not bool(torch.isfinite(x).all()))
@@ -98,13 +102,17 @@ class Feed:
         items, label = raw
         draws = step_generator(config.seed, "noise", step)
         size = (config.batch_size, *self.data.shape)
-        u = low_discrepancy(size[0], draws) if config.stratify else torch.rand(size[0], generator=draws).double()
+        u = (
+            low_discrepancy(size[0], draws)
+            if config.stratify
+            else torch.rand(size[0], generator=draws, device=draws.device).double()
+        )
         t, weight = config.times(u, self.sde)
-        noise = torch.randn(size, generator=draws)[share]
-        uniform = torch.rand(size, generator=draws)[share] if config.dequantize else None
-        flips = torch.rand(size[0], generator=draws)[share] < 0.5 if config.flip else None
+        noise = torch.randn(size, generator=draws, device=draws.device)[share]
+        uniform = torch.rand(size, generator=draws, device=draws.device)[share] if config.dequantize else None
+        flips = torch.rand(size[0], generator=draws, device=draws.device)[share] < 0.5 if config.flip else None
         if label is not None:
-            dropped = torch.rand(size[0], generator=draws)[share] < config.label_dropout
+            dropped = torch.rand(size[0], generator=draws, device=draws.device)[share] < config.label_dropout
             label = torch.where(dropped, -1, label).to(device)
         raw_items = items if self.data.scale is not None else items.to(device)  # tables are scaled in float64
         x0 = to_range(raw_items, self.data, self.sde.range, None if uniform is None else uniform.to(device)).to(device)
@@ -170,11 +178,14 @@ WINDOW = 8
 def _permutation(seed: int, epoch: int, size: int, groups: tuple[int, ...]) -> Tensor:
     draws = step_generator(seed, "order", epoch)
     if len(groups) <= WINDOW:
-        return torch.randperm(size, generator=draws)
-    ends = torch.tensor(groups).cumsum(0)
-    runs = [torch.arange(int(ends[g]) - groups[g], int(ends[g])) for g in torch.randperm(len(groups), generator=draws)]
+        return torch.randperm(size, generator=draws, device=draws.device)
+    ends = torch.tensor(groups, device="cpu").cumsum(0)
+    runs = [
+        torch.arange(int(ends[g]) - groups[g], int(ends[g]), device="cpu")
+        for g in torch.randperm(len(groups), generator=draws, device=draws.device)
+    ]
     windows = [torch.cat(runs[k : k + WINDOW]) for k in range(0, len(runs), WINDOW)]
-    return torch.cat([items[torch.randperm(len(items), generator=draws)] for items in windows])
+    return torch.cat([items[torch.randperm(len(items), generator=draws, device=draws.device)] for items in windows])
 
 
 def batch_indices(seed: int, step: int, batch_size: int, size: int, groups: tuple[int, ...] = ()) -> list[int]:

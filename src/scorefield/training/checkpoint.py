@@ -195,7 +195,9 @@ def _state(path: Path, content: bytes) -> dict[str, Any]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
     """The state of an optimiser as tensors called SLOT/PARAMETER, such as exp_avg/net.stem.weight."""
     return {
-        f"{slot}/{name}": whole(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        f"{slot}/{name}": whole(value)
+        if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float64, device="cpu")
         for parameter, name in names.items()
         for slot, value in optimizer.state.get(parameter, {}).items()
     }

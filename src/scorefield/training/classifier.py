@@ -70,7 +70,7 @@ def train_classifier(
     """
     classes = class_count(data)
     settings = DEFAULT.updated(**options, label_dropout=0.0)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(settings.seed)
         net = classifier_network(data.shape, classes, depth, width)
     model = ScoreModel(net, sde, "noise", shape=data.shape)

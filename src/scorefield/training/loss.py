@@ -85,7 +85,7 @@ def held_out_loss(
     plain = replace(config, flip=False, label_dropout=0.0, accumulate=1)
     feed = Feed(data, plain, model.sde, labels, rank, world)
     objective, size = Objective(model, plain, loss), config.batch_size // world
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     with accelerator.autocast():
         for step, items in enumerate(feed.raw(0, -(-data.size // config.batch_size))):
             if signals is not None and signals.received is not None:
@@ -117,13 +117,15 @@ class Levels:
         if accelerator.num_processes > 1:
             t, each = accelerator.gather(onto(t, each)), accelerator.gather(each)
         where = torch.bucketize(self.sde.log_snr(t), edges[1:-1])
-        count = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, torch.ones(len(each), dtype=torch.float64))
-        total = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, each.cpu().double())
+        count = torch.zeros(BINS, dtype=torch.float64, device="cpu").index_add_(
+            0, where, torch.ones(len(each), dtype=torch.float64, device="cpu")
+        )
+        total = torch.zeros(BINS, dtype=torch.float64, device="cpu").index_add_(0, where, each.cpu().double())
         centres = 0.5 * (edges[1:] + edges[:-1])
         return [(float(c), float(s / n)) for c, s, n in zip(centres, total, count, strict=True) if n]
 
 
 def level_edges(sde: GaussianSDE) -> Tensor:
     """Edges of the noise levels in log-SNR, rising, (BINS + 1,); finite also where alpha or sigma vanishes at an end."""
-    ends = sde.log_snr(torch.tensor([0.999 * sde.T, 1e-3 * sde.T], dtype=torch.float64))
-    return torch.linspace(float(ends[0]), float(ends[1]), BINS + 1, dtype=torch.float64)
+    ends = sde.log_snr(torch.tensor([0.999 * sde.T, 1e-3 * sde.T], dtype=torch.float64, device="cpu"))
+    return torch.linspace(float(ends[0]), float(ends[1]), BINS + 1, dtype=torch.float64, device="cpu")

@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[p]
         mean = state.setdefault("exp_avg", torch.zeros_like(p))
         square = state.setdefault("exp_avg_sq", torch.zeros_like(p))
-        step = state.setdefault("step", torch.zeros((), dtype=torch.float64))
+        step = state.setdefault("step", torch.zeros((), dtype=torch.float64, device="cpu"))
         step += 1
         one, two = group["betas"]
         mean.lerp_(p.grad, 1 - one)

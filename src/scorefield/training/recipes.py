@@ -51,7 +51,7 @@ class Recipe:
         Raises:
             InputError: the data has no classes, or the network takes none.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             model = self.model(data)
             return self._with_classes(model, data) if labels else model

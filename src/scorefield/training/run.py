@@ -178,7 +178,7 @@ def _described(folder: Path, content: Mapping[str, Any]) -> RunInfo:
     )
     if not isinstance(info.data.get("codec", {}), Mapping):
         raise ValueError("codec")
-    info.in_units(torch.zeros(1, *shape))  # a scale of another form fails here
+    info.in_units(torch.zeros(1, *shape, device="cpu"))  # a scale of another form fails here
     return info
 
 
