@@ -120,7 +120,7 @@ class ModelDistribution(Distribution):
         tail = value.shape[value.ndim - len(self.event_shape) :]
         if tail != self.event_shape:
             raise ValueError(
-                f"value has shape {tuple(value.shape)}; expected (*, {', '.join(map(str, self.event_shape))})"
+                f"value has shape {tuple(value.shape)}, which must end in the event_shape {tuple(self.event_shape)}"
             )
         if self._validate_args:
             check_finite(value.reshape(-1, *self.event_shape), "value")
