@@ -173,7 +173,7 @@ def _states(data: Dataset, kind: Kind | None, seed: int) -> Findings:
         some = ", ".join(binned[:3]) + (", ..." if len(binned) > 3 else "")
         notes += (
             f"numbers ({some}) fall into {BINS} ranges of equally many rows, and come back as the middles of these",
-            "nats are those of words and ranges, and no density compares with them",
+            "nats are those of words and ranges, not to be compared with a density's",
         )
     train, held_out = _parted(data, seed)
     return Findings(train, held_out, "states", 0.0, 0, notes)

@@ -42,7 +42,9 @@ def run(options: Options) -> Result:
     """Do what the options ask."""
     info = sf.training.read_run(options.run)
     if not holds_states(info):
-        raise InputError(f"{options.run} is not a run of states; for images use inpaint")
+        vectors = len(info.shape) == 1
+        way = "columns of numbers are given in Python (docs/likelihood.md, Rows given some columns)"
+        raise InputError(f"{options.run} is not a run of states; {way if vectors else 'for images use inpaint'}")
     hook, known = _known(options, info)
     return draw_states(options, "infill", hook, known=known)
 

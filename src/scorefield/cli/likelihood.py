@@ -171,7 +171,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], out: str, n: int, seconds: float
     ranges = ranged(data.codec)
     if ranges:
         some = ", ".join(ranges)
-        text += f"\nof the ranges into which numbers fall ({some}), which no density compares with; other models of states do"
+        text += f"\nof the ranges into which numbers fall ({some}), so that it does not compare with a density of the numbers"
     values: dict[str, Any] = {
         "bits_per_dim": bits,
         "stderr": bits_error,
