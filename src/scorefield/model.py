@@ -420,3 +420,28 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def model_hash(model: ScoreModel) -> str:
+    """A hash of a model's weights and of what it says at a few states.
+
+    Functions, mixtures and guidance say what no weight shows. A network that asks for a condition is told by its weights alone.
+    """
+    sde, digest = model.sde, hashlib.sha256(weights_hash(model).encode())
+    digest.update(repr((type(model).__name__, sde, getattr(model, "predict", None), model.shape)).encode())
+    states = getattr(sde, "data_states", None)
+    draws = torch.Generator().manual_seed(0)
+    size = (3, *(model.shape or (1,)))
+    for share in (0.1, 0.5, 0.9):
+        t = sde.t_min + share * (sde.T - sde.t_min)
+        x = torch.randn(size, generator=draws, device="cpu").to(model.device, model.dtype)
+        try:
+            if states is not None:
+                said = model.view("log_posterior", (x.abs() * 7).long() % states, t, {})  # type: ignore[arg-type]
+            else:
+                said = getattr(model, "jump", model.score)(x, t)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            break
+        digest.update(" ".join(f"{v:.4g}" for v in said.flatten()[:512].tolist()).encode())
+    return digest.hexdigest()

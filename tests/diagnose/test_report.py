@@ -225,3 +225,25 @@ def test_a_stopped_diagnosis_goes_on_with_what_it_kept(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no chapters of a diagnosis"):
         report(model, data, only=only, keep=file)
     assert file.read_text() == "{}"
+
+
+def test_what_was_kept_of_another_model_is_not_taken_for_this_one(tmp_path):
+    """Two mixtures of the same means, and two functions, have the same weights: what they say tells them apart."""
+    means, file = torch.zeros(1, 2, dtype=torch.float64), tmp_path / "kept.json"
+    data = STANDARD.sample(40, seed=0)
+    models = [sf.GaussianMixture(means, v, None, SDE) for v in (1.0, 4.0)]
+    models += [sf.ScoreModel(lambda x, t, k=k: k * x, SDE, shape=(2,)).double() for k in (0.5, 1.0)]
+    for model in models:
+        found = report(model, data, only=["calibration"], n=40, keep=file, progress=False).values()
+        assert json.dumps(found) == json.dumps(report(model, data, only=["calibration"], n=40, progress=False).values())
+
+
+@pytest.mark.parametrize("part", ["chapters", "of", "lines", "title"])
+def test_a_damaged_file_of_chapters_is_one_line(tmp_path, part):
+    file, data = tmp_path / "kept.json", STANDARD.sample(40, seed=0)
+    report(STANDARD, data, only=["curl"], n=40, keep=file, progress=False)
+    content = json.loads(file.read_text())
+    (content if part in content else content["chapters"]["curl"]).pop(part)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="holds no chapters of a diagnosis"):
+        report(STANDARD, data, only=["curl"], n=40, keep=file, progress=False)

@@ -12,7 +12,7 @@ from scorefield.diagnose.chapter import Case, Chapter
 from scorefield.dtypes import exact
 from scorefield.errors import InputError
 from scorefield.files import atomic_file
-from scorefield.model import ScoreModel
+from scorefield.model import ScoreModel, model_hash
 
 FORMAT = "scorefield diagnosis 1"
 
@@ -35,7 +35,7 @@ class Kept:
         if path.exists():
             found = _read(path)
             if found["of"] == self.of and not overwrite:
-                self.chapters = {name: _chapter(value) for name, value in found["chapters"].items()}
+                self.chapters = _chapters(found, path)
 
     def add(self, chapter: Chapter) -> None:
         """Keep one more."""
@@ -47,8 +47,9 @@ class Kept:
 
 
 def fingerprint(case: Case) -> str:
-    """A digest of everything that figures depend on: weights, process, items, number of samples, seed."""
+    """A digest of everything that figures depend on: weights, what the model says, process, items, number of samples, seed."""
     digest = hashlib.sha256(f"{FORMAT} {_words(case.model)} {case.n} {case.seed}".encode())
+    digest.update(model_hash(case.model).encode())
     tensors = [*case.model.state_dict().values(), case.data, case.train]
     for x in tensors:
         digest.update(b"-" if x is None else f"{x.dtype} {tuple(x.shape)}".encode() + exact(x).numpy().tobytes())
@@ -61,12 +62,19 @@ def _words(model: ScoreModel) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT or "of" not in found:
         raise InputError(f"{path} holds no chapters of a diagnosis; remove it, or give another --out")
     return found
+
+
+def _chapters(found: dict[str, Any], path: Path) -> dict[str, Chapter]:
+    try:
+        return {name: _chapter(value) for name, value in found["chapters"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged, and holds no chapters of a diagnosis; remove it") from error
 
 
 def _chapter(value: dict[str, Any]) -> Chapter:

@@ -15,7 +15,7 @@ from scorefield.data.arrays import array
 from scorefield.data.dataset import Dataset, Range
 from scorefield.errors import InputError
 from scorefield.files import atomic_file, remove_leftovers
-from scorefield.model import ScoreModel, weights_hash
+from scorefield.model import ScoreModel, model_hash
 from scorefield.parallel import Processes
 from scorefield.progress import Bar
 from scorefield.randomness import SeedRows
@@ -139,4 +139,4 @@ def _name(start: int) -> str:
 
 def _weights(model: ScoreModel) -> str:
     about = repr((model.predict, model.sigma_data, model.sde))
-    return hashlib.sha256(f"{about} {weights_hash(model)}".encode()).hexdigest()
+    return hashlib.sha256(f"{about} {model_hash(model)}".encode()).hexdigest()
