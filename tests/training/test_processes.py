@@ -74,6 +74,8 @@ def fork(processes, *words):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    if "--shard" in words:
+        from torch.distributed import fsdp, tensor  # noqa: F401  # loaded here, and not in every process
     PartialState(cpu=True)  # what the processes inherit says that there is only one, and must not count
     children = []
     for rank in range(processes):
