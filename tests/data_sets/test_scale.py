@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import scorefield as sf
 from scorefield.data.scale import Scale
 from scorefield.data.yeo_johnson import Powers
 
@@ -75,3 +76,21 @@ def test_one_number_for_all_entries_counts_each_of_them():
     x = torch.zeros(4, 2, 3)
     expected = torch.full((4,), 6 * np.log(2)).double()
     torch.testing.assert_close(Scale(torch.tensor(1.0), torch.tensor(2.0)).log_volume(x).double(), expected)
+
+
+def test_a_posterior_on_columns_in_their_units_gives_the_rest_given_them():
+    """Of N(m, S) the first column given the second; a mask on decorrelated coordinates holds something else."""
+    mean, root = torch.tensor([45.0, 10.0]).double(), torch.tensor([[12.0, 0.0], [0.3, 0.4]]).double()
+    scale, cov, value, noise, n = Scale(mean, root), root @ root.T, 10.6, 0.05, 200
+    model = sf.GaussianMixture(torch.zeros(1, 2).double(), 1.0, None, sf.VP())
+    known = sf.Posterior(lambda z: scale.to_units(z)[:, 1:], torch.tensor([[value]]).double(), noise=noise)
+    x = scale.to_units(sf.sample(model | known, n, steps=10, seed=0))
+    slope = cov[0, 1] / (cov[1, 1] + noise**2)
+    centre, std = mean[0] + slope * (value - mean[1]), (cov[0, 0] - slope * cov[0, 1]).sqrt()
+    assert float(x[:, 0].mean()) == pytest.approx(float(centre), abs=4 * float(std) / n**0.5)
+    assert float(x[:, 0].std()) == pytest.approx(float(std), rel=4 / (2 * n) ** 0.5)
+    assert float((x[:, 1] - value).abs().max()) < 5 * noise
+    asked = scale.to_model(torch.tensor([[0.0, value]]).double())[:, 1:]
+    wrong = sf.Posterior(lambda z: z[:, 1:], asked.double(), noise=noise)
+    y = scale.to_units(sf.sample(model | wrong, n, steps=10, seed=0))
+    assert float((y[:, 1] - value).abs().mean()) > 4 * noise
