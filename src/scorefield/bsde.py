@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from scorefield.coefficients import expand
 from scorefield.differentiate import differentiation, ordinary
+from scorefield.dtypes import check_tensor
 from scorefield.errors import ScorefieldWarning
+from scorefield.inputs import whole
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator, whole_seed
@@ -85,6 +87,8 @@ def solve(
     Raises:
         ValueError: counts below 1, an unknown method, a target or driver of a wrong shape, or not finite.
     """
+    for name, count in (("noise_dim", noise_dim), ("steps", steps), ("paths", paths)):
+        whole(count, name, "a number of them")
     if min(noise_dim, steps, paths, degree + 1) < 1 or not 0 < T < math.inf or method not in ("regression", "deep"):
         raise ValueError(
             f"noise_dim={noise_dim}, steps={steps}, paths={paths}, T={T}, method={method!r}: give positive counts and a "
@@ -95,6 +99,7 @@ def solve(
     dw = math.sqrt(h) * torch.cat([half, -half], 1)
     w = torch.cat([torch.zeros_like(dw[:1]), dw.cumsum(0)])
     xi = terminal(w[-1])
+    check_tensor(xi, "what terminal returned")
     if xi.ndim != 2 or len(xi) != dw.shape[1] or not bool(torch.isfinite(xi).all()):
         raise ValueError(
             f"terminal returned shape {tuple(xi.shape)} for {dw.shape[1]} paths; give finite numbers (P, D)"
@@ -116,6 +121,7 @@ def solve(
 
 def _force(driver: Driver, t: float, y: Tensor, z: Tensor) -> Tensor:
     value = driver(t, y, z)
+    check_tensor(value, "what driver returned")
     if value.shape != y.shape:
         raise ValueError(
             f"driver returned shape {tuple(value.shape)} for y of shape {tuple(y.shape)}; return a tensor like y"

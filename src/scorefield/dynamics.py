@@ -20,7 +20,7 @@ from scorefield.coefficients import Time, batch_time
 from scorefield.differentiate import differentiation
 from scorefield.empirical import neighbours, posterior_mean
 from scorefield.errors import ScorefieldWarning
-from scorefield.inputs import positive, tensor_of
+from scorefield.inputs import positive, tensor_of, whole
 from scorefield.minimize import minimize
 from scorefield.model import ScoreModel
 from scorefield.randomness import generator, whole_seed
@@ -330,6 +330,8 @@ def learn_flow_map(
         )
     if bandwidth is not None:
         positive(bandwidth=bandwidth)
+    for name, number in (("labels", labels), ("steps", steps), ("width", width), ("neighbours", count)):
+        whole(number, name, "a number of them")
     increments = after - states
     scale = states.std(0).clamp_min(1e-12)
     width_of = scale * (_bandwidth(states / scale, count) if bandwidth is None else bandwidth)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.coefficients import Time, batch_time, expand
-from scorefield.inputs import as_tensor, check_event, tensor_of
+from scorefield.inputs import as_tensor, check_event, tensor_of, whole
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise, Seed, source
 from scorefield.sde import GaussianSDE
@@ -197,6 +197,7 @@ def _check_conditions(points: Tensor, given: Tensor | None, bandwidth: Tensor | 
         raise ValueError(
             f"bandwidth has {len(bandwidth)} numbers for {columns} columns of given; give one, or one for each"
         )
+    count = None if count is None else whole(count, "neighbours", "the number of conditions that count")
     if count is not None and not 1 <= count <= len(points):
         raise ValueError(f"neighbours={count} of {len(points)} points: give 1 to {len(points)}")
     return count or len(points)

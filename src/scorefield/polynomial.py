@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.coefficients import Time, batch_time
-from scorefield.inputs import as_tensor, check_event, tensor_of
+from scorefield.inputs import as_tensor, check_event, tensor_of, whole
 from scorefield.model import Guided, ScoreModel
 from scorefield.sde import GaussianSDE
 from scorefield.views import View, convert
@@ -53,6 +53,7 @@ def polynomial_score(
     if data.is_complex() or data.ndim < 2 or data.shape[1:].numel() == 0:
         raise ValueError(f"data has shape {tuple(data.shape)} and dtype {data.dtype}; give real numbers (N, *)")
     flat = data.double().flatten(1)
+    whole(order, "order", "the largest degree")
     if order < 1 or basis not in ("total", "axis"):
         raise ValueError(f"order={order}, basis={basis!r}: give an order from 1 up, and the basis total or axis")
     if len(flat) < 2:

@@ -196,3 +196,32 @@ def test_other_seeds_are_refused(seed, tmp_path):
     ):
         with pytest.raises(ValueError, match="seed="):
             door()
+
+
+COUNTS = {
+    "order": lambda n: sf.polynomial_score(X, VP, n),
+    "neighbours": lambda n: sf.Empirical(X, VP, given=X, bandwidth=1.0, neighbours=n),
+    "samples": lambda n: discrete.bound(STATES, torch.zeros(2, 2, dtype=torch.int64), n),
+    "steps": lambda n: sf.bsde.solve(lambda t, y, z: y, torch.sin, steps=n),
+    "width": lambda n: dynamics.learn_flow_map(X, X.sin(), 0.1, width=n),
+    "pairs": lambda n: bridge.schrodinger_bridge(lambda n, g: X, lambda n, g: X, (Net(), Net()), pairs=n),
+    "n": lambda n: diagnose.report(MODEL, X, n=n),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [1.5, "3", 0, float("nan")])
+def test_counts_are_whole_and_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name}="):
+        COUNTS[name](value)
+
+
+def test_what_functions_return_is_checked():
+    with pytest.raises(ValueError, match="what terminal returned is a ndarray"):
+        sf.bsde.solve(lambda t, y, z: y, lambda w: w.numpy(), steps=1, paths=4)
+    with pytest.raises(ValueError, match="what driver returned is a NoneType"):
+        sf.bsde.solve(lambda t, y, z: None, torch.sin, steps=1, paths=4)
+    with pytest.raises(ValueError, match="reward is a int; give a function"):
+        sf.reward.finetune(MODEL, 3)
+    with pytest.raises(ValueError, match="source is a NoneType; give a model"):
+        diagnose.report(None)

@@ -13,7 +13,7 @@ from scorefield.bridge.process import Bridge, same_shape
 from scorefield.coefficients import Time, as_time, expand
 from scorefield.differentiate import differentiation
 from scorefield.dtypes import check_finite
-from scorefield.inputs import positive, tensor_of
+from scorefield.inputs import positive, tensor_of, whole
 from scorefield.minimize import minimize
 from scorefield.randomness import NoiseFn, Seed, generator, whole_seed
 from scorefield.sde import SDE
@@ -182,6 +182,8 @@ def schrodinger_bridge(
         raise ValueError(
             f"rounds={rounds}, steps={steps}, start={start!r}: give at least one of each, and reference or independent pairs"
         )
+    for name, count in (("pairs", pairs), ("batch", batch), ("train_steps", train_steps)):
+        whole(count, name, "a number of them")
     draws, bridge = generator(whole_seed(seed)), Bridge(sigma)
     x0, x1 = sample0(pairs, draws), sample1(pairs, draws)
     same_shape(x0, x1)

@@ -20,9 +20,10 @@ from scorefield.diagnose.kept import Kept
 from scorefield.errors import InputError
 from scorefield.evaluation.bits import model_input
 from scorefield.flowmap import FlowMap
-from scorefield.inputs import as_tensor
+from scorefield.inputs import as_tensor, whole
 from scorefield.model import ScoreModel
 from scorefield.progress import Bar
+from scorefield.randomness import whole_seed
 from scorefield.report import Report, line_plot
 from scorefield.sde import GaussianSDE
 from scorefield.training.run import load, read_run
@@ -113,6 +114,11 @@ def report(
     unknown = set(only or ()) - set(CHAPTERS)
     if unknown:
         raise InputError(f"unknown chapter {', '.join(sorted(unknown))}; choose among {', '.join(CHAPTERS)}")
+    seed = whole_seed(seed)
+    if n is not None:
+        n = whole(n, "n", "the number of samples")
+    if not isinstance(source, ScoreModel | str | Path):
+        raise InputError(f"source is a {type(source).__name__}; give a model, or a run by folder or name")
     case = _case(source, data, train, n, seed, device)
     mapped = isinstance(case.model, FlowMap)
     names = [name for name in CHAPTERS if (only is None and (mapped or name != "width")) or name in (only or ())]

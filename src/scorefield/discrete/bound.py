@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scorefield.discrete.model import JumpModel
 from scorefield.discrete.objective import EARLIEST, JumpTimes, check_data, masked_loss, score_entropy
+from scorefield.inputs import whole
 from scorefield.likelihood.result import LogProb
 from scorefield.progress import Bar
 from scorefield.randomness import Noise, Seed, chunks
@@ -48,8 +49,9 @@ def bound(
         ValueError: fewer than one draw; data that the process does not have; a schedule that leaves positions unmasked at T.
     """
     process = model.process
-    if samples < 1:
-        raise ValueError(f"samples={samples}: at least one draw is needed")
+    samples = whole(samples, "samples", "the number of draws")
+    if batch_size is not None:
+        whole(batch_size, "batch_size", "a number of samples")
     check_data(process, x)
     if process.mask is not None and float(process.schedule.alpha(process.T)) > 0:
         raise ValueError(

@@ -130,6 +130,8 @@ def finetune(
     if model.shape is None:
         raise InputError("the model does not know its shape; set model.shape, or give shape= where it is made")
     how = AdjointMatching() if how is None else how
+    if not callable(reward):
+        raise InputError(f"reward is a {type(reward).__name__}; give a function of samples (B, *) that returns (B,)")
     if not hasattr(how, "loss"):
         raise InputError(f"how={how!r}: give a method, such as sf.reward.AdjointMatching()")
     config = TrainConfig(steps=300, batch_size=64, ema=0.9, report=False, trackers=(), keep_best=False)
