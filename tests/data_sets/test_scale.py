@@ -94,3 +94,15 @@ def test_a_posterior_on_columns_in_their_units_gives_the_rest_given_them():
     wrong = sf.Posterior(lambda z: z[:, 1:], asked.double(), noise=noise)
     y = scale.to_units(sf.sample(model | wrong, n, steps=10, seed=0))
     assert float((y[:, 1] - value).abs().mean()) > 4 * noise
+
+
+@pytest.mark.parametrize("straighten", [False, True])
+def test_seconds_since_1970_keep_their_digits(straighten):
+    """Float32 has steps of 128 there."""
+    z = torch.randn(50, 2, generator=torch.Generator().manual_seed(3))
+    seconds = 1.7e9 + 1000.0 * z.double()
+    scale = Scale.of_columns(seconds, straighten=straighten)
+    back = scale.to_units(scale.to_model(seconds))
+    assert back.dtype == torch.float64
+    torch.testing.assert_close(back, seconds, rtol=0, atol=0.01)
+    assert Scale.of_columns(z.double()).to_units(z).dtype == torch.float32

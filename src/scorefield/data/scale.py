@@ -70,11 +70,23 @@ class Scale:
         return self.forward(x).float().to(x.device)
 
     def to_units(self, z: Tensor) -> Tensor:
-        """What a model returns, (B, *), in the units of the data, in the dtype and on the device of z."""
-        wide = z.cpu().double()
-        x = self.mean + (wide @ self.factor.T if self.whitens else wide * self.factor)
-        x = x if self.powers is None else self.powers.unbend(x)
-        return x.to(z.dtype).to(z.device)
+        """What a model returns, (B, *), in the units of the data, in the dtype and on the device of z.
+
+        Where that dtype has not the digits, as float32 for seconds since 1970, in float64 on the CPU.
+        """
+        x = self._backward(z.cpu().double())
+        return x if self._needs_digits(z.dtype) else x.to(z.dtype).to(z.device)
+
+    def _backward(self, z: Tensor) -> Tensor:
+        x = self.mean + (z @ self.factor.T if self.whitens else z * self.factor)
+        return x if self.powers is None else self.powers.unbend(x)
+
+    def _needs_digits(self, dtype: torch.dtype) -> bool:
+        """Whether numbers of the size of the mean are farther apart than a thousandth of the deviation."""
+        std = torch.linalg.vector_norm(self.factor, dim=1) if self.whitens else self.factor
+        ends = self.mean, self.mean + std
+        low, high = ends if self.powers is None else (self.powers.unbend(end[None])[0] for end in ends)
+        return bool((torch.finfo(dtype).eps * low.abs() > 1e-3 * (high - low).abs()).any())
 
     def log_volume(self, x: Tensor) -> Tensor:
         """log |det dx / dz| at items x (B, *), (B,): what a log-density of z exceeds that of x by."""
