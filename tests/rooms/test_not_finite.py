@@ -66,7 +66,7 @@ REFUSED = {
         "noise holds NaN or infinity in 3 of 3",
     ),
     "value": (
-        lambda: sf.as_distribution(sf.Empirical(X, sf.VP())).log_prob(BAD),
+        lambda: sf.as_distribution(sf.Empirical(X, sf.VP()), validate_args=True).log_prob(BAD),
         "value holds NaN or infinity in 1 of 20",
     ),
     "temperature": (
