@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scorefield.automatic import choose
 from scorefield.cli import main
+from scorefield.cli.files import write_samples
 from scorefield.cli.own import words_for
 from scorefield.training import read_run
 
@@ -132,3 +134,12 @@ def test_minutes_of_nothing(cli, tmp_path):
     status, _, err = cli("train", "--data", photographs(tmp_path / "p"), "--out", tmp_path / "run", "--minutes", 0)
     assert status == 2
     assert "minutes=0" in err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy"])
+def test_samples_keep_the_digits_that_their_columns_have(tmp_path, suffix):
+    x = 1.7e9 + torch.arange(6, dtype=torch.float64).reshape(3, 2) / 8
+    out = tmp_path / f"x{suffix}"
+    write_samples(str(out), x, -1.0, 1.0)
+    back = np.load(out) if suffix == ".npy" else np.loadtxt(out, delimiter=",")
+    np.testing.assert_allclose(back, x.numpy(), rtol=0, atol=1e-5)

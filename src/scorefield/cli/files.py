@@ -67,13 +67,16 @@ def write_samples(
         OutputError: the disk is full or the place not writable.
     """
     import numpy as np
+    import torch
 
-    suffix, values = Path(path).suffix.lower(), x.detach().float().cpu().contiguous()
+    suffix, values = Path(path).suffix.lower(), x.detach().cpu().contiguous()
+    if values.dtype != torch.float64:  # which is kept where the columns need its digits
+        values = values.float()
     content = io.BytesIO()
     if suffix == ".csv":
-        rows = values.flatten(1).tolist()
+        rows, digits = values.flatten(1).tolist(), 9 if values.dtype == torch.float32 else 15
         lines = [",".join(names)] if names else []
-        content.write("\n".join([*lines, *(",".join(f"{v:.9g}" for v in row) for row in rows), ""]).encode())
+        content.write("\n".join([*lines, *(",".join(f"{v:.{digits}g}" for v in row) for row in rows), ""]).encode())
     elif suffix == ".npy":
         np.save(content, values.numpy())
     elif suffix == ".npz":
