@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_data_is_read(go, tmp_pat
     with pytest.raises(InputError, match="file is not a folder"):
         sf.train(model, None, out=tmp_path / place)
     with pytest.raises(InputError, match="file is not a folder"):
-        sf.reward.finetune(model, None, out=tmp_path / place)
+        sf.reward.finetune(model, len, out=tmp_path / place)
 
 
 def test_a_class_of_one_item_may_be_held_out_and_classes_may_begin_anywhere(go):
