@@ -36,18 +36,11 @@ class Options(Arrays, Common):
 
 def run(options: Options) -> Result:
     """Do what the options ask."""
-    from scorefield.data import open_data, statistics, table
+    from scorefield.data import statistics
 
     if options.compare < 2:
         raise InputError(f"--compare={options.compare} is impossible; expected 2 or more")
-    shape = None
-    if options.size is not None or options.channels is not None:
-        shape = (options.channels or 3, options.size or 32, options.size or 32)
-    if shape is None and options.data.lower().endswith((".csv", ".tsv")) and Path(options.data).exists():
-        data = table(options.data, constant=True)
-    else:
-        rest: dict[str, Any] = {"levels": options.levels, "range": options.range, "skip_broken": options.skip_broken}
-        data = open_data(options.data, shape, convert=True, **rest)
+    data = _opened(options)
     found = statistics(data, compare=options.compare, seed=options.seed)
     unit = found.to((0.0, 1.0))
     exact = found.compared == found.count
@@ -67,6 +60,19 @@ def run(options: Options) -> Result:
         lines.append(f"warning: {found.repeats}")
     values = {**asdict(found), "shape": list(found.shape), "sigma_data": found.std, "sigma_max": unit.distance}
     return Result("\n".join(lines), values | {"exact": exact})
+
+
+def _opened(options: Options) -> Dataset:
+    from scorefield.data import open_data, table
+
+    if options.size is not None or options.channels is not None:
+        shape = (options.channels or 3, options.size or 32, options.size or 32)
+    elif options.data.lower().endswith((".csv", ".tsv")) and Path(options.data).exists():
+        return table(options.data, constant=True)
+    else:
+        shape = None
+    rest: dict[str, Any] = {"levels": options.levels, "range": options.range, "skip_broken": options.skip_broken}
+    return open_data(options.data, shape, convert=True, **rest)
 
 
 def _constant(data: Dataset, count: int) -> str:

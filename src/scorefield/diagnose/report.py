@@ -114,14 +114,11 @@ def report(
     unknown = set(only or ()) - set(CHAPTERS)
     if unknown:
         raise InputError(f"unknown chapter {', '.join(sorted(unknown))}; choose among {', '.join(CHAPTERS)}")
-    seed = whole_seed(seed)
     if n is not None:
         n = whole(n, "n", "the number of samples")
-    if not isinstance(source, ScoreModel | str | Path):
-        raise InputError(f"source is a {type(source).__name__}; give a model, or a run by folder or name")
-    case = _case(source, data, train, n, seed, device)
-    mapped = isinstance(case.model, FlowMap)
-    names = [name for name in CHAPTERS if (only is None and (mapped or name != "width")) or name in (only or ())]
+    case = _case(source, data, train, n, whole_seed(seed), device)
+    usual = [name for name in CHAPTERS if isinstance(case.model, FlowMap) or name != "width"]
+    names = usual if only is None else [name for name in CHAPTERS if name in only]
     left_out = {name: why for name in names if (why := _why_not(case, name))}
     kept = Kept(None if keep is None else Path(keep), case, overwrite)
     with Bar("diagnosis", progress) as bar:
@@ -145,6 +142,8 @@ def _why_not(case: Case, name: str) -> str:
 def _case(
     source: ScoreModel | str | Path, data: Any, train: Tensor | None, n: int | None, seed: int, device: str
 ) -> Case:
+    if not isinstance(source, ScoreModel | str | Path):
+        raise InputError(f"source is a {type(source).__name__}; give a model, or a run by folder or name")
     model = source if isinstance(source, ScoreModel) else load(source, device=device)
     if not isinstance(model.sde, GaussianSDE):
         raise InputError(f"diagnosis needs a GaussianSDE, with alpha and sigma, not {type(model.sde).__name__}")
