@@ -244,6 +244,11 @@ def _check(n: int, solver: Solver | None, batch_size: int | None, pilots: int | 
 
 
 def refuse_vmap(x: Tensor) -> None:
+    """Refuse states inside torch.func.vmap.
+
+    Raises:
+        ValueError: they are.
+    """
     if torch._C._functorch.is_batchedtensor(x):
         raise ValueError("torch.func.vmap over a sampler: it takes batches itself; give all states at once, (n, *)")
 

@@ -95,6 +95,21 @@ def test_guidance_of_scores_is_refused():
         sf.discrete.Table(J, PROCESSES[0]) | Shift()
 
 
+@pytest.mark.parametrize("door", ["posterior", "restore", "smc", "replace"])
+def test_measurements_of_states_are_refused(door):
+    process = sf.discrete.Absorbing(3)
+    model = sf.discrete.JumpModel(lambda x, t: torch.zeros(*x.shape, 3), process, shape=(2,))
+    y, known = torch.zeros(1, 2), sf.Mask(torch.tensor([True, False]))
+    doors = {
+        "posterior": lambda: model | sf.Posterior(known, y),
+        "restore": lambda: sf.inverse.restore(model, known, y, noise=0.1),
+        "smc": lambda: sf.inverse.twisted_smc(model, known, y, noise=0.1),
+        "replace": lambda: sf.sample(model, 1, hooks=[sf.Replace(known, y)]),
+    }
+    with pytest.raises(ValueError, match="model of states"):
+        doors[door]()
+
+
 def test_known_positions_condition_a_masked_model_exactly():
     """First hitting given the second position: the conditional law of the two others."""
     model, n = sf.discrete.Table(J, sf.discrete.Absorbing(4)), 8000

@@ -81,9 +81,17 @@ def plain(function: Map) -> Map:
 
 
 def warn_of_foreign_units(
-    operator: Measurement, y: Tensor, shape: tuple[int, ...], interval: tuple[float, float]
+    operator: Measurement, y: Tensor, shape: tuple[int, ...], interval: tuple[float, float] | None
 ) -> None:
-    """Warn of a measurement y (n, *) that data in `interval` can hardly give: levels of 8 bits for a model of [-1, 1]."""
+    """Warn of a measurement y (n, *) that data in `interval` can hardly give: levels of 8 bits for a model of [-1, 1].
+
+    Raises:
+        ValueError: there is no interval, as of a jump process, whose states are no numbers to be measured.
+    """
+    if interval is None:
+        raise ValueError(
+            "measurements are of real numbers, and this is a model of states; known states go to sf.discrete.Infill"
+        )
     if y.is_complex():
         return
     reach = max(abs(end) for end in interval)

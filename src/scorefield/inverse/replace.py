@@ -71,6 +71,11 @@ class Replace:
 
     def __call__(self, x: Tensor, t: Tensor, field: Field, noise: Noise) -> Tensor:
         """Replace at noise level t."""
+        if not hasattr(field.sde, "alpha"):
+            raise ValueError(
+                f"Replace needs a GaussianSDE, not {type(field.sde).__name__}; known positions of a model of states go to "
+                "sf.discrete.Infill"
+            )
         y = self._measured(x)
         alpha, sigma = field.sde.alpha(t), field.sde.sigma(t)
         noised = self._apply(expand(sigma, x) * noise.like(x))
